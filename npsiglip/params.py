@@ -1,0 +1,156 @@
+"""The parameters of a SigLIP model: their names, their shapes, and random values for them.
+
+One grammar for parameters and trace taps: `image.blocks.03.attn.q.w`. Linear weights are `w` [in, out] and `b`
+[out], so that code reads `x @ w + b`. `image.patch_embed.w` is [P * P * 3, D], its rows ordered (row, column,
+channel) as in big_vision's `embedding/kernel`. `t_prime` is log t, a scalar like `bias`.
+
+Source: big_vision `models/vit.py`, `models/proj/image_text/text_transformer.py` and `two_towers.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+
+Params = Mapping[str, NDArray[np.floating]]
+Shape = tuple[int, ...]
+
+
+def linear_shapes(name: str, n_in: int, n_out: int) -> dict[str, Shape]:
+    """Weight and bias of one linear layer."""
+    return {f"{name}.w": (n_in, n_out), f"{name}.b": (n_out,)}
+
+
+def layer_norm_shapes(name: str, width: int) -> dict[str, Shape]:
+    """Scale and bias of one LayerNorm."""
+    return {f"{name}.scale": (width,), f"{name}.b": (width,)}
+
+
+def attention_shapes(name: str, width: int) -> dict[str, Shape]:
+    """The four linear layers of one attention."""
+    return {k: v for part in ("q", "k", "v", "out") for k, v in linear_shapes(f"{name}.{part}", width, width).items()}
+
+
+def mlp_shapes(name: str, width: int, mlp_dim: int) -> dict[str, Shape]:
+    """The two linear layers of one MLP."""
+    return linear_shapes(f"{name}.fc1", width, mlp_dim) | linear_shapes(f"{name}.fc2", mlp_dim, width)
+
+
+def block_name(tower: str, i: int) -> str:
+    """The prefix of block `i`, e.g. `image.blocks.03`."""
+    return f"{tower}.blocks.{i:02d}"
+
+
+def _blocks_shapes(tower: str, config: ImageConfig | TextConfig) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for i in range(config.depth):
+        block = block_name(tower, i)
+        shapes |= layer_norm_shapes(f"{block}.ln1", config.width)
+        shapes |= attention_shapes(f"{block}.attn", config.width)
+        shapes |= layer_norm_shapes(f"{block}.ln2", config.width)
+        shapes |= mlp_shapes(f"{block}.mlp", config.width, config.mlp_dim)
+    return shapes | layer_norm_shapes(f"{tower}.final_ln", config.width)
+
+
+def image_shapes(config: ImageConfig) -> dict[str, Shape]:
+    """Name -> shape of every parameter of the image tower, in the order of the forward pass."""
+    width, head = config.width, "image.map_head"
+    return (
+        linear_shapes("image.patch_embed", config.patch_size**2 * 3, width)
+        | {"image.pos_embed": (config.seq_len, width)}
+        | _blocks_shapes("image", config)
+        | {f"{head}.probe": (width,)}
+        | attention_shapes(f"{head}.attn", width)
+        | layer_norm_shapes(f"{head}.ln", width)
+        | mlp_shapes(f"{head}.mlp", width, config.mlp_dim)
+    )
+
+
+def text_shapes(config: TextConfig) -> dict[str, Shape]:
+    """Name -> shape of every parameter of the text tower, in the order of the forward pass."""
+    return (
+        {
+            "text.token_embed": (config.vocab_size, config.width),
+            "text.pos_embed": (config.seq_len, config.width),
+        }
+        | _blocks_shapes("text", config)
+        | linear_shapes("text.head", config.width, config.projection_dim)
+    )
+
+
+def param_shapes(config: SigLIPConfig) -> dict[str, Shape]:
+    """Name -> shape of every parameter of the model, in the order of the forward pass."""
+    image = image_shapes(config.image) if config.image else {}
+    text = text_shapes(config.text) if config.text else {}
+    return image | text | ({"t_prime": (), "bias": ()} if image and text else {})
+
+
+def count_params(config: SigLIPConfig) -> int:
+    """The number of parameters; B/16-224 has 203,155,970."""
+    return sum(int(np.prod(shape, dtype=np.int64)) for shape in param_shapes(config).values())
+
+
+def cast(params: Params, dtype: np.dtype | type) -> dict[str, NDArray[np.floating]]:
+    """Every parameter as an array of `dtype`."""
+    return {name: np.asarray(value, dtype) for name, value in params.items()}
+
+
+def random_params(
+    config: SigLIPConfig, seed: int, outlier: float = 1.0, dtype: np.dtype | type = np.float32
+) -> dict[str, NDArray[np.floating]]:
+    """Random parameters in the ranges of a trained model, for tests: no parameter is zero, one, or like another.
+
+    Linear weights are N(0, 1/in), biases N(0, 0.1^2), LayerNorm scales near 1, q and k twice as large so that
+    attention is not flat, t = 10 * 11.7 and bias = -12.9 as training ends up near.
+
+    Args:
+        config: the model.
+        seed: of NumPy's PCG64; every parameter has its own stream, so that changing one shape leaves the others.
+        outlier: three channels of each residual stream are multiplied by this much wherever they are written;
+            100 gives the outliers of 100 times the median that trained ViTs show.
+        dtype: of the result.
+    """
+    params: dict[str, NDArray[np.floating]] = {}
+    for i, (name, shape) in enumerate(param_shapes(config).items()):
+        rng = np.random.default_rng([seed, i])
+        values = rng.standard_normal(shape)
+        last = name.rsplit(".", 1)[-1]
+        if name == "t_prime":
+            values = np.array(np.log(117.0))
+        elif name == "bias":
+            values = np.array(-12.9)
+        elif last == "w":
+            values *= shape[0] ** -0.5 * (2.0 if ".q." in name or ".k." in name else 1.0)
+        elif last == "scale":
+            values = 1.0 + 0.2 * values
+        elif last == "b":
+            values *= 0.1
+        elif last == "pos_embed":
+            values *= 0.5
+        if outlier != 1.0:
+            values = _spike(name, values, outlier)
+        params[name] = np.asarray(values, dtype)
+    return params
+
+
+# What writes into the residual stream; the last axis of each is the stream's.
+_WRITERS = (
+    ".patch_embed.w",
+    ".patch_embed.b",
+    ".token_embed",
+    ".attn.out.w",
+    ".attn.out.b",
+    ".mlp.fc2.w",
+    ".mlp.fc2.b",
+)
+
+
+def _spike(name: str, values: NDArray[np.float64], outlier: float) -> NDArray[np.float64]:
+    if name.endswith(_WRITERS) and "map_head" not in name:
+        width = values.shape[-1]
+        values[..., [width // 7, width // 3, width - 2]] *= outlier
+    return values
