@@ -71,6 +71,8 @@ class SigLIPConfig:
     text: TextConfig | None
 
     def __post_init__(self) -> None:
+        if not self.image and not self.text:
+            raise CheckpointError("a model needs at least one tower, image or text")
         for name, tower in (("image", self.image), ("text", self.text)):
             if tower is None:
                 continue
@@ -78,6 +80,11 @@ class SigLIPConfig:
             bad = {k: v for k, v in sizes.items() if not isinstance(v, int) or isinstance(v, bool) or v < 1}
             if bad:
                 raise CheckpointError(f"the {name} tower's sizes must be positive whole numbers; got {bad}")
+            if not isinstance(tower.layer_norm_eps, float) or not 0 < tower.layer_norm_eps < 1:
+                raise CheckpointError(
+                    f"the {name} tower's layer_norm_eps must be a small positive number, SigLIP's is 1e-6; "
+                    f"got {tower.layer_norm_eps!r}"
+                )
             if tower.width % tower.num_heads:
                 raise CheckpointError(
                     f"the {name} tower's width {tower.width} is not a multiple of its {tower.num_heads} heads"
@@ -125,7 +132,7 @@ class SigLIPConfig:
                 f"{path} does not exist; a model folder in Hugging Face's format has config.json, "
                 "model.safetensors and spiece.model"
             ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number or nesting too long
             raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
         if not isinstance(content, dict):
             raise CheckpointError(f"{path} must hold a JSON object, got {type(content).__name__}")
@@ -210,10 +217,10 @@ def _to_hf_tower(tower: ImageConfig | TextConfig) -> dict[str, Any]:
 
 def _square(value: Any, name: str, source: str) -> int:
     """config.json may give a side as a number or as [height, width]; SigLIP's are square."""
-    sides = {value} if isinstance(value, int) else set(value) if isinstance(value, list) else set()
-    if len(sides) != 1:
+    sides = value if isinstance(value, list) else [value]
+    if not sides or any(not isinstance(side, int) or side != sides[0] for side in sides):
         raise CheckpointError(f"{source}: {name} must be one number (SigLIP's images are square), got {value!r}")
-    return int(sides.pop())
+    return int(sides[0])
 
 
 # Widths and depths of section 3 of the paper ("B", "L", "So400m"); So400m is the shape-optimised ViT of

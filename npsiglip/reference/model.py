@@ -45,7 +45,7 @@ def sigmoid(x):
 
 
 def l2_normalize(x):
-    """x / |x| over the last axis. No epsilon, as in Hugging Face; big_vision adds 1e-8 to |x|."""
+    """X / |x| over the last axis. No epsilon, as in Hugging Face; big_vision adds 1e-8 to |x|."""
     return x / np.sqrt((x * x).sum(axis=-1, keepdims=True))
 
 
@@ -57,7 +57,7 @@ def layer_norm(x, scale, b, eps):
 
 
 def linear(params, name, x):
-    """x w + b."""
+    """X w + b."""
     return x @ params[f"{name}.w"] + params[f"{name}.b"]
 
 

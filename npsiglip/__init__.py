@@ -1,0 +1,71 @@
+"""npsiglip: a numerical reference implementation of SigLIP (arXiv:2303.15343).
+
+NumPy for the truth (`npsiglip.reference`), Numba kernels for the speed, no deep-learning framework. Names are loaded
+when they are first used, so that `import npsiglip` costs what NumPy costs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from npsiglip import reference
+    from npsiglip.checkpoint import Checkpoint, save_folder
+    from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig, variant
+    from npsiglip.errors import CheckpointError, InputError, NpsiglipError
+    from npsiglip.image import ImageProcessor
+    from npsiglip.model import SigLIP, SigLIPOutput
+    from npsiglip.sigmoid_loss import SigmoidLoss, sigmoid_loss
+    from npsiglip.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "ImageConfig": "config",
+    "ImageProcessor": "image",
+    "InputError": "errors",
+    "NpsiglipError": "errors",
+    "SigLIP": "model",
+    "SigLIPConfig": "config",
+    "SigLIPOutput": "model",
+    "SigmoidLoss": "sigmoid_loss",
+    "TextConfig": "config",
+    "Tokenizer": "tokenizer",
+    "save_folder": "checkpoint",
+    "sigmoid_loss": "sigmoid_loss",
+    "variant": "config",
+}
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ImageConfig",
+    "ImageProcessor",
+    "InputError",
+    "NpsiglipError",
+    "SigLIP",
+    "SigLIPConfig",
+    "SigLIPOutput",
+    "SigmoidLoss",
+    "TextConfig",
+    "Tokenizer",
+    "reference",
+    "save_folder",
+    "sigmoid_loss",
+    "variant",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "reference":
+        return importlib.import_module("npsiglip.reference")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"npsiglip.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

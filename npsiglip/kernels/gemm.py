@@ -1,0 +1,110 @@
+"""Linear layers: a packed matrix product whose tiles finish with bias, GELU and residual before they leave the cache.
+
+The weights are packed once into panels, in the order in which the innermost loop reads them: panel p holds columns
+[48 p, 48 p + 48) (on AVX-512), all K rows, row by row. The last panel is as narrow as its columns, in units of 16.
+
+Blocking: a task is a panel times a block of rows. Within it, tiles of 8 rows run over K in blocks of `K_BLOCK`: each
+block is one chain of fused multiply-adds, and the chains are added up in order. The blocks bound the growth of the
+rounding error: its random part goes with sqrt(K_BLOCK) instead of sqrt(K) (docs/numerics.md).
+"""
+
+import numpy as np
+from numba import prange
+
+from npsiglip.kernels.jit import inline, parallel_kernel
+from npsiglip.kernels.tile import PANEL_F32, ROWS_F32, multiply_tile
+from npsiglip.kernels.vector import LANES, load, load_n, store, store_n
+from npsiglip.kernels.vector_math import gelu_tanh
+
+K_BLOCK = 64
+ROW_BLOCK = 24 * ROWS_F32
+
+NO_ACTIVATION, GELU_TANH = 0, 1
+
+
+def packed_size(k, n):
+    """The number of float32 in the packed form of a [k, n] matrix."""
+    return k * -(-n // LANES) * LANES
+
+
+@parallel_kernel
+def pack(w, out):
+    """Panels of a transposed weight [N, K], contiguous float32, into out [packed_size(K, N)] float32."""
+    n, k = w.shape
+    for panel in prange(-(-n // PANEL_F32)):
+        start = panel * PANEL_F32
+        columns = min(PANEL_F32, n - start)
+        width = -(-columns // LANES) * LANES
+        base = start * k
+        if columns < width:
+            out[base : base + k * width] = np.float32(0)
+        for first in range(0, k, LANES):  # read a cache line of each row of w, write rows of the panel
+            for j in range(columns):
+                for i in range(first, min(first + LANES, k)):
+                    out[base + i * width + j] = w[start + j, i]
+
+
+@inline
+def product_tile(rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile):
+    """Tile [rows, 16 units] = a [rows, k] @ panel [k, 16 units], K in blocks; the tile is contiguous."""
+    width = units * LANES
+    tile[: rows * width] = 0.0
+    for k0 in range(0, k, k_block):
+        multiply_tile(
+            rows, units, a, a_start + k0 * k_stride, row_stride, k_stride,
+            panel, panel_start + k0 * width, min(k_block, k - k0), tile, 0, width,
+        )  # fmt: skip
+
+
+@inline
+def activate(v, activation):
+    """The activation of a linear layer, on lanes."""
+    if activation == GELU_TANH:
+        return gelu_tanh(v)
+    return v
+
+
+@parallel_kernel
+def linear(x, panels, b, activation, residual, before, out):
+    """Residual + activation(x w + b); x [M, K], out [M, N] float32, panels from `pack`, accumulated in float32.
+
+    `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings); it may be `out` itself. Without
+    elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
+    """
+    m, k = x.shape
+    n = out.shape[1]
+    n_panels = -(-n // PANEL_F32)
+    residual_rows = residual.shape[0]
+    add_residual = residual.size > 0
+    keep_before = before.size > 0
+    for task in prange(n_panels * -(-m // ROW_BLOCK)):
+        column = task % n_panels * PANEL_F32
+        columns = min(PANEL_F32, n - column)
+        units = -(-columns // LANES)
+        first_row = task // n_panels * ROW_BLOCK
+        tile = np.empty(ROWS_F32 * PANEL_F32, np.float32)
+        for row in range(first_row, min(first_row + ROW_BLOCK, m), ROWS_F32):
+            rows = min(ROWS_F32, m - row)
+            product_tile(rows, units, x, row * k, k, 1, panels, column * k, k, K_BLOCK, tile)
+            for r in range(rows):
+                place = (row + r) * n + column
+                other = (row + r) % max(residual_rows, 1) * n + column
+                for c in range(0, columns, LANES):
+                    left = columns - c
+                    v = load(tile, r * units * LANES + c)
+                    if left >= LANES:
+                        v = v + load(b, column + c)
+                        if keep_before:
+                            store(before, place + c, v)
+                        v = activate(v, activation)
+                        if add_residual:
+                            v = load(residual, other + c) + v
+                        store(out, place + c, v)
+                    else:
+                        v = v + load_n(b, column + c, left)
+                        if keep_before:
+                            store_n(before, place + c, v, left)
+                        v = activate(v, activation)
+                        if add_residual:
+                            v = load_n(residual, other + c, left) + v
+                        store_n(out, place + c, v, left)

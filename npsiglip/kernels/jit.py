@@ -1,0 +1,128 @@
+"""How every kernel is compiled: options, fastmath policy, cache folder, threads. The one place where that is decided.
+
+Fastmath is off: it would let LLVM reorder sums, and then the same input would not give the same bits on every CPU.
+Where a fused multiply-add is wanted, it is written (`npsiglip.kernels.vector.fma`).
+
+The cache. Numba keys machine code by the file of the kernel, so that a change in another file that was inlined goes
+unnoticed. Here the cache folder is named after a hash of all kernel sources and of the versions that compile them:
+a stale cache cannot be hit, because it lies in another folder. It is `npsiglip/kernels-<hash>` in NUMBA_CACHE_DIR, or
+else in the user's cache folder (XDG_CACHE_HOME, ~/.cache).
+
+Threads. Kernels run on Numba's thread pool. A whole forward pass holds `RUN_LOCK`: one of the pool's possible
+backends (workqueue) is not safe for concurrent callers, and two passes at once would only share the same cores.
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import event
+
+RUN_LOCK = threading.RLock()
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {np.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _choose_cache_folder() -> Path | None:
+    """The folder for machine code, made if need be; None, with one warning, where none can be written."""
+    user = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    folder = Path(user) / "npsiglip" / f"kernels-{_source_hash()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        warnings.warn(
+            f"the kernel cache {folder} cannot be written ({error.strerror}): kernels are compiled anew in every "
+            "process; set NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
+
+
+CACHE_FOLDER = _choose_cache_folder()
+
+
+@contextlib.contextmanager
+def _numba_cache_folder() -> Iterator[None]:
+    """Numba takes the folder from a global setting when a function is decorated: lend it ours, only meanwhile."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile without the GIL, cached; called from Python or from another kernel."""
+    with _numba_cache_folder():
+        return numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None)
+
+
+def parallel_kernel(function: Callable) -> Callable:
+    """The same, with `prange` loops spread over the threads."""
+    with _numba_cache_folder():
+        return numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None, parallel=True)
+
+
+def inline(function: Callable) -> Callable:
+    """A small function that is only called from kernels and compiled with them."""
+    return numba.njit(function, nogil=True, inline="never", error_model="numpy")
+
+
+@contextlib.contextmanager
+def thread_count(threads: int | None) -> Iterator[None]:
+    """Run kernels on `threads` threads (None: as Numba is set), and restore the setting afterwards."""
+    if threads is None:
+        yield
+        return
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def max_threads() -> int:
+    """The size of Numba's thread pool: NUMBA_NUM_THREADS or the number of cores."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
+class _CompileListener(event.Listener):
+    """Report the outermost function only: what it calls is compiled within it."""
+
+    def __init__(self, callback: Callable[[str], None]) -> None:
+        self.callback = callback
+        self.depth = 0
+
+    def on_start(self, event: event.Event) -> None:
+        if self.depth == 0:
+            self.callback(event.data["dispatcher"].__name__)
+        self.depth += 1
+
+    def on_end(self, event: event.Event) -> None:
+        self.depth -= 1
+
+
+@contextlib.contextmanager
+def on_compile(callback: Callable[[str], None]) -> Iterator[None]:
+    """Call `callback(name)` whenever a kernel starts to be compiled; not when it comes from the cache."""
+    with event.install_listener("numba:compile", _CompileListener(callback)):
+        yield
