@@ -208,10 +208,11 @@ def _stored_values(
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
             view[...] = values.reshape(view.shape)
         if not all_finite(view):
-            fix = f"{dtype} ends at {ml_dtypes.finfo(dtype).max}: save as float32" if np.isfinite(values).all() else ""
-            raise CheckpointError(
-                f"{name} as {dtype} has {_describe_non_finite(view)}; {fix or 'the parameters must be numbers'}"
-            )
+            largest = float(ml_dtypes.finfo(dtype).max)
+            too_large = f"{dtype} ends at {largest:g}: save as float32"
+            fix = too_large if np.isfinite(values).all() else "the parameters must be numbers"
+            found = _describe_non_finite(view.reshape(values.shape))
+            raise CheckpointError(f"{name} as {dtype} has {found}; {fix}")
     return tensor
 
 

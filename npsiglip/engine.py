@@ -142,8 +142,9 @@ class MapHead:
 
     def __init__(self, params: Params, name: str, config: ImageConfig) -> None:
         self.name, self.config = name, config
-        probe = np.array(params[f"{name}.probe"], np.float32)[None]
-        self.q = Linear.pack(params, f"{name}.attn.q")(probe, np.empty_like(probe), Forget())[0]
+        # The query is the same for every image: computed once, in float64, and rounded.
+        probe, w, b = (np.asarray(params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b"))
+        self.q = (probe @ w + b).astype(np.float32)
         self.kv = Linear.pack(params, f"{name}.attn", ("k", "v"))
         self.out = Linear.pack(params, f"{name}.attn.out")
         self.ln = LayerNorm.pack(params, f"{name}.ln", config.layer_norm_eps)

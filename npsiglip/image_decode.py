@@ -100,6 +100,8 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
     text = os.fspath(path)
     name = f"image file {text!r}" if len(text) <= 300 else f"image file {text[:100]!r}..."
+    if not text:
+        raise InputError("an empty string stands for an image; expected its path, is a variable not set?")
     if text.startswith(("http://", "https://", "data:")):
         raise InputError(f"{name}: URLs are not fetched; expected a path, download it or open it with PIL first")
     with _open_file(Path(text), name) as file:

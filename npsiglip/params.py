@@ -110,8 +110,9 @@ def random_params(
     Args:
         config: the model.
         seed: of NumPy's PCG64; every parameter has its own stream, so that changing one shape leaves the others.
-        outlier: three channels of each residual stream are multiplied by this much wherever they are written;
-            100 gives the outliers of 100 times the median that trained ViTs show.
+        outlier: above 1, three channels of each residual stream carry a constant of about this many times the
+            median from the embedding to the last block, and the LayerNorms that read the stream scale them down
+            again: what trained ViTs do, in which 100 is common.
         dtype: of the result.
     """
     params: dict[str, NDArray[np.floating]] = {}
@@ -137,20 +138,16 @@ def random_params(
     return params
 
 
-# What writes into the residual stream; the last axis of each is the stream's.
-_WRITERS = (
-    ".patch_embed.w",
-    ".patch_embed.b",
-    ".token_embed",
-    ".attn.out.w",
-    ".attn.out.b",
-    ".mlp.fc2.w",
-    ".mlp.fc2.b",
-)
-
-
 def _spike(name: str, values: NDArray[np.float64], outlier: float) -> NDArray[np.float64]:
-    if name.endswith(_WRITERS) and "map_head" not in name:
-        width = values.shape[-1]
-        values[..., [width // 7, width // 3, width - 2]] *= outlier
+    width = values.shape[-1] if values.ndim else 0
+    channels, signs = [width // 7, width // 3, width - 2], np.array([1.0, -1.0, 1.0])
+    if name.endswith((".patch_embed.b", "text.pos_embed")):
+        values[..., channels] += outlier * signs
+    elif name.endswith(".mlp.fc2.b") and "map_head" not in name:
+        values[channels] += 0.4 * outlier * signs  # the other channels grow with depth, so these must
+    elif name.endswith((".ln1.scale", ".ln2.scale", ".final_ln.scale")):
+        deviation = outlier * np.sqrt(len(channels) / width)  # what the three alone make of it
+        scales = values[channels] * np.sqrt(len(channels) / width)
+        values *= np.sqrt(1.0 + deviation**2)
+        values[channels] = scales
     return values

@@ -9,10 +9,9 @@ one text, with "▁" the sign that SentencePiece writes for a space:
 4. SentencePiece (which applies its own nmt_nfkc normalisation, after step 3) cuts each segment into pieces;
 5. pieces become ids, `</s>` closes them unless it already does, and `</s>` again fills the row.
 
-Several results look odd and are deliberate, because the released models are used through that class: a curly quote
-or "…" survives step 3 and becomes ASCII punctuation in step 4, "_" joins words instead of parting them, a segment
-after a special token begins without "▁". docs/divergences.md shows each case, beside transformers 4.x and the
-authors' own code.
+Several results look odd and are deliberate, because the released models are used through that class: "…" survives
+step 3 and becomes "..." in step 4, "_" joins words instead of parting them, a segment after a special token begins
+without "▁". docs/divergences.md shows each case, beside transformers 4.x and the authors' own code.
 
 Left out: the BPE tokenizer of SigLIP 2, text pairs, attention masks (SigLIP has none: padding is attended to),
 added tokens beyond the vocabulary. sentencepiece is imported when the first `Tokenizer` is made.
@@ -236,8 +235,15 @@ class Tokenizer:
         self._prefix_len = len(self._model.encode(unk_token, out_type=str))
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike[str], seq_len: int = 64) -> Tokenizer:
+    def from_folder(
+        cls, folder: str | os.PathLike[str], seq_len: int = 64, canonicalize: bool | None = None
+    ) -> Tokenizer:
         """The tokenizer of a checkpoint folder: `spiece.model`, and `tokenizer_config.json` if it is there.
+
+        Args:
+            folder: in Hugging Face's format.
+            seq_len: L, the length of every row.
+            canonicalize: None takes the folder's own setting, `do_lower_case`.
 
         Raises:
             CheckpointError: no `spiece.model`, a SigLIP 2 tokenizer, or settings that would give other ids.
@@ -254,7 +260,10 @@ class Tokenizer:
                 f"{model_file} does not exist, expected the SentencePiece model of the checkpoint: check the folder, "
                 f"or download {MODEL_FILE} into it"
             )
-        return cls(model_file, seq_len, **_read_settings(folder))
+        settings = _read_settings(folder)
+        if canonicalize is not None:
+            settings["canonicalize"] = canonicalize
+        return cls(model_file, seq_len, **settings)
 
     def _piece_id(self, token: str, model_file: str | os.PathLike[str]) -> int:
         i: int = self._model.piece_to_id(token)

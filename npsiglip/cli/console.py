@@ -1,0 +1,232 @@
+"""What the commands share: messages and progress on stderr, results on stdout, options, loading a model.
+
+Results alone go to stdout, and look the same in a pipe as in a file: nothing is wrapped, cut or coloured there.
+Everything else goes to stderr: `error: ...` and `warning: ...`, and, on a terminal only, what is going on right now.
+
+Rich, NumPy and Numba are imported when they are first needed, so that `npsiglip --help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from npsiglip.errors import NpsiglipError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from npsiglip.model import SigLIP
+
+INTERRUPTED = 130  # the shells' exit code for Ctrl-C: 128 + SIGINT
+
+NO_MODEL = """\
+a model folder is needed, in Hugging Face's format: config.json, model.safetensors, spiece.model
+and preprocessor_config.json. Download these four files of google/siglip-base-patch16-224
+into a folder and pass it as --model FOLDER, or set NPSIGLIP_MODEL=FOLDER. To try the command
+without a download: the tiny untrained model in golden/tiny of the source code."""
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="FOLDER", envvar="NPSIGLIP_MODEL", help="Model folder in Hugging Face's format."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Threads to run on.  [default: all cores]", show_default=False)
+]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    r"""The text with control characters, line ends and undecodable bytes as escapes: "a\nb" becomes "a\\nb".
+
+    File names and labels may hold anything; written as they are, they could fake lines or steer the terminal.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+@functools.cache
+def out() -> Console:
+    """Rich's console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@functools.cache
+def err() -> Console:
+    """Rich's console for everything else."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def message(kind: str, text: str, style: str = "") -> None:
+    """Write `kind: text` to stderr; on a terminal, in lines that fit."""
+    from rich.text import Text
+
+    lines = "\n".join(map(one_line, text.split("\n")))
+    err().print(Text.assemble((f"{kind}:", style), " ", lines), soft_wrap=not err().is_terminal)
+
+
+def warn(text: str) -> None:
+    """Write `warning: text` to stderr."""
+    message("warning", text, "bold yellow")
+
+
+def _show_warning(
+    text: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """For `warnings.showwarning`: what it says, without the line of source that said it."""
+    warn(str(text))
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """Errors of the input become one message and exit code 1, warnings one line each; bugs keep their traceback."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except NpsiglipError as error:
+            message("error", str(error), "bold red")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file of this name; False, too, for what cannot be a name, such as a long text."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
+def check_images(paths: Sequence[str]) -> None:
+    """Refuse files that are not there, before time is spent on loading a model.
+
+    Raises:
+        InputError: a path of no file, or of one that may not be read.
+    """
+    from npsiglip.image import load_image
+
+    for path in paths:
+        if not is_file(path) or not os.access(path, os.R_OK):
+            load_image(path)  # knows what to say
+
+
+def warn_truncated(model: SigLIP, texts: Sequence[str], names: Sequence[str]) -> None:
+    """Warn of each text that is longer than the model's positions, by its name."""
+    if model.tokenizer is None:
+        return
+    for name, truncated in zip(names, model.tokenizer.truncated(texts), strict=True):
+        if truncated:
+            warn(f"{name} is longer than the {model.tokenizer.seq_len} tokens that the model reads; its end is ignored")
+
+
+class Activity:
+    """What a command is doing, on stderr, and the model it does it with.
+
+    On a terminal: one line with a spinner, the time, and a bar where there are several batches; gone at the end.
+    Elsewhere: one line if kernels have to be compiled, which takes long enough to wonder; otherwise nothing.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._live: Progress | None = None
+        self._told_compiling = False
+
+    def __enter__(self) -> Activity:
+        if sys.stderr.isatty() and err().is_interactive:
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=16))
+            # Rich's redirection would send results to stderr
+            self._live = Progress(
+                *columns,
+                TextColumn("{task.fields[count]}"),
+                TimeElapsedColumn(),
+                console=err(),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._live.add_task("", total=None, count="")
+            self._stack.enter_context(self._live)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def say(self, doing: str) -> None:
+        """Tell what comes now."""
+        if self._live:
+            self._live.update(self._task, description=doing, refresh=True)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Make room for results: both streams may end on the same terminal."""
+        if self._live:
+            self._live.stop()
+        yield
+        if self._live:
+            self._live.start()
+
+    def _compiling(self, kernel: str) -> None:
+        from npsiglip.kernels.jit import CACHE_FOLDER
+
+        doing = "Compiling kernels" + (" (first run only)" if CACHE_FOLDER else "")
+        self.say(f"{doing}: {kernel}")
+        if not self._live and not self._told_compiling:
+            print(f"{doing} ...", file=sys.stderr, flush=True)
+        self._told_compiling = True
+
+    def load(self, folder: str | None, threads: int | None) -> SigLIP:
+        """Load the model, and tell from now on of kernels that are compiled.
+
+        Raises:
+            typer.BadParameter: no folder.
+            CheckpointError: the folder cannot be used.
+            InputError: more threads than there are.
+        """
+        if folder is None:
+            raise typer.BadParameter(NO_MODEL, param_hint="--model")
+        self.say("Loading the model")
+        from npsiglip.kernels.jit import on_compile
+        from npsiglip.model import SigLIP
+
+        self._stack.enter_context(on_compile(self._compiling))
+        return SigLIP.from_pretrained(folder, threads=threads)
+
+    def encode_images(
+        self, model: SigLIP, paths: Sequence[str], normalize: bool = True
+    ) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
+        """Encode in passes of as many images as the model takes at once: yields paths and embeddings [N, D]."""
+        from npsiglip.model import TOKENS_PER_PASS
+
+        step = max(1, TOKENS_PER_PASS // model.config.image.seq_len) if model.config.image else 1
+        for start in range(0, len(paths), step):
+            self.say("Images")
+            if self._live and len(paths) > step:
+                count = f"{start}/{len(paths)}"
+                self._live.update(self._task, total=len(paths), completed=start, count=count, refresh=True)
+            batch = paths[start : start + step]
+            yield batch, model.encode_image(list(batch), normalize)
