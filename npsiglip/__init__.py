@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.image import ImageProcessor
     from npsiglip.model import SigLIP, SigLIPOutput
-    from npsiglip.sigmoid_loss import SigmoidLoss, sigmoid_loss
+    from npsiglip.loss import SigmoidLoss, sigmoid_loss
     from npsiglip.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -31,11 +31,11 @@ _HOMES = {
     "SigLIP": "model",
     "SigLIPConfig": "config",
     "SigLIPOutput": "model",
-    "SigmoidLoss": "sigmoid_loss",
+    "SigmoidLoss": "loss",
     "TextConfig": "config",
     "Tokenizer": "tokenizer",
     "save_folder": "checkpoint",
-    "sigmoid_loss": "sigmoid_loss",
+    "sigmoid_loss": "loss",
     "variant": "config",
 }
 

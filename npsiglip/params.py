@@ -144,7 +144,7 @@ def _spike(name: str, values: NDArray[np.float64], outlier: float) -> NDArray[np
     if name.endswith((".patch_embed.b", "text.pos_embed")):
         values[..., channels] += outlier * signs
     elif name.endswith(".mlp.fc2.b") and "map_head" not in name:
-        values[channels] += 0.4 * outlier * signs  # the other channels grow with depth, so these must
+        values[channels] += 0.25 * outlier * signs  # the other channels grow with depth, so these must
     elif name.endswith((".ln1.scale", ".ln2.scale", ".final_ln.scale")):
         deviation = outlier * np.sqrt(len(channels) / width)  # what the three alone make of it
         scales = values[channels] * np.sqrt(len(channels) / width)

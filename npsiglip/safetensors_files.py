@@ -193,7 +193,7 @@ def open_folder(folder: Path) -> dict[str, StoredTensor]:
             f"{folder} has its weights only as pytorch_model.bin, a pickle, which could run any code when read; "
             "expected model.safetensors. Convert it once, where transformers and torch are installed: python -c "
             f"\"from transformers import AutoModel; AutoModel.from_pretrained('{folder}')"
-            f".save_pretrained('{folder}', safe_serialization=True)\""
+            f".save_pretrained('{folder}')\""
         )
     raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}: download the weights of the model")
 

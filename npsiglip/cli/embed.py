@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from npsiglip.cli.console import (
-    Activity,
-    ModelOption,
-    ThreadsOption,
-    check_images,
-    err,
     is_file,
-    one_line,
-    warn_truncated,
 )
 from npsiglip.errors import InputError
 
@@ -29,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from npsiglip.model import SigLIP
 
 # Names that nobody means as a text. Which formats can be read is up to Pillow.
 _IMAGE_NAME = re.compile(r"[/\\]|\.(avif|bmp|gif|heic|ico|jfif|jp2|jpe?g|pgm|png|ppm|tga|tiff?|webp)$", re.IGNORECASE)

@@ -23,7 +23,7 @@ from npsiglip.kernels.vector import I64, LANES, _splat
 
 
 def _has(*features: str) -> bool:
-    """Whether the CPU that Numba compiles for has all of these LLVM features (NUMBA_CPU_FEATURES overrides the host)."""
+    """Whether the CPU that Numba compiles for (NUMBA_CPU_FEATURES, or the host) has all of these LLVM features."""
     asked = numba.config.CPU_FEATURES
     if asked is not None:
         return all(f"+{feature}" in asked.split(",") for feature in features)

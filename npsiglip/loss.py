@@ -1,0 +1,96 @@
+"""The sigmoid loss of arXiv:2303.15343 for training-sized batches: value and gradients, in bounded memory.
+
+The plain form is `npsiglip.reference.sigmoid_loss`; the kernels are in `npsiglip.kernels.sigmoid_loss`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npsiglip.errors import InputError
+from npsiglip.kernels import gemm
+from npsiglip.kernels import sigmoid_loss as kernels
+from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.kernels.tile import PANEL_F64, ROWS_F64
+
+Array = NDArray[np.float32]
+
+
+class SigmoidLoss(NamedTuple):
+    """The loss and its gradients."""
+
+    loss: float
+    d_zimg: Array
+    """[B, D]."""
+    d_ztxt: Array
+    """[B, D]."""
+    d_t_prime: float
+    d_bias: float
+
+
+def sigmoid_loss(
+    zimg: ArrayLike, ztxt: ArrayLike, t_prime: float, bias: float, chunk: int | None = None
+) -> SigmoidLoss:
+    """-1/B sum_ij log sigmoid(y_ij (exp(t_prime) zimg_i . ztxt_j + bias)), y = +1 on the diagonal, -1 elsewhere.
+
+    Args:
+        zimg: [B, D] embeddings of the images, unit rows; taken as float32.
+        ztxt: [B, D] embeddings of the texts, row i matching image i.
+        t_prime: log of the temperature t.
+        bias: added to every logit.
+        chunk: images and texts are compared in blocks of so many by so many, which is what the extra memory grows
+            with: about 4 chunk^2 + 40 chunk D bytes. None: the whole batch in one block.
+
+    Returns:
+        The loss and its gradients. Logits and sums over pairs are computed in float64, the gradients' products in
+        float32. Dense and chunked differ by the order of additions only (docs/numerics.md).
+
+    Raises:
+        InputError: shapes that do not fit, a value that is not finite, a chunk below 1.
+    """
+    x, y = (_embeddings(name, value) for name, value in (("zimg", zimg), ("ztxt", ztxt)))
+    if x.shape != y.shape:
+        raise InputError(f"zimg and ztxt must have one shape [B, D], got {list(x.shape)} and {list(y.shape)}")
+    if not np.isfinite([t_prime, bias]).all():
+        raise InputError(f"t_prime and bias must be finite numbers, got {t_prime} and {bias}")
+    if chunk is not None and chunk < 1:
+        raise InputError(f"chunk must be at least 1, or None for the whole batch; got {chunk}")
+    with RUN_LOCK:
+        return _run(x, y, float(t_prime), float(bias), min(chunk or len(x), len(x)))
+
+
+def _embeddings(name: str, value: ArrayLike) -> Array:
+    z = np.ascontiguousarray(value, np.float32)
+    if z.ndim != 2 or not z.size:
+        raise InputError(f"{name} must be [B, D] with at least one row and column, got {list(z.shape)}")
+    if not np.isfinite(z.sum(dtype=np.float64)) and not np.isfinite(z).all():
+        raise InputError(f"{name} has a value that is NaN or infinite in row {int(np.argmin(np.isfinite(z).all(1)))}")
+    return z
+
+
+def _run(zimg: Array, ztxt: Array, t_prime: float, bias: float, chunk: int) -> SigmoidLoss:
+    batch, width = zimg.shape
+    t = float(np.exp(t_prime))
+    d_zimg, d_ztxt = np.zeros_like(zimg), np.zeros_like(ztxt)
+    loss = sum_g = sum_gs = 0.0
+    for j in range(0, batch, chunk):
+        texts = ztxt[j : j + chunk]
+        text_panels = np.empty(-(-len(texts) // PANEL_F64) * PANEL_F64 * width, np.float64)
+        kernels.pack_f64(texts.astype(np.float64), text_panels)
+        text_rows = np.empty(gemm.packed_size(len(texts), width), np.float32)
+        kernels.pack_rows(texts, text_rows)
+        for i in range(0, batch, chunk):
+            images = zimg[i : i + chunk]
+            g = np.empty((len(images), len(texts)), np.float32)
+            sums = np.empty((-(-len(images) // ROWS_F64), 3), np.float64)
+            images64 = images.astype(np.float64)
+            kernels.block_gradient(images64, text_panels, len(texts), i - j, t, bias, float(batch), g, sums)
+            loss, sum_g, sum_gs = (total + part for total, part in zip((loss, sum_g, sum_gs), sums.sum(0), strict=True))
+            image_rows = np.empty(gemm.packed_size(len(images), width), np.float32)
+            kernels.pack_rows(images, image_rows)
+            kernels.add_product(g, False, text_rows, np.float32(t), d_zimg[i : i + chunk])
+            kernels.add_product(g, True, image_rows, np.float32(t), d_ztxt[j : j + chunk])
+    return SigmoidLoss(loss / batch, d_zimg, d_ztxt, t * sum_gs / batch, sum_g / batch)

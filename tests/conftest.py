@@ -1,0 +1,47 @@
+"""Fixtures of all tests. tests/parity compares with torch and transformers and is left out where they are not."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_data import ROOT, TINY, load_golden
+
+from npsiglip.checkpoint import Checkpoint
+from npsiglip.config import SigLIPConfig
+
+sys.path.insert(0, str(ROOT))  # for `from golden import ...`
+
+collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["parity"]
+
+if find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # the same examples in every run, and no folder of them left behind
+    settings.register_profile("npsiglip", derandomize=True, database=None, deadline=None)
+    settings.load_profile("npsiglip")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder() -> Path:
+    """The tiny golden model, a folder in Hugging Face's format. Copy it before writing to it."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """Every golden array; `golden_data.group` selects from it."""
+    return load_golden()
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> SigLIPConfig:
+    """The tiny model's configuration."""
+    return SigLIPConfig.from_folder(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_params() -> dict[str, np.ndarray]:
+    """The tiny model's parameters in float64, for the reference."""
+    return {name: np.asarray(value, np.float64) for name, value in Checkpoint.open(TINY).items()}

@@ -1,0 +1,196 @@
+"""config.json: what is read, what its defaults are, what is refused and with which words."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npsiglip.config import VARIANTS, ImageConfig, SigLIPConfig, TextConfig, variant
+from npsiglip.errors import CheckpointError
+
+# The content of google/siglip-base-patch16-224's config.json, which leaves out all defaults.
+BASE = {
+    "architectures": ["SiglipModel"],
+    "initializer_factor": 1.0,
+    "model_type": "siglip",
+    "text_config": {"model_type": "siglip_text_model"},
+    "vision_config": {"model_type": "siglip_vision_model"},
+}
+
+tower = st.builds(
+    lambda heads, dim, depth, mlp: {"width": heads * dim, "depth": depth, "num_heads": heads, "mlp_dim": mlp},
+    *[st.integers(1, 9)] * 4,
+)
+images = st.builds(
+    lambda dims, patch, more: ImageConfig(**dims, patch_size=patch, image_size=patch + more),
+    tower,
+    st.integers(1, 9),
+    st.integers(0, 30),
+)
+texts = st.builds(
+    lambda dims, **rest: TextConfig(**dims, **rest),
+    tower,
+    seq_len=st.integers(1, 9),
+    vocab_size=st.integers(1, 9),
+    projection_dim=st.integers(1, 9),
+    layer_norm_eps=st.sampled_from([1e-6, 1e-5]),
+)
+configs = st.one_of(
+    st.builds(SigLIPConfig, images, st.none()),
+    st.builds(SigLIPConfig, st.none(), texts),
+    st.builds(
+        lambda image, text: SigLIPConfig(image, TextConfig(**vars(text) | {"projection_dim": image.width})),
+        images,
+        texts,
+    ),
+)
+
+
+def error(content):
+    with pytest.raises(CheckpointError) as raised:
+        SigLIPConfig.from_hf(content)
+    return str(raised.value)
+
+
+def vision(**changes):
+    return BASE | {"vision_config": changes}
+
+
+def text(**changes):
+    return BASE | {"text_config": changes}
+
+
+@given(configs)
+def test_round_trip(config):
+    assert SigLIPConfig.from_hf(json.loads(json.dumps(config.to_hf()))) == config
+
+
+def test_defaults_are_base_patch16_224():
+    base = variant("siglip-base-patch16-224")
+    assert SigLIPConfig.from_hf(BASE) == base
+    assert SigLIPConfig.from_hf({"model_type": "siglip"}) == base
+    assert SigLIPConfig.from_hf({"model_type": "siglip", "text_config": None, "vision_config": None}) == base
+    assert SigLIPConfig.from_hf({"model_type": "siglip_vision_model"}) == SigLIPConfig(base.image, None)
+    assert SigLIPConfig.from_hf({"model_type": "siglip_text_model"}) == SigLIPConfig(None, base.text)
+    assert base.image == ImageConfig(768, 12, 12, 3072, image_size=224, patch_size=16, layer_norm_eps=1e-6)
+    assert base.text == TextConfig(768, 12, 12, 3072, seq_len=64, vocab_size=32_000, projection_dim=768)
+
+
+def test_projection_defaults_to_the_width_of_the_text_tower():
+    alone = {"model_type": "siglip_text_model", "hidden_size": 24}
+    assert SigLIPConfig.from_hf(alone).text.projection_dim == 24
+    assert SigLIPConfig.from_hf(alone | {"projection_size": None}).text.projection_dim == 24
+    assert SigLIPConfig.from_hf(alone | {"projection_size": 36}).text.projection_dim == 36
+
+
+def test_sides_as_lists():
+    config = SigLIPConfig.from_hf(vision(image_size=[256, 256], patch_size=[32, 32]))
+    assert (config.image.image_size, config.image.patch_size) == (256, 32)
+
+
+@pytest.mark.parametrize(("size", "patch", "side"), [(224, 16, 14), (384, 14, 27), (17, 4, 4), (5, 5, 1)])
+def test_what_the_patch_does_not_divide_is_cropped(size, patch, side):
+    config = ImageConfig(8, 1, 2, 9, image_size=size, patch_size=patch)
+    assert config.grid_size == side and config.seq_len == side**2
+
+
+def test_variants():
+    assert variant("siglip-so400m-patch14-224").text.seq_len == 16
+    assert variant("siglip-so400m-patch14-384").image.seq_len == 729
+    assert variant("siglip-base-patch16-256-multilingual").text.vocab_size == 250_000
+    for name in VARIANTS:
+        assert name.endswith(f"{variant(name).image.patch_size}-{variant(name).image.image_size}") or "256-" in name
+        assert SigLIPConfig.from_hf(variant(name).to_hf()) == variant(name)
+    with pytest.raises(CheckpointError, match="unknown variant 'siglip-base'; known are: siglip-base-patch16-224, "):
+        variant("siglip-base")
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip2_vision_model", None, ["siglip"], 3])
+def test_other_model_types(kind):
+    assert f"expected model_type 'siglip', got {kind!r}: this is another model family" in error({"model_type": kind})
+
+
+def test_no_model_type():
+    assert "got None" in error({})
+
+
+def test_naflex():
+    assert "NaFlex checkpoints are not supported yet" in error({"model_type": "siglip2"})
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (vision(hidden_act="gelu"), "vision_config: hidden_act must be 'gelu_pytorch_tanh'"),
+        (text(hidden_act="quick_gelu"), "text_config: hidden_act must be 'gelu_pytorch_tanh'"),
+        (vision(vision_use_head=False), "without a head"),
+        (vision(num_channels=1), "num_channels must be 3, got 1"),
+        (vision(image_size=[224, 256]), "image_size must be one number"),
+        (vision(image_size=[]), "image_size must be one number"),
+        (vision(image_size="224"), "image_size must be one number"),
+        (vision(image_size=["a", "a"]), "image_size must be one number"),
+        (vision(image_size=[[224], [224]]), "image_size must be one number"),
+        (vision(patch_size=None), "patch_size must be one number"),
+        (vision(patch_size=300), "patch_size 300 is larger than image_size 224"),
+        (vision(hidden_size=770), "the image tower's width 770 is not a multiple of its 12 heads"),
+        (text(num_attention_heads=7), "the text tower's width 768 is not a multiple of its 7 heads"),
+        (vision(hidden_size=0), "positive whole numbers; got {'width': 0}"),
+        (vision(num_hidden_layers=-1), "got {'depth': -1}"),
+        (vision(intermediate_size=3072.0), "got {'mlp_dim': 3072.0}"),
+        (text(vocab_size="32000"), "got {'vocab_size': '32000'}"),
+        (text(max_position_embeddings=None), "got {'seq_len': None}"),
+        (text(num_attention_heads=True), "got {'num_heads': True}"),
+        (text(layer_norm_eps="1e-6"), "layer_norm_eps must be a small positive number"),
+        (vision(layer_norm_eps=-1e-6), "layer_norm_eps must be a small positive number"),
+        (vision(layer_norm_eps=float("nan")), "layer_norm_eps must be a small positive number"),
+        (text(hidden_size=384), "ends in 384 dimensions but the image tower in 768"),
+        (text(projection_size=1152), "(see `projection_size` in config.json)"),
+        (BASE | {"vision_config": [1]}, "vision_config must be an object, got [1]"),
+        (BASE | {"text_config": "x"}, "text_config must be an object, got 'x'"),
+    ],
+)
+def test_refused(content, expected):
+    assert expected in error(content)
+
+
+def test_no_tower():
+    with pytest.raises(CheckpointError, match="at least one tower"):
+        SigLIPConfig(None, None)
+
+
+def test_from_folder(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(BASE))
+    assert SigLIPConfig.from_folder(tmp_path) == SigLIPConfig.from_folder(str(tmp_path)) == SigLIPConfig.from_hf(BASE)
+    path.write_text(json.dumps(vision(hidden_act="relu")))
+    with pytest.raises(CheckpointError) as raised:
+        SigLIPConfig.from_folder(tmp_path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b"{", "cannot be read as JSON"),
+        (b'{"a": "\xff"}', "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "cannot be read as JSON"),
+        (b"[1]", "must hold a JSON object, got list"),
+        (b"null", "must hold a JSON object, got NoneType"),
+    ],
+)
+def test_bad_files(tmp_path, content, expected):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError) as raised:
+        SigLIPConfig.from_folder(tmp_path)
+    assert str(tmp_path / "config.json") in str(raised.value) and expected in str(raised.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json does not exist; a model folder .* has config\.json, "):
+        SigLIPConfig.from_folder(tmp_path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        SigLIPConfig.from_folder(tmp_path)
