@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import flatten_images, load_image, to_rgb
 
-__all__ = ["ImageProcessor", "check_pixels", "load_image"]
+__all__ = ["ImageProcessor", "check_pixels", "flatten_images", "load_image"]
 
 # PIL.Image.Resampling, by number as preprocessor_config.json writes it
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

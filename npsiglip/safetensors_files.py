@@ -247,7 +247,7 @@ def write_folder(
         files = {SINGLE: groups[0]}
 
     def weights_writer(names: list[str]) -> Callable[[Path], object]:
-        # transformers insists on the entry "format"
+        # transformers 4 refuses files without the entry "format"
         return lambda path: save_file({name: tensor(name) for name in names}, path, metadata={"format": "pt"})
 
     writers = {"config.json": json_writer(config)}

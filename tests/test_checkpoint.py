@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from npsiglip.checkpoint import Checkpoint, all_finite, save_folder
@@ -506,6 +507,14 @@ def test_index_that_points_out_of_the_folder(tmp_path, name):
 
 def listing(folder):
     return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("shard", [None, 4000])
+def test_every_file_says_its_format(tmp_path, shard):
+    """transformers 4 refuses files that do not."""
+    for path in write(tmp_path, max_shard_bytes=shard).glob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            assert file.metadata() == {"format": "pt"}
 
 
 def test_files_have_the_usual_permissions(tmp_path):

@@ -49,7 +49,7 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
 
 
 def classify(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
     labels: Annotated[
         list[str],
         typer.Option("--label", "-l", metavar="LABEL", help="What could be in the images; give several."),

@@ -33,17 +33,18 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # the shells' exit code for Ctrl-C: 128 + SIGINT
 
 NO_MODEL = """\
-a model folder is needed, in Hugging Face's format: config.json, model.safetensors, spiece.model
-and preprocessor_config.json. Download these four files of google/siglip-base-patch16-224
-into a folder and pass it as --model FOLDER, or set NPSIGLIP_MODEL=FOLDER. To try the command
-without a download: the tiny untrained model in golden/tiny of the source code."""
+no model folder given.
+Expected a folder in Hugging Face's format. Download config.json, model.safetensors,
+spiece.model and preprocessor_config.json of google/siglip-base-patch16-224 into a
+folder, and pass it as --model FOLDER or set NPSIGLIP_MODEL=FOLDER. To try the command
+without a download, take golden/tiny of the source code, a tiny untrained model."""
 
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", metavar="FOLDER", envvar="NPSIGLIP_MODEL", help="Model folder in Hugging Face's format."),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Threads to run on.  [default: all cores]", show_default=False)
+    int | None, typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores")
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -73,21 +74,21 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def message(kind: str, text: str, style: str = "") -> None:
-    """Write `kind: text` to stderr; on a terminal, in lines that fit."""
+def note(text: str, head: str = "", style: str = "") -> None:
+    """Write `text` to stderr, after a head such as "error:"; on a terminal, in lines that fit."""
     from rich.text import Text
 
     lines = "\n".join(map(one_line, text.split("\n")))
-    err().print(Text.assemble((f"{kind}:", style), " ", lines), soft_wrap=not err().is_terminal)
+    err().print(Text.assemble((head, style), " " if head else "", lines), soft_wrap=not err().is_terminal)
 
 
 def warn(text: str) -> None:
     """Write `warning: text` to stderr."""
-    message("warning", text, "bold yellow")
+    note(text, "warning:", "bold yellow")
 
 
 def _show_warning(
-    text: Warning | str,
+    message: Warning | str,
     category: type[Warning],
     filename: str,
     lineno: int,
@@ -95,7 +96,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """For `warnings.showwarning`: what it says, without the line of source that said it."""
-    warn(str(text))
+    warn(str(message))
 
 
 @contextlib.contextmanager
@@ -106,7 +107,7 @@ def messages() -> Iterator[None]:
         try:
             yield
         except NpsiglipError as error:
-            message("error", str(error), "bold red")
+            note(str(error), "error:", "bold red")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,60 @@
+"""The command `npsiglip`. One file a command; what is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from npsiglip import __version__
+from npsiglip.cli.classify import classify
+from npsiglip.cli.console import messages
+from npsiglip.cli.embed import embed
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors and warnings are written for a person."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with messages():
+            return super().invoke(ctx)
+
+
+# Rich's help pages would double the time of --help, and its boxes are cut to 80 columns in a pipe.
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"npsiglip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """SigLIP on a CPU: probabilities and embeddings of images and texts."""
+
+
+for _command in (classify, embed):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label that the encoding lacks is no reason to fail
+    app(prog_name="npsiglip")

@@ -1,0 +1,64 @@
+"""The float32 kernels' error against float64, next to that of transformers' own float32, tap by tap.
+
+Both run the same weights and inputs, and both are compared with `npsiglip.reference`, which
+test_reference_parity.py holds to transformers in float64. The bar is a ratio of 1.0 at most for every tap. It is a
+statistical statement: a tap with few elements needs many inputs before the ratio means anything, so small models get
+many.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hf_taps import hf_model, hf_taps
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from golden import random_folder
+from npsiglip import Checkpoint, SigLIP, reference
+from npsiglip.config import SigLIPConfig, variant
+from npsiglip.metrics import relative_l2
+
+RATIO = 1.0
+
+
+def error_ratios(folder, n_images, n_texts, attn, seed=0):
+    """Tap name -> our error over transformers', both in float32 against the float64 reference."""
+    checkpoint = Checkpoint.open(folder)
+    config: SigLIPConfig = checkpoint.config
+    rng = np.random.default_rng(seed)
+    side = config.image.image_size
+    pixels = rng.uniform(-1, 1, (n_images, 3, side, side)).astype(np.float32)
+    ids = rng.integers(0, config.text.vocab_size, (n_texts, config.text.seq_len))
+    truth = {}
+    params = {name: np.asarray(value, np.float64) for name, value in checkpoint.items()}
+    reference.siglip(params, config, pixels, ids, truth)
+    del params
+    ours = SigLIP.from_pretrained(folder).trace(pixels, ids)
+    theirs = hf_taps(hf_model(folder, torch.float32, attn), pixels, ids)
+    assert set(ours) == set(theirs) == set(truth)
+    ratios = {}
+    for name, tap in truth.items():
+        our_error, their_error = relative_l2(ours[name], tap), relative_l2(theirs[name], tap)
+        ratios[name] = our_error / their_error if their_error else float(our_error > 0)
+    print(f"\n{folder.name} {attn}: median ratio {np.median(list(ratios.values())):.2f}, "
+          f"largest {max(ratios.values()):.2f} ({max(ratios, key=ratios.get)})")  # fmt: skip
+    return ratios
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("outlier", [1.0, 100.0])
+def test_base_patch16_224(tmp_path_factory, outlier, attn):
+    folder = tmp_path_factory.getbasetemp() / f"b16-outlier{outlier:.0f}"
+    if not folder.exists():
+        random_folder.write(folder, variant("siglip-base-patch16-224"), outlier=outlier)
+    ratios = error_ratios(folder, 2, 4, attn)
+    assert {name: ratio for name, ratio in ratios.items() if not ratio <= RATIO} == {}
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_tiny_golden_model(tiny_folder, attn):
+    ratios = error_ratios(tiny_folder, 32, 64, attn)
+    assert {name: ratio for name, ratio in ratios.items() if not ratio <= RATIO} == {}

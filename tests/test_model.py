@@ -1,0 +1,260 @@
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from golden_data import group
+from PIL import Image
+
+import npsiglip
+from npsiglip import InputError, SigLIP
+from npsiglip.kernels.jit import max_threads
+from npsiglip.metrics import relative_l2
+from npsiglip.params import random_params
+from npsiglip.reference import siglip
+
+# Float32 kernels against Hugging Face in float64, per tap: the worst of the tiny model's taps was measured at 9e-7
+# (attention probabilities of the last block, behind two blocks of float32), the bound is twice that. The comparison
+# with Hugging Face's own float32 error, which is the one that matters, is in tests/parity/test_float32_parity.py.
+FLOAT32 = 2e-6
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return SigLIP.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def pixels(golden):
+    return golden["inputs.pixel_values"].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def ids(golden):
+    return golden["inputs.input_ids"]
+
+
+def picture(seed, height=50, width=70):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_golden_taps(model, pixels, ids, golden):
+    trace = model.trace(pixels, ids)
+    taps = group(golden, "taps")
+    assert list(trace) == [name for name in trace if name in taps]
+    assert set(trace) == set(taps)
+    errors = {name: relative_l2(trace[name], tap) for name, tap in taps.items()}
+    assert {name: error for name, error in errors.items() if not error <= FLOAT32} == {}
+
+
+def test_trace_has_the_taps_of_the_reference_in_its_order(model, pixels, ids, tiny_params, tiny_config):
+    reference = {}
+    siglip(tiny_params, tiny_config, pixels, ids, reference)
+    trace = model.trace(pixels, ids)
+    assert list(trace) == list(reference)
+    assert {name: tap.shape for name, tap in trace.items()} == {name: tap.shape for name, tap in reference.items()}
+    assert all(tap.dtype == np.float32 for tap in trace.values())
+
+
+def test_trace_of_one_tower(model, pixels, ids):
+    both = model.trace(pixels, ids)
+    images, texts = model.trace(images=pixels), model.trace(texts=ids)
+    assert not any(name.startswith("text") for name in images)
+    assert {**images, **texts}.keys() == both.keys() - {"logits", "probs"}
+    np.testing.assert_array_equal(images["zimg"], both["zimg"])
+    with pytest.raises(InputError, match="images, texts or both"):
+        model.trace()
+
+
+def test_tracing_does_not_change_a_bit(model, pixels, ids):
+    trace = model.trace(pixels, ids)
+    np.testing.assert_array_equal(trace["image.pooled"], model.encode_image(pixels, normalize=False))
+    np.testing.assert_array_equal(trace["zimg"], model.encode_image(pixels))
+    np.testing.assert_array_equal(trace["text.head"], model.encode_text(ids, normalize=False))
+    np.testing.assert_array_equal(trace["probs"], model(pixels, ids).probs)
+
+
+def test_same_bits_for_any_threads_and_batch(tiny_folder, model):
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(-1, 1, (7, 3, 38, 38)).astype(np.float32)
+    ids = rng.integers(0, 1000, (7, 24))
+    images, texts = model.encode_image(pixels), model.encode_text(ids)
+    for threads in range(1, max_threads() + 1):
+        other = SigLIP.from_pretrained(tiny_folder, threads=threads)
+        np.testing.assert_array_equal(other.encode_image(pixels), images)
+        np.testing.assert_array_equal(other.encode_text(ids), texts)
+    for i in range(7):
+        np.testing.assert_array_equal(model.encode_image(pixels[i : i + 1])[0], images[i])
+        np.testing.assert_array_equal(model.encode_text(ids[i : i + 1])[0], texts[i])
+    np.testing.assert_array_equal(model.encode_image(pixels[::-1].copy())[::-1], images)
+
+
+def test_same_bits_when_a_batch_takes_several_passes(model, pixels, monkeypatch):
+    whole = model.encode_image(pixels)
+    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", 30)
+    np.testing.assert_array_equal(model.encode_image(pixels), whole)
+
+
+def test_wide_model_with_outliers_against_the_reference():
+    """Several panels, several tiles, ragged ends, one channel in a hundred a hundred times the others."""
+    config = npsiglip.SigLIPConfig(
+        image=npsiglip.ImageConfig(width=150, depth=2, num_heads=3, mlp_dim=211, image_size=50, patch_size=5),
+        text=npsiglip.TextConfig(
+            width=76, depth=2, num_heads=4, mlp_dim=90, seq_len=9, vocab_size=40, projection_dim=150
+        ),
+    )
+    params = random_params(config, seed=3, outlier=100.0)
+    rng = np.random.default_rng(1)
+    pixels, ids = rng.uniform(-1, 1, (2, 3, 50, 50)).astype(np.float32), rng.integers(0, 40, (3, 9))
+    reference = {}
+    siglip({name: value.astype(np.float64) for name, value in params.items()}, config, pixels, ids, reference)
+    trace = SigLIP(config, params).trace(pixels, ids)
+    stream = np.abs(reference["image.blocks.01.+mlp"])
+    assert stream.max() > 100 * np.median(stream)
+    errors = {name: relative_l2(trace[name], tap) for name, tap in reference.items()}
+    assert {name: error for name, error in errors.items() if not error <= FLOAT32} == {}
+
+
+def test_kinds_of_images_agree(model, tmp_path):
+    array = picture(0)
+    path = tmp_path / "picture.png"
+    Image.fromarray(array).save(path)
+    expected = model.encode_image(array)
+    assert expected.shape == (1, 36)
+    assert expected.dtype == np.float32
+    for same in (path, str(path), Image.fromarray(array), [array], array[None], model.processor(array)):
+        np.testing.assert_array_equal(model.encode_image(same), expected)
+    mixed = model.encode_image([path, picture(1), Image.fromarray(array)])
+    np.testing.assert_array_equal(mixed[[0, 2]], expected.repeat(2, axis=0))
+
+
+def test_kinds_of_texts_agree(model):
+    expected = model.encode_text("a red cat")
+    assert expected.shape == (1, 36)
+    np.testing.assert_array_equal(model.encode_text(["a red cat"]), expected)
+    ids = model.tokenizer("a red cat")
+    for dtype in (np.int64, np.int32, np.uint16):
+        np.testing.assert_array_equal(model.encode_text(ids.astype(dtype)), expected)
+
+
+def test_embeddings_have_unit_norm_only_if_asked(model, pixels):
+    raw, unit = model.encode_image(pixels, normalize=False), model.encode_image(pixels)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), unit, rtol=1e-6)
+
+
+def test_output_is_that_of_hugging_face(model, pixels, ids, golden):
+    output = model(pixels, ids)
+    n, k = len(pixels), len(ids)
+    assert output.logits_per_image.shape == output.probs.shape == (n, k)
+    np.testing.assert_array_equal(output.logits_per_text, output.logits_per_image.T)
+    taps = group(golden, "taps")
+    for name, tap in (("image_embeds", "zimg"), ("text_embeds", "ztxt"), ("probs", "probs")):
+        assert relative_l2(getattr(output, name), taps[tap]) < FLOAT32
+    assert relative_l2(output.logits_per_image, taps["logits"]) < FLOAT32
+
+
+def test_classify(model):
+    labels = ["cat", "red dog", "bird"]
+    result = model.classify([picture(0), picture(1)], labels)
+    output = model([picture(0), picture(1)], [f"This is a photo of {label}." for label in labels])
+    assert len(result) == 2
+    for scores, probs in zip(result, output.probs, strict=True):
+        assert [score["score"] for score in scores] == sorted((float(p) for p in probs), reverse=True)
+        assert {score["label"]: score["score"] for score in scores} == dict(zip(labels, map(float, probs), strict=True))
+    other = model.classify(picture(0), labels, template="{}")
+    assert len(other) == 1
+    assert other[0] != result[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "template", "message"),
+    [
+        ([], "{}", "`labels` is empty"),
+        ("cat", "{}", "must be a list of str"),
+        (["cat", " "], "{}", r"labels\[1\] is ' '"),
+        (["cat", 3], "{}", r"labels\[1\] is 3"),
+        (["cat"], "a photo", "exactly one {}"),
+        (["cat"], "{} and {}", "exactly one {}"),
+    ],
+)
+def test_classify_refuses(model, labels, template, message):
+    with pytest.raises(InputError, match=message):
+        model.classify(picture(0), labels, template)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "`images` is empty"),
+        (np.zeros((1, 38, 38, 3), np.float32), "looks channels-last"),
+        (np.full((1, 3, 38, 38), np.nan, np.float32), "all finite; got nan"),
+        (np.zeros((1, 3, 38, 38)), "float32"),
+        (np.zeros((0, 3, 38, 38), np.float32), "no image"),
+        ("no/such/file.png", "no/such/file.png"),
+        (None, "NoneType"),
+    ],
+)
+def test_encode_image_refuses(model, images, message):
+    with pytest.raises(InputError, match=message):
+        model.encode_image(images)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "empty"),
+        ([3], "int"),
+        (np.zeros((1, 25), np.int64), "1 to 24 columns"),
+        (np.zeros((1, 0), np.int64), "1 to 24 columns"),
+        (np.full((1, 24), 10**6), "from 0 to"),
+        (np.full((1, 24), -1), "from 0 to"),
+        (np.zeros((1, 24)), "float64"),
+        (np.zeros(24, np.int64), r"\[24\]"),
+    ],
+)
+def test_encode_text_refuses(model, texts, message):
+    with pytest.raises(InputError, match=message):
+        model.encode_text(texts)
+
+
+@pytest.mark.parametrize(("option", "message"), [({"dtype": "float8"}, "dtype"), ({"threads": 0}, "threads must be")])
+def test_from_pretrained_refuses(tiny_folder, option, message):
+    with pytest.raises(InputError, match=message):
+        SigLIP.from_pretrained(tiny_folder, **option)
+
+
+def test_more_threads_than_the_pool(tiny_folder):
+    with pytest.raises(InputError, match=f"from 1 to {max_threads()}"):
+        SigLIP.from_pretrained(tiny_folder, threads=max_threads() + 1)
+
+
+def test_single_towers(tiny_config, tiny_params, pixels, ids, model):
+    image_only = SigLIP(replace(tiny_config, text=None), tiny_params)
+    np.testing.assert_array_equal(image_only.encode_image(pixels), model.encode_image(pixels))
+    with pytest.raises(InputError, match="no text tower"):
+        image_only.encode_text(ids)
+    text_only = SigLIP(replace(tiny_config, image=None), tiny_params)
+    np.testing.assert_array_equal(text_only.encode_text(ids), model.encode_text(ids))
+    with pytest.raises(InputError, match="no image tower"):
+        text_only.encode_image(pixels)
+    with pytest.raises(InputError, match="no tokenizer"):
+        text_only.encode_text("a cat")
+
+
+def test_callers_in_several_threads(model, pixels, ids):
+    expected = model(pixels, ids).logits_per_image
+    results = {}
+
+    def call(i):
+        results[i] = [model(pixels, ids).logits_per_image for _ in range(5)]
+
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(results) == 4
+    for result in results.values():
+        for logits in result:
+            np.testing.assert_array_equal(logits, expected)

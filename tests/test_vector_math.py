@@ -1,0 +1,115 @@
+"""exp, GELU-tanh, softplus and the logistic function against NumPy's float64, in units of the last place."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from npsiglip.kernels import vector_math
+from npsiglip.kernels.vector import LANES, load, store, to_f64
+from npsiglip.metrics import max_ulp, relative_l2
+from npsiglip.reference import loss, model
+
+# The derivation is in docs/numerics.md; benchmarks/exp_ulp.py measures all float32 inputs.
+EXP_F32_ULP = 1.3
+# Reduction, Taylor polynomial and two scalings, each at most half a unit; NumPy's own exp adds one.
+EXP_F64_ULP = 3.0
+# 1 + exp(y), the division and exp itself: 1.3 + 0.5 + 0.5; the argument's two products amplify by |2u| <= 9 below
+# -3, where the function is below 0.004, so that is bounded absolutely.
+GELU_RELATIVE, GELU_ABSOLUTE = 2.0**-20, 2.0**-24 * 0.2
+SOFTPLUS_RELATIVE = 2.0**-41
+
+
+@njit
+def apply_exp(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, vector_math.exp(load(x, i)))
+
+
+@njit
+def apply_gelu(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, vector_math.gelu_tanh(load(x, i)))
+
+
+@njit
+def apply_softplus_and_sigmoid(x, softplus, sigmoid):
+    for i in range(0, x.size, LANES):
+        a, b = vector_math.softplus_and_sigmoid(load(x, i))
+        store(softplus, i, a)
+        store(sigmoid, i, b)
+
+
+@njit
+def apply_widen(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, to_f64(load(x, i)))
+
+
+def applied(function, x):
+    out = np.full_like(x, np.nan)
+    function(x, out)
+    return out
+
+
+def test_exp_float32_within_its_bound():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.linspace(-87.3, 88.7, 1 << 20), rng.normal(0, 1, 1 << 20), rng.normal(0, 1e-3, 1 << 16)])
+    x = x.astype(np.float32)
+    assert max_ulp(applied(apply_exp, x), np.exp(x.astype(np.float64))) <= EXP_F32_ULP
+
+
+def test_exp_float32_subnormal_results_are_rounded_once():
+    x = np.linspace(-103.9, -87.4, 1 << 16).astype(np.float32)
+    error = np.abs(applied(apply_exp, x) - np.exp(x.astype(np.float64)))
+    smallest = 2.0**-149
+    assert error.max() / smallest <= EXP_F32_ULP
+
+
+def test_exp_special_values():
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 88.8], np.float32)
+    x = np.resize(special, LANES)
+    expected = np.resize([np.nan, np.inf, 0.0, 1.0, 1.0, np.inf, 0.0, np.inf], LANES)
+    np.testing.assert_array_equal(applied(apply_exp, x), expected)
+    x[7::8] = 1e4
+    np.testing.assert_array_equal(applied(apply_exp, x.astype(np.float64)), expected)
+
+
+def test_exp_float64_within_its_bound():
+    x = np.concatenate([np.linspace(-708.0, 709.0, 1 << 18), np.linspace(-1, 1, 1 << 18)])
+    reference = np.exp(x)
+    assert np.max(np.abs(applied(apply_exp, x) - reference) / np.spacing(reference)) <= EXP_F64_ULP
+
+
+def test_gelu_tanh_against_the_reference():
+    x = np.concatenate([np.linspace(-30, 30, 1 << 18), np.linspace(-1e-3, 1e-3, 1 << 12), [1e30] * LANES])
+    x = x.astype(np.float32)
+    reference = model.gelu_tanh(x.astype(np.float64))
+    error = np.abs(applied(apply_gelu, x) - reference)
+    assert np.all(error <= GELU_RELATIVE * np.abs(reference) + GELU_ABSOLUTE)
+    usual = np.abs(x) < 8
+    assert relative_l2(applied(apply_gelu, x)[usual], reference[usual]) < 2.0**-25
+
+
+def test_gelu_tanh_keeps_the_digits_that_one_plus_tanh_loses():
+    x = np.linspace(-4.5, -3.0, 1 << 12).astype(np.float32)
+    reference = model.gelu_tanh(x.astype(np.float64))
+    root, cubic, half, one = (np.float32(c) for c in (np.sqrt(2 / np.pi), 0.044715, 0.5, 1))
+    naive = half * x * (one + np.tanh(root * (x + cubic * x * x * x)))
+    assert naive.dtype == np.float32
+    assert relative_l2(applied(apply_gelu, x), reference) < 0.1 * relative_l2(naive, reference)
+
+
+def test_softplus_and_sigmoid_against_the_reference():
+    x = np.concatenate([np.linspace(-700, 700, 1 << 16), np.linspace(-20, 20, 1 << 16)])
+    softplus, sigmoid = np.empty_like(x), np.empty_like(x)
+    apply_softplus_and_sigmoid(x, softplus, sigmoid)
+    np.testing.assert_allclose(softplus, loss.softplus(x), rtol=SOFTPLUS_RELATIVE, atol=0)
+    np.testing.assert_allclose(sigmoid, model.sigmoid(x), rtol=1e-15 * 8, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.1, -3.0e-39, 1.5e38])
+def test_widening_is_exact(value):
+    x = np.full(LANES, value, np.float32)
+    out = np.empty(LANES)
+    apply_widen(x, out)
+    np.testing.assert_array_equal(out, x.astype(np.float64))
