@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig, variant
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.image import ImageProcessor
-    from npsiglip.model import SigLIP, SigLIPOutput
     from npsiglip.loss import SigmoidLoss, sigmoid_loss
+    from npsiglip.model import SigLIP, SigLIPOutput
     from npsiglip.tokenizer import Tokenizer
 
 __version__ = "0.1.0"

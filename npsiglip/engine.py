@@ -64,7 +64,8 @@ class LayerNorm(NamedTuple):
     @classmethod
     def pack(cls, params: Params, name: str, eps: float) -> LayerNorm:
         """Take `name` as float32."""
-        return cls(name, *(np.array(params[f"{name}.{part}"], np.float32) for part in ("scale", "b")), eps)
+        scale, b = (np.array(params[f"{name}.{part}"], np.float32) for part in ("scale", "b"))
+        return cls(name, scale, b, eps)
 
     def __call__(self, x: Array, out: Array, trace: Forget) -> Array:
         """Normalise the rows of x."""

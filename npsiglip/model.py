@@ -119,8 +119,11 @@ class SigLIP:
             raise InputError(f"dtype must be 'float32', got {dtype!r}")
         checkpoint = Checkpoint.open(folder_or_name)
         config = checkpoint.config
-        processor = config.image and ImageProcessor.from_folder(checkpoint.folder, config.image.image_size)
-        tokenizer = config.text and Tokenizer.from_folder(checkpoint.folder, config.text.seq_len)
+        processor = tokenizer = None
+        if config.image:
+            processor = ImageProcessor.from_folder(checkpoint.folder, config.image.image_size)
+        if config.text:
+            tokenizer = Tokenizer.from_folder(checkpoint.folder, config.text.seq_len)
         return cls(config, checkpoint, processor, tokenizer, threads)
 
     def encode_image(self, images: Images, normalize: bool = True) -> Array:
@@ -185,44 +188,47 @@ class SigLIP:
         return trace
 
     def _encode_image(self, images: Images, normalize: bool, trace: Forget) -> Array:
-        if self._image is None or self.processor is None or self.config.image is None:
+        tower, processor, config = self._image, self.processor, self.config.image
+        if tower is None or processor is None or config is None:
             self._refuse_tower("image")
+        items: Any
         if isinstance(images, np.ndarray) and images.ndim == 4 and np.issubdtype(images.dtype, np.floating):
-            items: Sequence[Any] = check_pixels(images, self.config.image.image_size)
+            items = check_pixels(images, config.image_size)
             prepare: Callable[[Any], Array] = np.asarray
         else:
-            items, prepare = list(flatten_images(images)), self.processor
+            items, prepare = list(flatten_images(images)), processor
             if not items:
                 raise InputError("`images` is empty; expected at least one image")
-        return self._run(self._image, items, prepare, self.config.image.seq_len, normalize, trace)
+        return self._in_passes(tower, items, prepare, config.seq_len, normalize, trace)
 
     def _encode_text(self, texts: Texts, normalize: bool, trace: Forget) -> Array:
         if self._text is None:
             self._refuse_tower("text")
         ids = self._ids(texts)
-        return self._run(self._text, ids, np.asarray, ids.shape[1], normalize, trace)
+        return self._in_passes(self._text, ids, np.asarray, ids.shape[1], normalize, trace)
 
-    def _run(
+    def _in_passes(
         self,
         tower: engine.ImageTower | engine.TextTower,
-        items: Sequence[Any],
-        prepare: Callable[[Any], Array],
+        items: Any,
+        prepare: Callable[[Any], Any],
         length: int,
         normalize: bool,
         trace: Forget,
     ) -> Array:
         """Send items of `length` tokens through a tower, a few at a time, or all at once for a trace."""
-        step = len(items) if isinstance(trace, Trace) else max(1, TOKENS_PER_PASS // length)
+        n = len(items)
+        step = n if isinstance(trace, Trace) else max(1, TOKENS_PER_PASS // length)
         parts = []
-        for start in range(0, len(items), step):
+        for start in range(0, n, step):
             batch = prepare(items[start : start + step])
             with RUN_LOCK, thread_count(self.threads):
                 part = tower(batch, trace)
-                if isinstance(trace, Trace):
-                    engine.shape_taps(trace, tower.name, len(items))
                 if normalize:
                     similarity.l2_normalize(part, part)
             parts.append(part)
+        if isinstance(trace, Trace):
+            engine.shape_taps(trace, tower.name, n)
         return np.concatenate(parts)
 
     def _compare(self, zimg: Array, ztxt: Array) -> SigLIPOutput:

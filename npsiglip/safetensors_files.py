@@ -110,8 +110,8 @@ def open_file(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: for a file that is missing, empty, cut short, damaged, or in another format.
     """
     try:
-        _check_format(path)
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # first, because the library calls a file without permission missing
+            _check_format(path)
             start = 8 + int.from_bytes(file.read(8), "little")
             text = file.read(start - 8)
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -16,6 +16,7 @@ from npsiglip.cli.console import (
     check_images,
     one_line,
     out,
+    quoted,
     warn_truncated,
 )
 
@@ -74,7 +75,7 @@ def classify(
     results = []
     with Activity() as activity:
         siglip = activity.load(model, threads)
-        warn_truncated(siglip, texts, [f"the text of label {label!r}" for label in labels])
+        warn_truncated(siglip, texts, [f"the text of label {quoted(label)}" for label in labels])
         activity.say("Labels")
         ztxt = siglip.encode_text(texts)
         for paths, zimg in activity.encode_images(siglip, images):

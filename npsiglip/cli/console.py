@@ -34,10 +34,11 @@ INTERRUPTED = 130  # the shells' exit code for Ctrl-C: 128 + SIGINT
 
 NO_MODEL = """\
 no model folder given.
-Expected a folder in Hugging Face's format. Download config.json, model.safetensors,
-spiece.model and preprocessor_config.json of google/siglip-base-patch16-224 into a
-folder, and pass it as --model FOLDER or set NPSIGLIP_MODEL=FOLDER. To try the command
-without a download, take golden/tiny of the source code, a tiny untrained model."""
+Expected a folder in Hugging Face's format. Download config.json,
+model.safetensors, spiece.model and preprocessor_config.json of
+google/siglip-base-patch16-224 into a folder, and pass it as --model FOLDER or
+set NPSIGLIP_MODEL=FOLDER. To try the command without a download, take
+golden/tiny of the source code, a tiny untrained model."""
 
 ModelOption = Annotated[
     str | None,
@@ -56,6 +57,11 @@ def one_line(text: str) -> str:
     File names and labels may hold anything; written as they are, they could fake lines or steer the terminal.
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def quoted(text: str) -> str:
+    """The text as a message names it: in quotes, and not much longer than a line."""
+    return repr(text) if len(text) <= 100 else f"{text[:60]!r}..."
 
 
 @functools.cache

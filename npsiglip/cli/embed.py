@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from npsiglip.cli.console import Activity, ModelOption, ThreadsOption, check_images, is_file, note, warn_truncated
+from npsiglip.cli.console import (
+    Activity,
+    ModelOption,
+    ThreadsOption,
+    check_images,
+    is_file,
+    note,
+    quoted,
+    warn_truncated,
+)
 from npsiglip.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +56,7 @@ def kind_of(argument: str) -> Kind:
     if os.access(argument, os.F_OK) or argument.startswith(("http://", "https://", "data:")):
         return Kind.IMAGE  # to be refused with a better reason
     raise InputError(
-        f"{argument!r} is spelt like an image file, and does not exist; check the path (working directory: "
+        f"{quoted(argument)} is spelt like an image file, and does not exist; check the path (working directory: "
         f"{Path.cwd()}), or pass --as text if all arguments are texts"
     )
 
@@ -121,7 +130,7 @@ def _encode(
     parts = {kind: [i for i, k in enumerate(kinds) if k is kind] for kind in (Kind.TEXT, Kind.IMAGE)}
     order, rows = [*parts[Kind.TEXT], *parts[Kind.IMAGE]], []
     if texts := [inputs[i] for i in parts[Kind.TEXT]]:
-        warn_truncated(model, texts, [f"text {text!r}" for text in texts])
+        warn_truncated(model, texts, [f"text {quoted(text)}" for text in texts])
         activity.say("Texts")
         rows.append(model.encode_text(texts, normalize))
     images = [inputs[i] for i in parts[Kind.IMAGE]]

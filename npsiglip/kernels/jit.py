@@ -19,6 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import numba
@@ -69,19 +70,19 @@ def _numba_cache_folder() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-def kernel(function: Callable) -> Callable:
+def kernel(function: Callable[..., None]) -> Any:
     """Compile without the GIL, cached; called from Python or from another kernel."""
     with _numba_cache_folder():
         return numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None)
 
 
-def parallel_kernel(function: Callable) -> Callable:
+def parallel_kernel(function: Callable[..., None]) -> Any:
     """The same, with `prange` loops spread over the threads."""
     with _numba_cache_folder():
         return numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None, parallel=True)
 
 
-def inline(function: Callable) -> Callable:
+def inline(function: Callable[..., Any]) -> Any:
     """A small function that is only called from kernels and compiled with them."""
     return numba.njit(function, nogil=True, inline="never", error_model="numpy")
 

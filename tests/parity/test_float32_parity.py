@@ -6,54 +6,61 @@ statistical statement: a tap with few elements needs many inputs before the rati
 many.
 """
 
-import sys
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pytest
 import torch
 from hf_taps import hf_model, hf_taps
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from golden import random_folder
 from npsiglip import Checkpoint, SigLIP, reference
-from npsiglip.config import SigLIPConfig, variant
+from npsiglip.config import variant
 from npsiglip.metrics import relative_l2
 
 RATIO = 1.0
 
 
-def error_ratios(folder, n_images, n_texts, attn, seed=0):
-    """Tap name -> our error over transformers', both in float32 against the float64 reference."""
+@lru_cache(maxsize=1)
+def our_taps(folder, n_images, n_texts, seed=0):
+    """Inputs for the model of a folder, with the float64 reference's taps and the kernels' taps of them."""
     checkpoint = Checkpoint.open(folder)
-    config: SigLIPConfig = checkpoint.config
+    image, text = checkpoint.config.image, checkpoint.config.text
     rng = np.random.default_rng(seed)
-    side = config.image.image_size
-    pixels = rng.uniform(-1, 1, (n_images, 3, side, side)).astype(np.float32)
-    ids = rng.integers(0, config.text.vocab_size, (n_texts, config.text.seq_len))
+    pixels = rng.uniform(-1, 1, (n_images, 3, image.image_size, image.image_size)).astype(np.float32)
+    ids = rng.integers(0, text.vocab_size, (n_texts, text.seq_len))
     truth = {}
     params = {name: np.asarray(value, np.float64) for name, value in checkpoint.items()}
-    reference.siglip(params, config, pixels, ids, truth)
-    del params
-    ours = SigLIP.from_pretrained(folder).trace(pixels, ids)
+    reference.siglip(params, checkpoint.config, pixels, ids, truth)
+    return pixels, ids, truth, SigLIP.from_pretrained(folder).trace(pixels, ids)
+
+
+def error_ratios(folder, n_images, n_texts, attn):
+    """Tap name -> our error over transformers', both in float32 against the float64 reference."""
+    pixels, ids, truth, ours = our_taps(folder, n_images, n_texts)
     theirs = hf_taps(hf_model(folder, torch.float32, attn), pixels, ids)
     assert set(ours) == set(theirs) == set(truth)
     ratios = {}
     for name, tap in truth.items():
         our_error, their_error = relative_l2(ours[name], tap), relative_l2(theirs[name], tap)
         ratios[name] = our_error / their_error if their_error else float(our_error > 0)
-    print(f"\n{folder.name} {attn}: median ratio {np.median(list(ratios.values())):.2f}, "
-          f"largest {max(ratios.values()):.2f} ({max(ratios, key=ratios.get)})")  # fmt: skip
+    print(
+        f"\n{folder.name} {attn}: median ratio {np.median(list(ratios.values())):.2f}, "
+        f"largest {max(ratios.values()):.2f} ({max(ratios, key=ratios.get)})"
+    )
     return ratios
 
 
+@pytest.fixture(scope="module", params=[1.0, 100.0], ids=["plain", "outliers"])
+def b16_folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / f"b16-outlier{request.param:.0f}"
+    random_folder.write(folder, variant("siglip-base-patch16-224"), outlier=request.param)
+    return folder
+
+
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-@pytest.mark.parametrize("outlier", [1.0, 100.0])
-def test_base_patch16_224(tmp_path_factory, outlier, attn):
-    folder = tmp_path_factory.getbasetemp() / f"b16-outlier{outlier:.0f}"
-    if not folder.exists():
-        random_folder.write(folder, variant("siglip-base-patch16-224"), outlier=outlier)
+def test_base_patch16_224(b16_folder, attn):
+    folder = b16_folder
     ratios = error_ratios(folder, 2, 4, attn)
     assert {name: ratio for name, ratio in ratios.items() if not ratio <= RATIO} == {}
 
