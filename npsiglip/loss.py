@@ -91,6 +91,6 @@ def _run(zimg: Array, ztxt: Array, t_prime: float, bias: float, chunk: int) -> S
             loss, sum_g, sum_gs = (total + part for total, part in zip((loss, sum_g, sum_gs), sums.sum(0), strict=True))
             image_rows = np.empty(gemm.packed_size(len(images), width), np.float32)
             kernels.pack_rows(images, image_rows)
-            kernels.add_product(g, False, text_rows, np.float32(t), d_zimg[i : i + chunk])
-            kernels.add_product(g, True, image_rows, np.float32(t), d_ztxt[j : j + chunk])
+            kernels.add_gradient(g, False, text_rows, np.float32(t), d_zimg[i : i + chunk])
+            kernels.add_gradient(g, True, image_rows, np.float32(t), d_ztxt[j : j + chunk])
     return SigmoidLoss(loss / batch, d_zimg, d_ztxt, t * sum_gs / batch, sum_g / batch)

@@ -238,14 +238,25 @@ def test_position_matters_in_both_towers():
     assert np.abs(text_tower(PARAMS, CONFIG.text, swapped) - text_tower(PARAMS, CONFIG.text, ids)).max() > 1e-2
 
 
-def test_text_tower_has_no_mask():
+def test_text_tower_has_no_causal_mask():
     _, ids = inputs()
-    for position in range(6):  # whatever the position, before or after the others, padding or not: it counts
-        for token in (0, 1, 2):
-            changed = ids.copy()
-            changed[:, position] = np.where(ids[:, position] == token, 30, token)
-            difference = text_tower(PARAMS, CONFIG.text, changed) - text_tower(PARAMS, CONFIG.text, ids)
-            assert (np.abs(difference).max(axis=-1) > 1e-6).all()  # with a mask it is zero
+    changed, name, traces = ids.copy(), "text.blocks.00.+mlp", ({}, {})
+    changed[:, 5] = (ids[:, 5] + 1) % 31
+    for x, trace in zip((ids, changed), traces, strict=True):
+        text_tower(PARAMS, CONFIG.text, x, trace)
+    difference = np.abs(traces[0][name] - traces[1][name]).max(axis=-1)
+    assert (difference > 1e-6).all()  # the first position sees the last
+
+
+@pytest.mark.parametrize("token", [0, 1, 2])
+def test_text_tower_has_no_padding_mask(token):
+    _, ids = inputs()
+    ids[:, 2:4], ids[:, 5] = token, 30
+    table = PARAMS["text.token_embed"].copy()
+    table[token] *= -1.0
+    difference = text_tower(PARAMS | {"text.token_embed": table}, CONFIG.text, ids)
+    difference -= text_tower(PARAMS, CONFIG.text, ids)
+    assert (np.abs(difference).max(axis=-1) > 1e-6).all()  # the last position sees what padding holds
 
 
 def test_text_tower_pools_the_last_position():

@@ -17,6 +17,7 @@ from npsiglip.cli.console import (
     one_line,
     out,
     quoted,
+    results,
     warn_truncated,
 )
 
@@ -72,7 +73,7 @@ def classify(
 
     texts = fill_template(labels, template)
     check_images(images)
-    results = []
+    found = []
     with Activity() as activity:
         siglip = activity.load(model, threads)
         warn_truncated(siglip, texts, [f"the text of label {quoted(label)}" for label in labels])
@@ -82,10 +83,11 @@ def classify(
             batch = zip(paths, siglip._compare(zimg, ztxt).probs, strict=True)
             ranked = [(path, rank(labels, probs)) for path, probs in batch]
             if as_json:
-                results += [{"image": path, "scores": scores} for path, scores in ranked]
+                found += [{"image": path, "scores": scores} for path, scores in ranked]
                 continue
-            with activity.paused():
+            with activity.paused(), results():
                 for path, scores in ranked:
                     _print_scores(path, scores)
     if as_json:
-        print(json.dumps(results, indent=2), flush=True)
+        with results():
+            print(json.dumps(found, indent=2), flush=True)

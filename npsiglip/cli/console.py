@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from npsiglip.errors import NpsiglipError
+from npsiglip.errors import InputError, NpsiglipError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,21 @@ def out() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def results() -> Iterator[None]:
+    """Around what writes to stdout: a full disk is no bug of ours. A reader who has seen enough is no error at all.
+
+    Raises:
+        InputError: if nothing more can be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"the results cannot be written to standard output: {error.strerror}") from None
 
 
 @functools.cache
@@ -176,7 +191,7 @@ class Activity:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._live.add_task("", total=None, count="")
+            self._task = self._live.add_task("Loading the model", total=None, count="")
             self._stack.enter_context(self._live)
         return self
 
@@ -216,7 +231,6 @@ class Activity:
         """
         if folder is None:
             raise typer.BadParameter(NO_MODEL, param_hint="--model")
-        self.say("Loading the model")
         from npsiglip.kernels.jit import on_compile
         from npsiglip.model import SigLIP
 

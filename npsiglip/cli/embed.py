@@ -163,8 +163,8 @@ def embed(
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
-    The rows are those of the arguments, in their order. A .safetensors file holds the tensor "embeddings" and, as metadata in JSON, the "inputs", their "kinds", and
-    whether they are "normalized".
+    The rows are those of the arguments, in their order. A .safetensors file holds the tensor "embeddings" and, as
+    metadata in JSON, the "inputs", their "kinds", and whether they are "normalized".
     """
     target = check_output(output)
     kinds = [kind_of(argument) if kind is Kind.AUTO else kind for argument in inputs]

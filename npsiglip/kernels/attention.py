@@ -14,7 +14,7 @@ from numba import prange
 
 from npsiglip.kernels.gemm import K_BLOCK
 from npsiglip.kernels.jit import inline, parallel_kernel
-from npsiglip.kernels.tile import PANEL_F32, ROWS_F32, multiply_tile
+from npsiglip.kernels.tile import PANEL_F32, ROWS_F32, add_product
 from npsiglip.kernels.vector import (
     LANES,
     first_lanes,
@@ -34,13 +34,21 @@ QUERY_BLOCK = 8 * ROWS_F32
 MINUS_INF = np.float32(-np.inf)
 
 
+@inline
+def keys_size(length, head_dim):
+    """Float32 elements of one head's packed keys."""
+    return -(-length // LANES) * LANES * head_dim
+
+
+@inline
+def head_size(length, head_dim):
+    """Float32 elements of one head's packed keys and values."""
+    return -(-length // LANES) * LANES * head_dim + length * -(-head_dim // LANES) * LANES
+
+
 def scratch_size(n, length, num_heads, head_dim):
     """Float32 elements of `scratch` for `attention`: packed keys and values of all heads."""
-    return n * num_heads * (_round_up(length) * head_dim + length * _round_up(head_dim))
-
-
-def _round_up(x):
-    return -(-x // LANES) * LANES
+    return n * num_heads * head_size.py_func(length, head_dim)
 
 
 @inline
@@ -78,11 +86,9 @@ def score_tile(rows, qkv, q_start, stride, scratch, base, head_dim, first, keys,
     for j in range(0, keys, PANEL_F32):
         units = -(-min(PANEL_F32, keys - j) // LANES)
         panel = base + (first + j) * head_dim
-        for k0 in range(0, head_dim, K_BLOCK):
-            multiply_tile(
-                rows, units, qkv, q_start + k0, stride, 1, scratch, panel + k0 * units * LANES,
-                min(K_BLOCK, head_dim - k0), scores, j, KEY_TILE,
-            )  # fmt: skip
+        add_product(
+            rows, units, qkv, q_start, stride, 1, scratch, panel, head_dim, K_BLOCK, scores, j, KEY_TILE
+        )  # fmt: skip
 
 
 @inline
@@ -110,6 +116,109 @@ def exponentiate_row(scores, row, keys, top, scale):
     return sum_lanes(total)
 
 
+@inline
+def fade(mix, row, padded_dim, factor):
+    """Scale down what a row has summed so far."""
+    for d in range(row * padded_dim, (row + 1) * padded_dim, LANES):
+        store(mix, d, load(mix, d) * factor)
+
+
+@inline
+def attend(
+    rows, flat, q_start, stride, scratch, keys_base, values_base, length, head_dim, scale, scores, mix, tops, sums
+):
+    """A tile of queries at flat[q_start]: mix = sum_j exp(s_j - top) v_j, tops and sums, one of each per row."""
+    padded_dim = -(-head_dim // LANES) * LANES
+    mix[:] = np.float32(0)
+    tops[:] = MINUS_INF
+    sums[:] = 0.0
+    for first in range(0, length, KEY_TILE):
+        keys = min(KEY_TILE, length - first)
+        score_tile(rows, flat, q_start, stride, scratch, keys_base, head_dim, first, keys, scores)
+        for r in range(rows):
+            top = max(tops[r], row_maximum(scores, r, keys))
+            if first > 0:
+                factor = max_lanes(exp(splat((tops[r] - top) * scale)))
+                sums[r] *= factor
+                fade(mix, r, padded_dim, factor)
+            tops[r] = top
+            sums[r] += exponentiate_row(scores, r, keys, top, scale)
+        for d in range(0, head_dim, PANEL_F32):
+            units = -(-min(PANEL_F32, head_dim - d) // LANES)
+            panel = values_base + d * length + first * units * LANES
+            add_product(rows, units, scores, 0, KEY_TILE, 1, scratch, panel, keys, K_BLOCK, mix, d, padded_dim)
+
+
+@inline
+def write_mix(mix, sums, rows, head_dim, out, start, stride):
+    """Out rows = mix / sums."""
+    padded_dim = -(-head_dim // LANES) * LANES
+    for r in range(rows):
+        inverse = np.float32(1.0 / sums[r])
+        for d in range(0, head_dim, LANES):
+            v = load(mix, r * padded_dim + d) * inverse
+            if head_dim - d >= LANES:
+                store(out, start + r * stride + d, v)
+            else:
+                store_n(out, start + r * stride + d, v, head_dim - d)
+
+
+@inline
+def write_probs(
+    rows, flat, q_start, stride, scratch, keys_base, length, head_dim, scale, scores, tops, sums, probs, start
+):
+    """The probabilities of a tile of queries, from scores computed once more."""
+    for first in range(0, length, KEY_TILE):
+        keys = min(KEY_TILE, length - first)
+        score_tile(rows, flat, q_start, stride, scratch, keys_base, head_dim, first, keys, scores)
+        for r in range(rows):
+            exponentiate_row(scores, r, keys, tops[r], scale)
+            for j in range(keys):
+                probs[start + r * length + first + j] = np.float32(scores[r * KEY_TILE + j] / sums[r])
+
+
+@inline
+def attention_task(task, flat, length, num_heads, head_dim, scratch, probs, out):
+    """One block of queries of one head of one image."""
+    width = num_heads * head_dim
+    stride, scale = 3 * width, np.float32(1.0 / np.sqrt(head_dim))
+    query_blocks = -(-length // QUERY_BLOCK)
+    head = task // query_blocks
+    image, column = head // num_heads, head % num_heads * head_dim
+    keys_base = head * head_size(length, head_dim)
+    values_base = keys_base + keys_size(length, head_dim)
+    scores = np.empty(ROWS_F32 * KEY_TILE, np.float32)
+    mix = np.empty(ROWS_F32 * -(-head_dim // LANES) * LANES, np.float32)
+    tops = np.empty(ROWS_F32, np.float32)
+    sums = np.empty(ROWS_F32, np.float64)
+    block = task % query_blocks * QUERY_BLOCK
+    for query in range(block, min(block + QUERY_BLOCK, length), ROWS_F32):
+        rows = min(ROWS_F32, length - query)
+        row = image * length + query
+        q_start = row * stride + column
+        attend(
+            rows, flat, q_start, stride, scratch, keys_base, values_base, length, head_dim, scale,
+            scores, mix, tops, sums,
+        )  # fmt: skip
+        write_mix(mix, sums, rows, head_dim, out, row * width + column, width)
+        if probs.size > 0:
+            start = (head * length + query) * length
+            write_probs(
+                rows, flat, q_start, stride, scratch, keys_base, length, head_dim, scale,
+                scores, tops, sums, probs, start,
+            )  # fmt: skip
+
+
+@inline
+def pack_task(head, flat, length, num_heads, head_dim, scratch):
+    """The keys and values of one head of one image."""
+    width = num_heads * head_dim
+    start = head // num_heads * length * 3 * width + width + head % num_heads * head_dim
+    base = head * head_size(length, head_dim)
+    pack_keys(flat, start, 3 * width, length, head_dim, scratch, base)
+    pack_values(flat, start + width, 3 * width, length, head_dim, scratch, base + keys_size(length, head_dim))
+
+
 @parallel_kernel
 def attention(qkv, length, num_heads, scratch, probs, out):
     """softmax(q k^T / sqrt(Dh)) v; qkv [N * L, 3 D] holds q, k and v beside each other, out [N * L, D]; float32.
@@ -117,72 +226,9 @@ def attention(qkv, length, num_heads, scratch, probs, out):
     Scores and weighted sums are accumulated in float32, the sum of exponentials in float64. `probs` [N, H, L, L] is
     filled for traces, or has no elements. `scratch`: see `scratch_size`.
     """
-    n, width = qkv.shape[0] // length, qkv.shape[1] // 3
-    stride, head_dim = 3 * width, width // num_heads
-    keys_size = -(-length // LANES) * LANES * head_dim
-    head_size = keys_size + length * -(-head_dim // LANES) * LANES
-    scale = np.float32(1.0 / np.sqrt(head_dim))
-    flat = qkv.reshape(-1)
-    flat_probs = probs.reshape(-1)
-
+    n, head_dim = qkv.shape[0] // length, qkv.shape[1] // 3 // num_heads
+    flat, flat_probs = qkv.reshape(-1), probs.reshape(-1)
     for head in prange(n * num_heads):
-        start = head // num_heads * length * stride + width + head % num_heads * head_dim
-        pack_keys(flat, start, stride, length, head_dim, scratch, head * head_size)
-        pack_values(flat, start + width, stride, length, head_dim, scratch, head * head_size + keys_size)
-
-    query_blocks = -(-length // QUERY_BLOCK)
-    padded_dim = -(-head_dim // LANES) * LANES
-    for task in prange(n * num_heads * query_blocks):
-        head = task // query_blocks
-        image = head // num_heads
-        column = head % num_heads * head_dim
-        keys_base, values_base = head * head_size, head * head_size + keys_size
-        scores = np.empty(ROWS_F32 * KEY_TILE, np.float32)
-        mix = np.empty(ROWS_F32 * padded_dim, np.float32)
-        tops = np.empty(ROWS_F32, np.float32)
-        sums = np.empty(ROWS_F32, np.float64)
-        block = task % query_blocks * QUERY_BLOCK
-        for first_query in range(block, min(block + QUERY_BLOCK, length), ROWS_F32):
-            rows = min(ROWS_F32, length - first_query)
-            q_start = (image * length + first_query) * stride + column
-            mix[:] = np.float32(0)
-            tops[:] = MINUS_INF
-            sums[:] = 0.0
-            for first in range(0, length, KEY_TILE):
-                keys = min(KEY_TILE, length - first)
-                score_tile(rows, flat, q_start, stride, scratch, keys_base, head_dim, first, keys, scores)
-                for r in range(rows):
-                    top = max(tops[r], row_maximum(scores, r, keys))
-                    if first > 0:
-                        fade = max_lanes(exp(splat((tops[r] - top) * scale)))
-                        sums[r] *= fade
-                        for d in range(0, padded_dim, LANES):
-                            store(mix, r * padded_dim + d, load(mix, r * padded_dim + d) * fade)
-                    tops[r] = top
-                    sums[r] += exponentiate_row(scores, r, keys, top, scale)
-                for d in range(0, head_dim, PANEL_F32):
-                    units = -(-min(PANEL_F32, head_dim - d) // LANES)
-                    panel = values_base + d * length
-                    for k0 in range(0, keys, K_BLOCK):
-                        multiply_tile(
-                            rows, units, scores, k0, KEY_TILE, 1, scratch, panel + (first + k0) * units * LANES,
-                            min(K_BLOCK, keys - k0), mix, d, padded_dim,
-                        )  # fmt: skip
-            for r in range(rows):
-                place = (image * length + first_query + r) * width + column
-                inverse = np.float32(1.0 / sums[r])
-                for d in range(0, head_dim, LANES):
-                    v = load(mix, r * padded_dim + d) * inverse
-                    if head_dim - d >= LANES:
-                        store(out, place + d, v)
-                    else:
-                        store_n(out, place + d, v, head_dim - d)
-            if probs.size > 0:
-                for first in range(0, length, KEY_TILE):
-                    keys = min(KEY_TILE, length - first)
-                    score_tile(rows, flat, q_start, stride, scratch, keys_base, head_dim, first, keys, scores)
-                    for r in range(rows):
-                        exponentiate_row(scores, r, keys, tops[r], scale)
-                        place = ((head * length) + first_query + r) * length + first
-                        for j in range(keys):
-                            flat_probs[place + j] = np.float32(scores[r * KEY_TILE + j] / sums[r])
+        pack_task(head, flat, length, num_heads, head_dim, scratch)
+    for task in prange(n * num_heads * -(-length // QUERY_BLOCK)):
+        attention_task(task, flat, length, num_heads, head_dim, scratch, flat_probs, out)

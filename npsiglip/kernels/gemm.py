@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from npsiglip.kernels.jit import inline, parallel_kernel
-from npsiglip.kernels.tile import PANEL_F32, ROWS_F32, multiply_tile
+from npsiglip.kernels.tile import PANEL_F32, ROWS_F32, add_product
 from npsiglip.kernels.vector import LANES, load, load_n, store, store_n
 from npsiglip.kernels.vector_math import gelu_tanh
 
@@ -45,23 +45,57 @@ def pack(w, out):
 
 
 @inline
-def product_tile(rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile):
-    """Tile [rows, 16 units] = a [rows, k] @ panel [k, 16 units], K in blocks; the tile is contiguous."""
-    width = units * LANES
-    tile[: rows * width] = 0.0
-    for k0 in range(0, k, k_block):
-        multiply_tile(
-            rows, units, a, a_start + k0 * k_stride, row_stride, k_stride,
-            panel, panel_start + k0 * width, min(k_block, k - k0), tile, 0, width,
-        )  # fmt: skip
-
-
-@inline
 def activate(v, activation):
     """The activation of a linear layer, on lanes."""
     if activation == GELU_TANH:
         return gelu_tanh(v)
     return v
+
+
+@inline
+def finish_tile(tile, units, rows, row, columns, column, b, activation, residual, before, out):
+    """The last steps of `linear` on a tile of its result."""
+    n = out.shape[1]
+    for r in range(rows):
+        place = (row + r) * n + column
+        other = (row + r) % max(residual.shape[0], 1) * n + column
+        for c in range(0, columns, LANES):
+            left = columns - c
+            v = load(tile, r * units * LANES + c)
+            if left >= LANES:
+                v = v + load(b, column + c)
+                if before.size > 0:
+                    store(before, place + c, v)
+                v = activate(v, activation)
+                if residual.size > 0:
+                    v = load(residual, other + c) + v
+                store(out, place + c, v)
+            else:
+                v = v + load_n(b, column + c, left)
+                if before.size > 0:
+                    store_n(before, place + c, v, left)
+                v = activate(v, activation)
+                if residual.size > 0:
+                    v = load_n(residual, other + c, left) + v
+                store_n(out, place + c, v, left)
+
+
+@inline
+def linear_task(task, x, panels, b, activation, residual, before, out):
+    """One panel of weights with one block of rows."""
+    m, k = x.shape
+    n = out.shape[1]
+    n_panels = -(-n // PANEL_F32)
+    column = task % n_panels * PANEL_F32
+    columns = min(PANEL_F32, n - column)
+    units = -(-columns // LANES)
+    first_row = task // n_panels * ROW_BLOCK
+    tile = np.empty(ROWS_F32 * PANEL_F32, np.float32)
+    for row in range(first_row, min(first_row + ROW_BLOCK, m), ROWS_F32):
+        rows = min(ROWS_F32, m - row)
+        tile[:] = np.float32(0)
+        add_product(rows, units, x, row * k, k, 1, panels, column * k, k, K_BLOCK, tile, 0, units * LANES)
+        finish_tile(tile, units, rows, row, columns, column, b, activation, residual, before, out)
 
 
 @parallel_kernel
@@ -71,40 +105,5 @@ def linear(x, panels, b, activation, residual, before, out):
     `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings); it may be `out` itself. Without
     elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
     """
-    m, k = x.shape
-    n = out.shape[1]
-    n_panels = -(-n // PANEL_F32)
-    residual_rows = residual.shape[0]
-    add_residual = residual.size > 0
-    keep_before = before.size > 0
-    for task in prange(n_panels * -(-m // ROW_BLOCK)):
-        column = task % n_panels * PANEL_F32
-        columns = min(PANEL_F32, n - column)
-        units = -(-columns // LANES)
-        first_row = task // n_panels * ROW_BLOCK
-        tile = np.empty(ROWS_F32 * PANEL_F32, np.float32)
-        for row in range(first_row, min(first_row + ROW_BLOCK, m), ROWS_F32):
-            rows = min(ROWS_F32, m - row)
-            product_tile(rows, units, x, row * k, k, 1, panels, column * k, k, K_BLOCK, tile)
-            for r in range(rows):
-                place = (row + r) * n + column
-                other = (row + r) % max(residual_rows, 1) * n + column
-                for c in range(0, columns, LANES):
-                    left = columns - c
-                    v = load(tile, r * units * LANES + c)
-                    if left >= LANES:
-                        v = v + load(b, column + c)
-                        if keep_before:
-                            store(before, place + c, v)
-                        v = activate(v, activation)
-                        if add_residual:
-                            v = load(residual, other + c) + v
-                        store(out, place + c, v)
-                    else:
-                        v = v + load_n(b, column + c, left)
-                        if keep_before:
-                            store_n(before, place + c, v, left)
-                        v = activate(v, activation)
-                        if add_residual:
-                            v = load_n(residual, other + c, left) + v
-                        store_n(out, place + c, v, left)
+    for task in prange(-(-out.shape[1] // PANEL_F32) * -(-x.shape[0] // ROW_BLOCK)):
+        linear_task(task, x, panels, b, activation, residual, before, out)

@@ -11,9 +11,9 @@ At t = 117 a float32 product is off by 1e-6 in z, so g would be off by as much.
 import numpy as np
 from numba import prange
 
-from npsiglip.kernels.gemm import K_BLOCK, product_tile
+from npsiglip.kernels.gemm import K_BLOCK
 from npsiglip.kernels.jit import inline, parallel_kernel
-from npsiglip.kernels.tile import PANEL_F32, PANEL_F64, ROWS_F32, ROWS_F64
+from npsiglip.kernels.tile import PANEL_F32, PANEL_F64, ROWS_F32, ROWS_F64, add_product
 from npsiglip.kernels.vector import (
     LANES,
     first_lanes,
@@ -28,12 +28,51 @@ from npsiglip.kernels.vector import (
 )
 from npsiglip.kernels.vector_math import softplus_and_sigmoid
 
-WHOLE_K = 1 << 62  # float64 sums need no blocks
+
+@inline
+def gradient_rows(task, flat, d, panels, n_images, n_texts, diagonal, t, bias, batch, g, sums):
+    """One tile of images against all texts of the block, see `block_gradient`."""
+    first = task * ROWS_F64
+    rows = min(ROWS_F64, n_images - first)
+    tile = np.empty(ROWS_F64 * PANEL_F64, np.float64)
+    target = np.empty(LANES, np.float64)
+    loss, sum_g, sum_gs = splat(0.0), splat(0.0), splat(0.0)
+    for column in range(0, n_texts, PANEL_F64):
+        columns = min(PANEL_F64, n_texts - column)
+        tile[:] = 0.0
+        add_product(rows, 1, flat, first * d, d, 1, panels, column * d, d, d, tile, 0, PANEL_F64)
+        for r in range(rows):
+            s = load(tile, r * PANEL_F64)
+            z = fma(s, t, bias)
+            softplus, q = softplus_and_sigmoid(z)
+            match = first + r + diagonal - column
+            if 0 <= match < columns:
+                # -log sigmoid(z) = softplus(-z) and g = -sigmoid(-z), both without cancellation
+                opposite, q_opposite = softplus_and_sigmoid(0.0 - z)
+                target[:] = 0.0
+                target[match] = 1.0
+                y = load(target, 0)
+                softplus = fma(y, opposite, (1.0 - y) * softplus)
+                q = fma(y, 0.0 - q_opposite, (1.0 - y) * q)
+            if columns < LANES:
+                softplus = first_lanes(softplus, columns, 0.0)
+                q = first_lanes(q, columns, 0.0)
+            loss = loss + softplus
+            sum_g = sum_g + q
+            sum_gs = fma(q, s, sum_gs)
+            place = (first + r) * n_texts + column
+            if columns < LANES:
+                store_n(g, place, to_f32(q / batch), columns)
+            else:
+                store(g, place, to_f32(q / batch))
+    sums[task, 0] = sum_lanes(loss)
+    sums[task, 1] = sum_lanes(sum_g)
+    sums[task, 2] = sum_lanes(sum_gs)
 
 
 @parallel_kernel
 def block_gradient(zimg, panels, n_texts, diagonal, t, bias, batch, g, sums):
-    """G = d loss / d z of a block of pairs; zimg [I, D] float64, panels of ztxt^T (`pack_f64`), g [I, J] float32.
+    """g = d loss / d z of a block of pairs; zimg [I, D] float64, panels of ztxt^T (`pack_f64`), g [I, J] float32.
 
     Image i and text j match where i + diagonal = j. `sums` [row tiles, 3] float64 takes the parts of the loss, of
     sum g and of sum g s (s the cosine), one row for each row tile, so that they are added up in a fixed order.
@@ -41,41 +80,7 @@ def block_gradient(zimg, panels, n_texts, diagonal, t, bias, batch, g, sums):
     n, d = zimg.shape
     flat = zimg.reshape(-1)
     for task in prange(-(-n // ROWS_F64)):
-        first = task * ROWS_F64
-        rows = min(ROWS_F64, n - first)
-        tile = np.empty(ROWS_F64 * PANEL_F64, np.float64)
-        target = np.empty(LANES, np.float64)
-        loss, sum_g, sum_gs = splat(0.0), splat(0.0), splat(0.0)
-        for column in range(0, n_texts, PANEL_F64):
-            columns = min(PANEL_F64, n_texts - column)
-            product_tile(rows, 1, flat, first * d, d, 1, panels, column * d, d, WHOLE_K, tile)
-            for r in range(rows):
-                s = load(tile, r * PANEL_F64)
-                z = fma(s, t, bias)
-                softplus, q = softplus_and_sigmoid(z)
-                match = first + r + diagonal - column
-                if 0 <= match < columns:
-                    # -log sigmoid(z) = softplus(-z) and g = -sigmoid(-z), both without cancellation
-                    opposite, q_opposite = softplus_and_sigmoid(0.0 - z)
-                    for c in range(LANES):
-                        target[c] = 1.0 if c == match else 0.0
-                    y = load(target, 0)
-                    softplus = fma(y, opposite, (1.0 - y) * softplus)
-                    q = fma(y, 0.0 - q_opposite, (1.0 - y) * q)
-                if columns < LANES:
-                    softplus = first_lanes(softplus, columns, 0.0)
-                    q = first_lanes(q, columns, 0.0)
-                loss = loss + softplus
-                sum_g = sum_g + q
-                sum_gs = fma(q, s, sum_gs)
-                place = (first + r) * n_texts + column
-                if columns < LANES:
-                    store_n(g, place, to_f32(q / batch), columns)
-                else:
-                    store(g, place, to_f32(q / batch))
-        sums[task, 0] = sum_lanes(loss)
-        sums[task, 1] = sum_lanes(sum_g)
-        sums[task, 2] = sum_lanes(sum_gs)
+        gradient_rows(task, flat, d, panels, n, n_texts, diagonal, t, bias, batch, g, sums)
 
 
 @parallel_kernel
@@ -103,38 +108,37 @@ def pack_rows(x, out):
 
 
 @inline
-def _add_tile(tile, width, rows, columns, factor, out, start, stride):
-    for r in range(rows):
-        for c in range(0, columns, LANES):
-            left = columns - c
-            place = start + r * stride + c
-            if left >= LANES:
-                store(out, place, fma(load(tile, r * width + c), factor, load(out, place)))
-            else:
-                store_n(out, place, fma(load(tile, r * width + c), factor, load_n(out, place, left)), left)
+def product_rows(task, flat, m, k, row_stride, k_stride, panels, factor, out):
+    """One tile of rows of `add_gradient`."""
+    d, row = out.shape[1], task * ROWS_F32
+    rows = min(ROWS_F32, m - row)
+    tile = np.empty(ROWS_F32 * PANEL_F32, np.float32)
+    for column in range(0, d, PANEL_F32):
+        columns = min(PANEL_F32, d - column)
+        units = -(-columns // LANES)
+        tile[:] = np.float32(0)
+        add_product(
+            rows, units, flat, row * row_stride, row_stride, k_stride, panels, column * k, k, K_BLOCK,
+            tile, 0, units * LANES,
+        )  # fmt: skip
+        for r in range(rows):
+            for c in range(0, columns, LANES):
+                left, place = columns - c, (row + r) * d + column + c
+                v = load(tile, r * units * LANES + c)
+                if left >= LANES:
+                    store(out, place, fma(v, factor, load(out, place)))
+                else:
+                    store_n(out, place, fma(v, factor, load_n(out, place, left)), left)
 
 
 @parallel_kernel
-def add_product(g, transpose, panels, factor, out):
-    """Out += factor * g x, or g^T x with `transpose`; g [I, J] and out [.., D] float32, panels of x by `pack_rows`."""
+def add_gradient(g, transpose, panels, factor, out):
+    """out += factor * g x, or g^T x with `transpose`; g [I, J] and out [.., D] float32, panels of x by `pack_rows`."""
+    flat = g.reshape(-1)
     m, k = g.shape
     row_stride, k_stride = k, 1
     if transpose:
         m, k = k, m
         row_stride, k_stride = 1, g.shape[1]
-    d = out.shape[1]
-    flat = g.reshape(-1)
-    n_panels = -(-d // PANEL_F32)
-    row_tiles = -(-m // ROWS_F32)
-    for row_tile in prange(row_tiles):
-        row = row_tile * ROWS_F32
-        rows = min(ROWS_F32, m - row)
-        tile = np.empty(ROWS_F32 * PANEL_F32, np.float32)
-        for panel in range(n_panels):
-            column = panel * PANEL_F32
-            columns = min(PANEL_F32, d - column)
-            units = -(-columns // LANES)
-            product_tile(
-                rows, units, flat, row * row_stride, row_stride, k_stride, panels, column * k, k, K_BLOCK, tile
-            )
-            _add_tile(tile, units * LANES, rows, columns, factor, out, row * d + column, d)
+    for task in prange(-(-m // ROWS_F32)):
+        product_rows(task, flat, m, k, row_stride, k_stride, panels, factor, out)

@@ -16,7 +16,7 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.vector import I64, LANES, _splat
@@ -94,55 +94,90 @@ def _row_counts(most):
     return [r for r in (most, 4, 2, 1) if r <= most]
 
 
-@intrinsic
-def _emit_tiles(
-    typingctx, rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, tile, tile_start, tile_stride
-):
-    """`multiply_tile` for rows in `_row_counts`."""
-    max_rows, max_units = (ROWS_F32, UNITS_F32) if a.dtype == types.float32 else (ROWS_F64, UNITS_F64)
+def _tiles(kind, max_rows, max_units):
+    """An intrinsic that adds one tile's product for a chain of k; addresses and strides as in `_product`."""
+    element = ir.FloatType() if kind == types.float32 else ir.DoubleType()
 
-    def codegen(context, builder, signature, args):
-        rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, tile, tile_start, tile_stride = args
+    @intrinsic
+    def tiles(typingctx, rows, units, a, row_stride, k_stride, panel, k, tile, tile_stride):
+        def codegen(context, builder, signature, args):
+            rows, units, a, row_stride, k_stride, panel, k, tile, tile_stride = args
+            # One copy of this code for all callers: it is large, and compiling it is what a first run waits for.
+            builder.function.attributes.add("noinline")
+            a, panel, tile = (builder.inttoptr(address, element.as_pointer()) for address in (a, panel, tile))
+            end = builder.append_basic_block("tile_end")
+            switch = builder.switch(builder.add(builder.mul(units, I64(64)), rows), end)
+            for u in range(1, max_units + 1):
+                for r in _row_counts(max_rows):
+                    block = builder.append_basic_block(f"tile_{r}x{u}")
+                    switch.add_case(I64(u * 64 + r), block)
+                    builder.position_at_end(block)
+                    _emit_tile(builder, r, u, a, row_stride, k_stride, panel, k, tile, tile_stride)
+                    builder.branch(end)
+            builder.position_at_end(end)
+            return context.get_dummy_value()
 
-        def pointer(kind, value, start):
-            return builder.gep(context.make_array(kind)(context, builder, value).data, [start])
+        return types.void(*[types.intp] * 9), codegen
 
-        kinds = signature.args
-        a = pointer(kinds[2], a, a_start)
-        panel = pointer(kinds[6], panel, panel_start)
-        tile = pointer(kinds[9], tile, tile_start)
-        end = builder.append_basic_block("tile_end")
-        switch = builder.switch(builder.add(builder.mul(units, I64(64)), rows), end)
-        for u in range(1, max_units + 1):
-            for r in _row_counts(max_rows):
-                block = builder.append_basic_block(f"tile_{r}x{u}")
-                switch.add_case(I64(u * 64 + r), block)
-                builder.position_at_end(block)
-                _emit_tile(builder, r, u, a, row_stride, k_stride, panel, k, tile, tile_stride)
-                builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
+    return tiles
 
-    integers = [types.intp] * 12
-    for place, kind in ((2, a), (6, panel), (9, tile)):
-        integers[place] = kind
-    return types.void(*integers), codegen
+
+_tiles_f32 = _tiles(types.float32, ROWS_F32, UNITS_F32)
+_tiles_f64 = _tiles(types.float64, ROWS_F64, UNITS_F64)
 
 
 @inline
-def multiply_tile(rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, tile, tile_start, tile_stride):
-    """tile[r, c] += sum_k a[r, k] panel[k, c] for r < rows, c < 16 units, k >= 1.
+def _product_f32(rows, units, a, row_stride, k_stride, panel, k, k_block, tile, tile_stride):
+    done = 0
+    while done < rows:
+        left = rows - done
+        step = ROWS_F32 if left >= ROWS_F32 else 4 if left >= 4 else 2 if left >= 2 else 1
+        for k0 in range(0, k, k_block):
+            _tiles_f32(
+                step, units, a + 4 * (done * row_stride + k0 * k_stride), row_stride, k_stride,
+                panel + 4 * k0 * units * LANES, min(k_block, k - k0), tile + 4 * done * tile_stride, tile_stride,
+            )  # fmt: skip
+        done += step
+
+
+@inline
+def _product_f64(rows, units, a, row_stride, k_stride, panel, k, k_block, tile, tile_stride):
+    done = 0
+    while done < rows:
+        left = rows - done
+        step = ROWS_F64 if left >= ROWS_F64 else 4 if left >= 4 else 2 if left >= 2 else 1
+        for k0 in range(0, k, k_block):
+            _tiles_f64(
+                step, units, a + 8 * (done * row_stride + k0 * k_stride), row_stride, k_stride,
+                panel + 8 * k0 * units * LANES, min(k_block, k - k0), tile + 8 * done * tile_stride, tile_stride,
+            )  # fmt: skip
+        done += step
+
+
+def add_product(
+    rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile, tile_start, tile_stride
+):
+    """tile[r, c] += sum_k a[r, k] panel[k, c] for r < rows, c < 16 units; k in chains of `k_block`, added in order.
 
     a.flat[a_start + r * row_stride + k * k_stride], panel.flat[panel_start + k * 16 * units + c],
     tile.flat[tile_start + r * tile_stride + c]; all float32 or all float64; accumulated in that type.
     """
-    most = ROWS_F32 if a.itemsize == 4 else ROWS_F64
-    done = 0
-    while done < rows:
-        left = rows - done
-        step = most if left >= most else 4 if left >= 4 else 2 if left >= 2 else 1
-        _emit_tiles(
-            step, units, a, a_start + done * row_stride, row_stride, k_stride, panel, panel_start, k,
-            tile, tile_start + done * tile_stride, tile_stride,
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(add_product)
+def _overload_add_product(
+    rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile, tile_start, tile_stride
+):
+    product, size = (_product_f32, 4) if a.dtype == types.float32 else (_product_f64, 8)
+
+    def compiled(
+        rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile, tile_start, tile_stride
+    ):
+        product(
+            rows, units, a.ctypes.data + size * a_start, row_stride, k_stride,
+            panel.ctypes.data + size * panel_start, k, k_block,
+            tile.ctypes.data + size * tile_start, tile_stride,
         )  # fmt: skip
-        done += step
+
+    return compiled
