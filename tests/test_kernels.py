@@ -213,8 +213,8 @@ def test_tile_with_any_strides_adds_to_what_it_holds(dtype, rows):
     units = 1 if dtype == np.float64 else tile.UNITS_F32
 
     @njit
-    def run(rows, units, a, a_start, row_stride, k_stride, panel, k, out, out_stride):
-        tile.multiply_tile(rows, units, a, a_start, row_stride, k_stride, panel, 16, k, out, 3, out_stride)
+    def run(rows, units, a, a_start, row_stride, k_stride, panel, k, k_block, out, out_stride):
+        tile.add_product(rows, units, a, a_start, row_stride, k_stride, panel, 16, k, k_block, out, 3, out_stride)
 
     rng = np.random.default_rng(rows)
     k, width = 29, 16 * units
@@ -224,7 +224,7 @@ def test_tile_with_any_strides_adds_to_what_it_holds(dtype, rows):
     expected = out.copy()
     block = expected[3:].reshape(rows, width + 5)[:, :width]
     block += a[:, 1 : rows + 1].T @ panel[16:].reshape(k, width)
-    run(rows, units, a, 1, 1, rows + 2, panel, k, out, width + 5)
+    run(rows, units, a, 1, 1, rows + 2, panel, k, 11, out, width + 5)
     np.testing.assert_array_equal(out, expected)
 
 

@@ -10,9 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__
-from npsiglip.cli.classify import classify
+from npsiglip.cli import classify, embed
 from npsiglip.cli.console import messages
-from npsiglip.cli.embed import embed
 
 
 class _Commands(TyperGroup):
@@ -49,7 +48,7 @@ def _options(
     """SigLIP on a CPU: probabilities and embeddings of images and texts."""
 
 
-for _command in (classify, embed):
+for _command in (classify.classify, embed.embed):
     app.command()(_command)
 
 

@@ -70,21 +70,15 @@ def _numba_cache_folder() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-def kernel(function: Callable[..., None]) -> Any:
-    """Compile without the GIL, cached; called from Python or from another kernel."""
-    with _numba_cache_folder():
-        return numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None)
-
-
 def parallel_kernel(function: Callable[..., None]) -> Any:
-    """The same, with `prange` loops spread over the threads."""
+    """A kernel: called from Python, cached, without the GIL, its `prange` loops spread over the threads."""
     with _numba_cache_folder():
-        return numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None, parallel=True)
+        return numba.njit(function, nogil=True, error_model="numpy", cache=CACHE_FOLDER is not None, parallel=True)
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """A small function that is only called from kernels and compiled with them."""
-    return numba.njit(function, nogil=True, inline="never", error_model="numpy")
+    """A function that is only called from kernels and compiled with them."""
+    return numba.njit(function, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,118 @@
+"""This end of the pipe to a worker; the other end, and the messages, are in `npsiglip.bench.worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from npsiglip.errors import InputError, NpsiglipError
+
+WORKER = Path(__file__).with_name("worker.py")
+LAST_LINES = 8
+
+
+class WorkerError(NpsiglipError):
+    """A worker failed or ended."""
+
+
+class MissingModule(WorkerError):
+    """A worker's Python lacks a package, named by `args[1]`."""
+
+
+class Worker:
+    """A running engine. Leaving its context ends it, whatever it is doing.
+
+    Args:
+        name: for messages.
+        command: what to run, as for `subprocess`.
+        environment: variables beside those of this process.
+        say: told what the worker says it is doing.
+
+    Raises:
+        InputError: the command cannot be run.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None]
+    ) -> None:
+        self.name, self.say = name, say
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, **environment},
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._errors.close()
+            raise InputError(
+                f"{command[0]!r} cannot be run ({error.strerror}); expected a Python interpreter: check the path"
+            ) from None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            try:
+                stream.close()  # type: ignore[union-attr]
+            except BrokenPipeError:
+                pass  # a request that the worker did not live to read
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for the answer.
+
+        Raises:
+            MissingModule: the worker cannot import what its engine needs.
+            WorkerError: it failed, ended, or wrote something that is not an answer.
+        """
+        assert self._process.stdin and self._process.stdout
+        try:
+            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            self._fail(do)
+        for line in self._process.stdout:
+            try:
+                answer = json.loads(line)
+                if "say" in answer:
+                    self.say(answer["say"])
+                elif "ok" in answer:
+                    return dict(answer["ok"])
+                else:
+                    break
+            except (ValueError, TypeError):
+                raise WorkerError(f"the worker for {self.name} wrote what is no answer: {line[:200]!r}") from None
+        else:
+            self._fail(do)
+        if answer.get("missing"):
+            raise MissingModule(f"{self.name}: {answer['error']}", answer["missing"])
+        raise WorkerError(f"the worker for {self.name} could not {do}: {answer.get('error')}")
+
+    def _fail(self, do: str) -> None:
+        """Report a worker that has ended, with the last lines of what it wrote."""
+        code = self._process.wait()
+        how = f"with exit code {code}"
+        if code < 0:
+            how = f"by signal {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                how += ", which is how the system ends a process when memory runs out"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+        wrote = "\n".join(["Its last lines:", *(f"  {line}" for line in lines)]) if lines else "It wrote nothing."
+        raise WorkerError(f"the worker for {self.name} ended {how} while it was to {do}. {wrote}")
+
+
+def engine_command(engine: str, python: str) -> list[str]:
+    """Run one of `npsiglip.bench.engines` by a Python that need not have npsiglip."""
+    return [python, str(WORKER), engine]

@@ -1,0 +1,591 @@
+"""The command line as a person meets it: what is printed where, exit codes, files that are whole or as they were."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_data import ROOT, TINY
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+import npsiglip
+from npsiglip.cli import app, console, embed
+from npsiglip.cli.classify import percent
+from npsiglip.cli.embed import Kind, kind_of
+from npsiglip.errors import InputError
+
+LABELS = ["a cat", "two dogs"]
+LABEL_OPTIONS = ["-l", "a cat", "-l", "two dogs"]
+FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR", "NPSIGLIP_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")  # nothing may depend on it
+    console.out.cache_clear()
+    console.err.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model():
+    """The tiny model, its kernels compiled: no test but that of the message meets the message about it."""
+    model = npsiglip.SigLIP.from_pretrained(TINY)
+    model.classify(np.zeros((5, 5, 3), np.uint8), ["a"])
+    return model
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Three image files, named relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(2)
+    names = ["one.png", "two.png", "three.png"]
+    for i, name in enumerate(names):
+        Image.fromarray(rng.integers(0, 256, (30 + i, 50, 3), np.uint8)).save(name)
+    return names
+
+
+def run(*args, model=TINY):
+    options = ["--model", str(model)] if model else []
+    return CliRunner().invoke(app, [str(a) for a in args] + options)
+
+
+def environment(**changes):
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def run_process(*args, **options):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(), **options}
+    return subprocess.run([sys.executable, *map(str, args)], text=True, timeout=120, check=False, **options)
+
+
+def assert_refused(result, *phrases):
+    """One message on stderr, exit code 1, nothing on stdout, no traceback."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("error: ") == 1
+    for phrase in phrases:
+        assert phrase in result.stderr
+
+
+# The command
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["embed", "--help"]])
+def test_help_and_version_load_nothing_heavy(args):
+    heavy = ["numba", "numpy", "rich", "PIL", "safetensors", "sentencepiece"]
+    script = (
+        "import sys\nfrom npsiglip.cli import main\n"
+        f"sys.argv[1:] = {args}\n"
+        "try:\n    main()\n"
+        f"finally:\n    print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    result = run_process("-c", script)
+    assert result.returncode == 0
+    assert result.stderr == "[]\n"
+    assert ("Usage: npsiglip" in result.stdout) == ("--help" in args)
+
+
+def test_version():
+    assert run("--version", model=None).stdout == f"npsiglip {npsiglip.__version__}\n"
+
+
+def test_help_lists_the_commands():
+    stdout = run("--help", model=None).stdout
+    assert "classify" in stdout
+    assert "embed" in stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "phrase"),
+    [
+        (["clasify"], "Did you mean 'classify'?"),
+        (["classify", "-l", "a"], "Missing argument"),
+        (["classify", "one.png"], "-l 'a cat'"),
+        (["classify", "one.png", "-l", "a", "--threads", "0"], "--threads"),
+        (["embed", "a"], "Missing option"),
+        (["embed", "a", "-o", "x.npy", "--as", "video"], "--as"),
+    ],
+)
+def test_usage_errors_exit_with_2(images, args, phrase):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert phrase in result.stderr
+    assert "Usage: " in result.stderr
+
+
+@pytest.mark.parametrize("args", [["classify", "one.png", "-l", "a"], ["embed", "a", "-o", "x.npy"]])
+def test_without_a_model_the_message_tells_how_to_get_one(images, args):
+    result = run(*args, model=None)
+    assert result.exit_code == 2
+    for phrase in ("--model FOLDER", "NPSIGLIP_MODEL", "google/siglip-base-patch16-224", "spiece.model", "golden/tiny"):
+        assert phrase in result.stderr
+    assert max(map(len, result.stderr.splitlines())) <= 80
+
+
+def test_model_from_the_environment(images, monkeypatch):
+    monkeypatch.setenv("NPSIGLIP_MODEL", str(TINY))
+    assert run("embed", "a", "-o", "x.npy", model=None).exit_code == 0
+    monkeypatch.setenv("NPSIGLIP_MODEL", "nowhere")
+    assert_refused(run("embed", "a", "-o", "x.npy", model=None), "nowhere does not exist")
+
+
+def test_an_interrupt_exits_with_130(images, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(npsiglip.SigLIP, "from_pretrained", interrupt)
+    result = run("classify", "one.png", "-l", "a")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_a_bug_keeps_its_traceback(images, monkeypatch):
+    def bug(*args, **options):
+        raise ValueError("a bug")  # the base of NpsiglipError
+
+    monkeypatch.setattr(npsiglip.SigLIP, "from_pretrained", bug)
+    result = run("classify", "one.png", "-l", "a")
+    assert type(result.exception) is ValueError
+    assert result.exit_code == 1
+
+
+def test_warnings_are_one_line_without_source(images, monkeypatch):
+    load = npsiglip.SigLIP.from_pretrained
+
+    def warn(*args, **options):
+        warnings.warn("something\nodd", RuntimeWarning, stacklevel=1)
+        return load(*args, **options)
+
+    monkeypatch.setattr(npsiglip.SigLIP, "from_pretrained", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("classify", "one.png", "-l", "a")
+    assert result.exit_code == 0
+    assert result.stderr == "warning: something\nodd\n"
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(images):
+    env = environment(NUMBA_CACHE_DIR="/dev/null/x")
+    result = run_process("-m", "npsiglip", "classify", "one.png", "-l", "a", "--model", "nowhere", env=env)
+    first, second = result.stderr.splitlines()
+    assert result.returncode == 1
+    assert first.startswith("warning: the kernel cache /dev/null/x/")
+    assert first.endswith("set NUMBA_CACHE_DIR to a folder that can be written")
+    assert second.startswith("error: nowhere does not exist")
+
+
+def compile_two(callback):
+    callback("linear")
+    callback("attention")
+
+
+@pytest.mark.parametrize(
+    ("compile_some", "cache", "stderr"),
+    [
+        (compile_two, Path("cache"), "Compiling kernels (first run only) ...\n"),
+        (compile_two, None, "Compiling kernels ...\n"),
+        (lambda callback: None, Path("cache"), ""),
+    ],
+)
+def test_compiling_is_told_once(images, monkeypatch, compile_some, cache, stderr):
+    @contextlib.contextmanager
+    def on_compile(callback):
+        compile_some(callback)
+        yield
+
+    monkeypatch.setattr("npsiglip.kernels.jit.on_compile", on_compile)
+    monkeypatch.setattr("npsiglip.kernels.jit.CACHE_FOLDER", cache)
+    result = run("classify", "one.png", "-l", "a")
+    assert (result.exit_code, result.stderr) == (0, stderr)
+
+
+# A terminal
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
+def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
+    import pty
+
+    script = (
+        "import sys, npsiglip.kernels.jit as jit, npsiglip.model as model, contextlib\n"
+        "from npsiglip.cli import main\n"
+        "@contextlib.contextmanager\n"
+        "def on_compile(callback):\n"
+        "    callback('linear')\n"
+        "    yield\n"
+        "jit.on_compile, model.TOKENS_PER_PASS = on_compile, 25\n"  # one image in a pass
+        "main()"
+    )
+    args = ["-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", TINY]
+    leader, terminal = pty.openpty()
+    result = run_process(*args, stderr=terminal, env=environment(TERM="xterm", COLUMNS="80"))
+    os.close(terminal)
+    shown = os.read(leader, 1 << 20).decode()
+    os.close(leader)
+    assert result.returncode == 0
+    assert [entry["image"] for entry in json.loads(result.stdout)] == images
+    for phrase in ("Loading the model", "Compiling kernels (first run only): linear", "Images", "1/3", "0:00:0"):
+        assert phrase in shown
+    assert "score" not in shown
+    assert shown.endswith("\x1b[2K")  # nothing is left
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(images):
+    args = [sys.executable, "-m", "npsiglip", "classify", *images, "-l", "a", "--model", str(TINY)]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+        assert process.wait(120) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told(images):
+    with Path("/dev/full").open("w") as full:
+        args = ["-m", "npsiglip", "classify", images[0], "-l", "a", "--json", "--model", TINY]
+        result = run_process(*args, stdout=full)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the results cannot be written to standard output: ")
+
+
+# classify
+
+
+def test_json_is_what_the_model_says(images, model):
+    result = run("classify", *images, *LABEL_OPTIONS, "--json")
+    expected = model.classify(images, LABELS)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert json.loads(result.stdout) == [
+        {"image": image, "scores": scores} for image, scores in zip(images, expected, strict=True)
+    ]
+
+
+def test_text_has_a_line_for_each_label(images, model):
+    result = run("classify", *images, *LABEL_OPTIONS)
+    lines = result.stdout.splitlines()
+    assert result.stderr == ""
+    assert len(lines) == 3 * len(images)
+    for i, (image, scores) in enumerate(zip(images, model.classify(images, LABELS), strict=True)):
+        assert lines[3 * i] == image
+        for line, score in zip(lines[3 * i + 1 : 3 * i + 3], scores, strict=True):
+            assert line.split(maxsplit=1) == [percent(score["score"]), score["label"]]
+            assert line.index(".") == 5
+            assert line.index(score["label"]) == 15
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (0.0, "0.0%"),
+        (1.0, "100.0%"),
+        (0.5, "50.0%"),
+        (0.9421, "94.2%"),
+        (0.031, "3.1%"),
+        (0.0031, "0.31%"),
+        (0.000003, "0.00030%"),
+        (0.99997, "99.9970%"),
+        (float(np.nextafter(np.float32(1), np.float32(0))), "99.999994%"),
+        (2e-6, "0.00020%"),
+        (7.2e-11, "7.2e-9%"),
+    ],
+)
+def test_percent(score, text):
+    assert percent(score) == text
+
+
+def test_template(images, model):
+    result = run("classify", *images, *LABEL_OPTIONS, "--json", "--template", "{}, painted.")
+    scores = [entry["scores"] for entry in json.loads(result.stdout)]
+    assert scores == model.classify(images, LABELS, "{}, painted.")
+    assert scores != model.classify(images, LABELS)
+
+
+@pytest.mark.parametrize("per_pass", [1, 2, 3])
+def test_passes_do_not_change_the_results(images, model, monkeypatch, per_pass):
+    expected = run("classify", *images, *LABEL_OPTIONS, "--json").stdout
+    passes = []
+    encode = npsiglip.SigLIP.encode_image
+
+    def counted(self, images, normalize=True):
+        passes.append(len(images))
+        return encode(self, images, normalize)
+
+    monkeypatch.setattr(npsiglip.SigLIP, "encode_image", counted)
+    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", per_pass * model.config.image.seq_len)
+    assert run("classify", *images, *LABEL_OPTIONS, "--json").stdout == expected
+    assert passes == {1: [1, 1, 1], 2: [2, 1], 3: [3]}[per_pass]
+
+
+def test_nothing_is_wrapped_or_interpreted(images):
+    label = "[red]:cat: " + "12 " * 60
+    shutil.copy(images[0], name := "n" * 200 + ".png")
+    result = run("classify", name, "-l", label)
+    assert result.stdout.splitlines()[0] == name
+    assert result.stdout.splitlines()[1].endswith(label)
+    assert "\x1b" not in result.output
+
+
+def test_control_characters_are_written_as_escapes(images):
+    shutil.copy(images[0], "a\nb.png")
+    result = run("classify", "a\nb.png", "-l", "cat\x1b[31m")
+    assert result.stdout.splitlines()[0] == r"a\nb.png"
+    assert result.stdout.splitlines()[1].endswith(r" cat\x1b[31m")
+
+
+def test_a_long_label_is_told(images):
+    long = "a photograph of " * 10
+    result = run("classify", images[0], "-l", "cat", "-l", long)
+    assert result.exit_code == 0
+    assert result.stderr.count("warning: ") == 1
+    assert repr(long[:60]) in result.stderr
+    assert "24 tokens" in result.stderr
+    assert run("classify", images[0], "-l", "cat").stderr == ""
+
+
+@pytest.mark.parametrize(("options", "printed"), [([], ["one.png", "two.png"]), (["--json"], [])])
+def test_results_before_a_bad_image_are_kept(images, model, monkeypatch, options, printed):
+    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", model.config.image.seq_len)
+    Path("three.png").write_bytes(b"no image")
+    result = run("classify", *images, "-l", "a", *options)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[::2] == printed
+    assert "three.png" in result.stderr
+
+
+# Bad input
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_config(**changes):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return change
+
+
+def change_weights(edit):
+    def change(folder):
+        tensors = load_file(folder / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return change
+
+
+def set_nan(tensors):
+    tensors[FC1][1, 2] = np.nan
+
+
+BAD_MODELS = {
+    "no folder": (shutil.rmtree, ["does not exist", "config.json"]),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "download"]),
+    "cut weights": (lambda f: cut(f / "model.safetensors"), ["cut short", "download it again"]),
+    "no tokenizer": (lambda f: (f / "spiece.model").unlink(), ["spiece.model does not exist"]),
+    "CLIP": (change_config(model_type="clip"), ["expected model_type 'siglip', got 'clip'"]),
+    "NaFlex": (change_config(model_type="siglip2"), ["SigLIP 2", "not supported yet"]),
+    "shape": (change_weights(lambda t: t.update({FC1: np.zeros((3, 4), np.float32)})), ["[3, 4]", "[52, 36]"]),
+    "missing": (change_weights(lambda t: t.pop(FC1)), [f"- {FC1}", "1 missing"]),
+    "extra": (change_weights(lambda t: t.update(extra=np.zeros(1, np.float32))), ["+ extra", "1 unexpected"]),
+    "NaN": (change_weights(set_nan), [FC1, "1 of 1,872 values not finite"]),
+}
+
+
+@pytest.mark.parametrize("change, phrases", BAD_MODELS.values(), ids=BAD_MODELS)
+def test_bad_models(images, change, phrases):
+    folder = Path("model")
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("golden.safetensors"))
+    change(folder)
+    assert_refused(run("classify", images[0], "-l", "a", model=folder), *phrases)
+
+
+BAD_IMAGES = {
+    "missing": (Path.unlink, "does not exist"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "cut": (cut, "truncated or damaged"),
+    "text": (lambda path: path.write_text("hello"), "not an image"),
+    "huge": (lambda path: Image.new("1", (10000, 10000)).save(path), "10000 x 10000 pixels"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+}
+
+
+@pytest.mark.parametrize("change, phrase", BAD_IMAGES.values(), ids=BAD_IMAGES)
+@pytest.mark.parametrize("command", [["classify", "-l", "a", "--json"], ["embed", "-o", "x.npy"]], ids=lambda c: c[0])
+def test_bad_images(images, command, change, phrase):
+    change(Path("two.png"))
+    assert_refused(run(*command, "one.png", "./two.png"), "two.png", phrase)
+    assert not Path("x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "phrase"),
+    [
+        (["-l", "a", "--template", "a photo"], "exactly one {}"),
+        (["-l", " "], "at least one letter"),
+        (["-l", "a", "--threads", "100000"], "threads must be from 1 to"),
+    ],
+)
+def test_bad_options(images, args, phrase):
+    assert_refused(run("classify", images[0], *args), phrase)
+
+
+def test_images_are_looked_for_before_the_model_is_loaded(images):
+    assert_refused(run("classify", "one.png", "no.png", "-l", "a", model="nowhere"), "no.png")
+
+
+# embed
+
+
+@pytest.mark.parametrize(
+    ("argument", "kind"),
+    [
+        ("one.png", Kind.IMAGE),
+        ("./one.png", Kind.IMAGE),
+        ("no-suffix", Kind.IMAGE),
+        ("a cat", Kind.TEXT),
+        ("photos", Kind.TEXT),
+        ("photos/", Kind.IMAGE),
+        ("", Kind.TEXT),
+        ("x" * 5000, Kind.TEXT),
+        ("https://example.org/cat.png", Kind.IMAGE),
+    ],
+)
+def test_kind_of(images, argument, kind):
+    shutil.copy("one.png", "no-suffix")
+    Path("photos").mkdir()
+    assert kind_of(argument) is kind
+
+
+@pytest.mark.parametrize("argument", ["no.png", "no.JPEG", "photos/cat", "cats and/or dogs", "x/" * 5000])
+def test_a_missing_image_is_not_taken_for_a_text(images, argument):
+    with pytest.raises(InputError, match=r"does not exist.*--as text"):
+        kind_of(argument)
+
+
+MIXED = ["a cat", "two.png", "two dogs", "three.png", "one.png"]
+
+
+def expected_embeddings(model, normalize=True):
+    encode = {True: model.encode_image, False: model.encode_text}
+    return np.concatenate([encode[name.endswith(".png")](name, normalize) for name in MIXED])
+
+
+@pytest.mark.parametrize("options, normalize", [([], True), (["--no-normalize"], False)])
+def test_embed_npy(images, model, monkeypatch, options, normalize):
+    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", 2 * model.config.image.seq_len)
+    result = run("embed", *MIXED, "-o", "x.npy", *options)
+    embeddings = np.load("x.npy")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "3 images and 2 texts in x.npy: float32 [5, 36]\n"
+    assert embeddings.dtype == np.float32
+    np.testing.assert_array_equal(embeddings, expected_embeddings(model, normalize))
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1) == normalize
+
+
+@pytest.mark.parametrize("options, normalize", [([], True), (["--no-normalize"], False)])
+def test_embed_safetensors(images, model, options, normalize):
+    assert run("embed", *MIXED, "-o", "x.safetensors", *options).exit_code == 0
+    with safe_open("x.safetensors", framework="np") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+        assert list(file.keys()) == ["embeddings"]
+        np.testing.assert_array_equal(file.get_tensor("embeddings"), expected_embeddings(model, normalize))
+    kinds = ["text", "image", "text", "image", "image"]
+    assert metadata == {"inputs": MIXED, "kinds": kinds, "normalized": normalize}
+
+
+def test_embed_as_text(images, model):
+    assert run("embed", "one.png", "a/b", "-o", "x.npy", "--as", "text").exit_code == 0
+    np.testing.assert_array_equal(np.load("x.npy"), model.encode_text(["one.png", "a/b"]))
+    assert_refused(run("embed", "a cat", "-o", "x.npy", "--as", "image"), "'a cat' does not exist")
+
+
+def test_embed_warns_of_a_long_text(images):
+    result = run("embed", "a", "a photograph of " * 10, "-o", "x.npy")
+    assert result.stderr.count("warning: text 'a photograph of ") == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "phrase"),
+    [
+        ("x.txt", "must end in .npy or .safetensors"),
+        ("x", "must end in .npy or .safetensors"),
+        ("no/x.npy", "cannot be written (No such file or directory)"),
+        ("one.png/x.npy", "cannot be written (Not a directory)"),
+        ("folder.npy", "is a folder"),
+        ("loop.npy", "cannot be written"),
+    ],
+)
+def test_an_output_that_cannot_be_is_told_before_the_model_is_loaded(images, output, phrase):
+    Path("folder.npy").mkdir()
+    Path("loop.npy").symlink_to("loop.npy/x")
+    before = sorted(Path().iterdir())
+    assert_refused(run("embed", "a", "-o", output, model="nowhere"), output, phrase)
+    assert sorted(Path().iterdir()) == before
+
+
+def test_the_output_is_replaced_also_through_a_link(images, model):
+    Path("folder").mkdir()
+    Path("folder/x.NPY").write_bytes(b"old")
+    Path("link.npy").symlink_to("folder/x.NPY")
+    assert run("embed", "a", "-o", "link.npy").exit_code == 0
+    assert Path("link.npy").is_symlink()
+    np.testing.assert_array_equal(np.load("folder/x.NPY"), model.encode_text("a"))
+    assert [path.name for path in Path("folder").iterdir()] == ["x.NPY"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "phrase"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "cannot be written (No space left on device)"),
+        (KeyboardInterrupt(), 130, ""),
+        (RuntimeError("a bug"), 1, ""),
+    ],
+    ids=["full", "interrupt", "bug"],
+)
+def test_a_write_that_fails_leaves_the_old_file(images, monkeypatch, error, code, phrase):
+    def half(path, embeddings, metadata):
+        path.write_bytes(b"half")
+        raise error
+
+    Path("x.npy").write_bytes(b"old")
+    before = sorted(Path().iterdir())
+    monkeypatch.setattr(embed, "_save", half)
+    result = run("embed", "a", "-o", "x.npy")
+    assert result.exit_code == code
+    assert phrase in result.stderr
+    assert Path("x.npy").read_bytes() == b"old"
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_a_killed_write_leaves_the_old_file(images):
+    script = (
+        "import os, signal\nfrom npsiglip.cli import embed, main\n"
+        "def half(path, embeddings, metadata):\n"
+        "    path.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "embed._save = half\n"
+        "main()"
+    )
+    Path("x.npy").write_bytes(b"old")
+    result = run_process("-c", script, "embed", "a", "-o", "x.npy", "--model", TINY)
+    assert result.returncode == -9
+    assert Path("x.npy").read_bytes() == b"old"
