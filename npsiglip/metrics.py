@@ -11,12 +11,21 @@ from numpy.typing import ArrayLike
 
 
 def relative_l2(x: ArrayLike, reference: ArrayLike) -> float:
-    """|x - reference| / |reference|, Euclidean norms over all elements; 0 where both are zero, shapes must agree."""
+    """|x - reference| / |reference|, Euclidean norms over all elements.
+
+    0 where both are zero, infinite where only the reference is; NaN where anything is NaN beside other numbers.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
     a, b = np.asarray(x, np.float64), np.asarray(reference, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {a.shape} and {b.shape}")
-    error, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
-    return error / size if size else (0.0 if error == 0.0 else float("inf"))
+    scale = float(np.max(np.abs(b), initial=0.0))
+    if scale == 0.0:
+        return float(np.max(np.abs(a), initial=0.0)) and float("inf")
+    # Scaled first: the squares of what is below 1e-154 would vanish.
+    return float(np.linalg.norm((a - b) / scale) / np.linalg.norm(b / scale))
 
 
 def max_abs(x: ArrayLike, reference: ArrayLike) -> float:

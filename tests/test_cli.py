@@ -106,8 +106,8 @@ def test_version():
 
 def test_help_lists_the_commands():
     stdout = run("--help", model=None).stdout
-    assert "classify" in stdout
-    assert "embed" in stdout
+    assert "\n  classify  " in stdout
+    assert "\n  embed  " in stdout
 
 
 @pytest.mark.parametrize(
@@ -231,25 +231,32 @@ def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
         "jit.on_compile, model.TOKENS_PER_PASS = on_compile, 25\n"  # one image in a pass
         "main()"
     )
-    args = ["-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", TINY]
+    args = [sys.executable, "-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", str(TINY)]
     leader, terminal = pty.openpty()
-    result = run_process(*args, stderr=terminal, env=environment(TERM="xterm", COLUMNS="80"))
-    os.close(terminal)
-    shown = os.read(leader, 1 << 20).decode()
-    os.close(leader)
-    assert result.returncode == 0
-    assert [entry["image"] for entry in json.loads(result.stdout)] == images
+    env = environment(TERM="xterm", COLUMNS="80")
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=terminal, env=env, text=True) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+            while part := os.read(leader, 4096):
+                shown += part
+        os.close(leader)
+        stdout = process.stdout.read()
+    shown = shown.decode()
+    assert process.returncode == 0
+    assert [entry["image"] for entry in json.loads(stdout)] == images
     for phrase in ("Loading the model", "Compiling kernels (first run only): linear", "Images", "1/3", "0:00:0"):
         assert phrase in shown
     assert "score" not in shown
     assert shown.endswith("\x1b[2K")  # nothing is left
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(images):
-    args = [sys.executable, "-m", "npsiglip", "classify", *images, "-l", "a", "--model", str(TINY)]
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(images, options):
+    args = [sys.executable, "-m", "npsiglip", "classify", *images, "-l", "a", *options, "--model", str(TINY)]
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         process.stdout.close()
-        assert b"Error" not in process.stderr.read()
+        assert b"error" not in process.stderr.read().lower()
         assert process.wait(120) == 1
 
 
