@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -65,10 +66,8 @@ class Worker:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a request that the worker did not live to read
                 stream.close()  # type: ignore[union-attr]
-            except BrokenPipeError:
-                pass  # a request that the worker did not live to read
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for the answer.
@@ -110,7 +109,7 @@ class Worker:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         wrote = "\n".join(["Its last lines:", *(f"  {line}" for line in lines)]) if lines else "It wrote nothing."
-        raise WorkerError(f"the worker for {self.name} ended {how} while it was to {do}. {wrote}")
+        raise WorkerError(f"the worker for {self.name} ended {how} when it was asked to {do}. {wrote}")
 
 
 def engine_command(engine: str, python: str) -> list[str]:

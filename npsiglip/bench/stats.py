@@ -1,4 +1,4 @@
-"""Medians and their spread. Others use the machine, too: what they disturb must not move the result, as it would a mean.
+"""Medians and their spread: what others on the machine disturb moves a mean, and hardly a median.
 
 Times are compared in two ways. The ratio of the medians is the result. The ratios within each round, whose two runs
 are neighbours in time, tell how far it can be trusted: a slow minute slows both and cancels out.

@@ -1,7 +1,7 @@
 """One engine in a process of its own: reads requests from stdin, a JSON object a line, and answers on stdout.
 
     {"do": "load", "folder": ..., "dtype": "float32", "threads": 2}   {"ok": {"about": {"torch": "2.13", ...}}}
-    {"do": "prepare", "case": "image:8", "inputs": "x.npy" or null}    {"ok": {"work": 0}}
+    {"do": "prepare", "case": "image:8", "inputs": "x.npy" or null}    {"ok": {"work": 0, "setting": ""}}
     {"do": "output", "case": "image:8", "file": "y.npy"}               {"ok": {}}, and the file is written
     {"do": "time", "case": "image:8"}                                  {"ok": {"seconds": 0.088}}, one run
 
@@ -32,10 +32,14 @@ Say = Callable[[str], None]
 
 
 class Run(NamedTuple):
-    """A case that is ready: `function` runs it once; `work` is what that is worth, if the engine alone knows it."""
+    """A case that is ready."""
 
     function: Callable[[], Any]
+    """Runs it once; the result is the embeddings, float32 [N, D], not normalised."""
     work: float = 0
+    """What a run is worth, where the engine alone knows it."""
+    setting: str = ""
+    """What the engine chose for this case, for the report."""
 
 
 class Engine(Protocol):
@@ -45,7 +49,7 @@ class Engine(Protocol):
     """Versions and settings, for the report."""
 
     def prepare(self, case: str, inputs: Any) -> Run:
-        """Make a case ready; the function's result is the embeddings, float32 [N, D], not normalised."""
+        """Make a case ready for inputs: pixels or ids."""
         ...
 
 
@@ -64,8 +68,8 @@ class _Worker:
         return {"about": self.engine.about}
 
     def prepare(self, case: str, inputs: str | None) -> dict[str, Any]:
-        self.runs[case] = self.engine.prepare(case, np.load(inputs) if inputs else None)
-        return {"work": self.runs[case].work}
+        run = self.runs[case] = self.engine.prepare(case, np.load(inputs) if inputs else None)
+        return {"work": run.work, "setting": run.setting}
 
     def output(self, case: str, file: str) -> dict[str, Any]:
         np.save(file, self.runs[case].function())
@@ -82,8 +86,7 @@ def serve(load: Load) -> None:
     """Answer requests until stdin ends."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # prints of the engine must not be taken for answers
 
     def send(**message: Any) -> None:

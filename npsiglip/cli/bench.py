@@ -1,0 +1,122 @@
+"""`npsiglip bench`: how fast, beside others and beside what the machine can do?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from npsiglip.cli.console import Activity, err, out, warn
+
+if TYPE_CHECKING:
+    from npsiglip.bench.results import Report
+    from npsiglip.config import SigLIPConfig
+
+DEFAULT_VARIANT = "siglip-base-patch16-224"
+SEED = 20230327
+BUSY = 0.5  # processes
+WIDE = 200  # columns
+
+
+class _Progress:
+    """Stages and their details on a terminal's one line; elsewhere a line for each stage."""
+
+    def __init__(self, activity: Activity) -> None:
+        self.activity, self.stage = activity, ""
+
+    def __call__(self, stage: str, detail: str = "") -> None:
+        self.activity.say(f"{stage}: {detail}" if detail else stage)
+        if stage != self.stage and not (sys.stderr.isatty() and err().is_interactive):
+            print(f"{stage} ...", file=sys.stderr, flush=True)
+        self.stage = stage
+
+
+@contextlib.contextmanager
+def _model(folder: str | None, variant: str | None, progress: _Progress) -> Iterator[tuple[str, SigLIPConfig]]:
+    """The folder and its config; without a folder, one with random weights that is deleted afterwards."""
+    from npsiglip.checkpoint import Checkpoint, save_folder
+    from npsiglip.config import variant as variant_config
+    from npsiglip.params import random_params
+
+    if folder is not None:
+        yield folder, Checkpoint.open(folder).config
+        return
+    name = variant or DEFAULT_VARIANT
+    config = variant_config(name)
+    with tempfile.TemporaryDirectory(prefix="npsiglip-bench-") as temporary:
+        progress(f"random weights for {name}")
+        save_folder(temporary, config, random_params(config, SEED))
+        yield temporary, config
+
+
+def _print(report: Report) -> None:
+    from npsiglip.bench import report as tables
+
+    out().width = max(out().width, WIDE)  # Rich cuts a table's cells to the width
+    for line in tables.header(report):
+        out().print(line)
+    for table in (tables.timings(report), tables.limits(report)):
+        out().print()
+        out().print(table)
+    out().print()
+    out().print(tables.NOTES)
+
+
+def bench(
+    model: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Model folder in Hugging Face's format.", show_default=False)
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Without --model: random weights in the shapes of this released model.",
+            show_default=DEFAULT_VARIANT,
+        ),
+    ] = None,
+    peers: Annotated[
+        list[str], typer.Option("--peer", metavar="NAME", help="Who else is timed: transformers. Give several.")
+    ] = [],  # noqa: B006  Typer copies it
+    peer_python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The Python that has the peers' packages.", show_default="this one"),
+    ] = None,
+    cases: Annotated[
+        list[str],
+        typer.Option(
+            "--case",
+            metavar="TOWER:BATCH",
+            help="What is timed, such as image:8 or text:32. Give several.",
+            show_default="image:1, text:1",
+        ),
+    ] = [],  # noqa: B006
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads that each engine runs on.")] = 2,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds, of one run for each engine.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, with every run.")] = False,
+) -> None:
+    """Time the towers, in alternation with other implementations and with what the machine can do at best."""
+    if model is not None and variant is not None:
+        raise typer.BadParameter("give a model or a variant, not both", param_hint="--model / --variant")
+    from npsiglip.bench.cases import default_cases, parse_case
+    from npsiglip.bench.measure import bench as measure
+    from npsiglip.bench.peers import peer_engine
+
+    engines = [peer_engine(name, peer_python) for name in dict.fromkeys(peers)]
+    with Activity() as activity:
+        progress = _Progress(activity)
+        with _model(model, variant, progress) as (folder, config):
+            parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
+            report = measure(folder, config, parsed, runs, peers=engines, threads=threads, say=progress)
+    busy = report.machine["load_average"]
+    if busy is not None and busy > BUSY:
+        warn(f"others were using the machine (load average {busy:.1f}): the times may not repeat")
+    if as_json:
+        print(json.dumps(asdict(report), indent=2), flush=True)
+    else:
+        _print(report)
