@@ -36,6 +36,11 @@ Texts = str | Sequence[str] | NDArray[np.integer]
 TOKENS_PER_PASS = 4096
 
 
+def inputs_per_pass(length: int) -> int:
+    """How many images or texts of `length` tokens go through a tower at once."""
+    return max(1, TOKENS_PER_PASS // length)
+
+
 @dataclass(frozen=True)
 class SigLIPOutput:
     """Images against texts; the fields have the names that Hugging Face's `SiglipOutput` gives them."""
@@ -153,7 +158,23 @@ class SigLIP:
 
     def __call__(self, images: Images, texts: Texts) -> SigLIPOutput:
         """Every image against every text."""
-        return self._compare(self.encode_image(images), self.encode_text(texts))
+        return self.compare(self.encode_image(images), self.encode_text(texts))
+
+    def compare(self, image_embeds: Array, text_embeds: Array) -> SigLIPOutput:
+        """Embeddings of images [N, D] against those of texts [K, D], both from `encode_*` with unit norm.
+
+        Raises:
+            InputError: a single tower, which has no temperature and bias; or other shapes.
+        """
+        if self.t_prime is None or self.bias is None:
+            self._refuse_tower("image or text")
+        zimg, ztxt = (np.ascontiguousarray(z, np.float32) for z in (image_embeds, text_embeds))
+        if zimg.ndim != 2 or ztxt.ndim != 2 or zimg.shape[1] != ztxt.shape[1]:
+            raise InputError(f"embeddings must be [N, D] and [K, D], got {list(zimg.shape)} and {list(ztxt.shape)}")
+        logits = np.empty((len(zimg), len(ztxt)), np.float32)
+        with RUN_LOCK, thread_count(self.threads):
+            similarity.logits(zimg, ztxt, self.t_prime, self.bias, logits)
+        return SigLIPOutput(logits, zimg, ztxt)
 
     def classify(self, images: Images, labels: Sequence[str], template: str = DEFAULT_TEMPLATE) -> list[list[Score]]:
         """Zero-shot classification: per image, a list of {"label", "score"} sorted by score.
@@ -183,7 +204,7 @@ class SigLIP:
         if texts is not None:
             trace["ztxt"] = self._encode_text(texts, True, trace)
         if images is not None and texts is not None:
-            output = self._compare(trace["zimg"], trace["ztxt"])
+            output = self.compare(trace["zimg"], trace["ztxt"])
             trace["logits"], trace["probs"] = output.logits_per_image, output.probs
         return trace
 
@@ -218,7 +239,7 @@ class SigLIP:
     ) -> Array:
         """Send items of `length` tokens through a tower, a few at a time, or all at once for a trace."""
         n = len(items)
-        step = n if isinstance(trace, Trace) else max(1, TOKENS_PER_PASS // length)
+        step = n if isinstance(trace, Trace) else inputs_per_pass(length)
         parts = []
         for start in range(0, n, step):
             batch = prepare(items[start : start + step])
@@ -230,14 +251,6 @@ class SigLIP:
         if isinstance(trace, Trace):
             engine.shape_taps(trace, tower.name, n)
         return np.concatenate(parts)
-
-    def _compare(self, zimg: Array, ztxt: Array) -> SigLIPOutput:
-        if self.t_prime is None or self.bias is None:
-            self._refuse_tower("image or text")
-        logits = np.empty((len(zimg), len(ztxt)), np.float32)
-        with RUN_LOCK, thread_count(self.threads):
-            similarity.logits(zimg, ztxt, self.t_prime, self.bias, logits)
-        return SigLIPOutput(logits, zimg, ztxt)
 
     def _ids(self, texts: Texts) -> NDArray[np.int64]:
         """Token ids [N, L], from texts or as given."""

@@ -154,6 +154,11 @@ def test_output_is_that_of_hugging_face(model, pixels, ids, golden):
     assert relative_l2(output.logits_per_image, taps["logits"]) < FLOAT32
 
 
+def test_compare_refuses_shapes_that_do_not_meet(model):
+    with pytest.raises(InputError, match=r"got \[2, 36\] and \[2, 35\]"):
+        model.compare(np.ones((2, 36)), np.ones((2, 35)))
+
+
 def test_classify(model):
     labels = ["cat", "red dog", "bird"]
     result = model.classify([picture(0), picture(1)], labels)

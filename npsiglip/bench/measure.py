@@ -42,16 +42,17 @@ Say = Callable[[str, str], None]
 
 
 class Bench:
-    """Running engines, ours first, with one model.
+    """Running engines with one model.
 
     Args:
         folder: a model folder; only config and weights are read.
         config: of the model.
-        peers: other engines.
+        engines: what is timed; the first one is ours, which the others are compared with.
+        limits: what measures the machine.
         threads: that every engine runs on.
         say: told what is being done.
         dtype: what the engines compute in.
-        own: what the others are compared with.
+        name: of the model, for the report; None: the folder.
 
     Raises:
         InputError: more threads than cores, or an engine whose packages are not installed.
@@ -62,22 +63,24 @@ class Bench:
         self,
         folder: str | Path,
         config: SigLIPConfig,
-        peers: Sequence[Engine] = (),
+        engines: Sequence[Engine],
+        limits: Engine,
         threads: int = 2,
         say: Say = lambda stage, detail: None,
         dtype: str = "float32",
-        own: Engine | None = None,
+        name: str | None = None,
     ) -> None:
         if not 1 <= threads <= machine.cores():
             raise InputError(f"threads must be from 1 to {machine.cores()}, the cores that there are; got {threads}")
         self.config, self.threads, self.dtype, self.say = config, threads, dtype, say
+        self.name = name or str(folder)
         self.machine = machine.describe()
         self.about: dict[str, dict[str, str]] = {}
         self._stack = contextlib.ExitStack()
         try:
             self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="npsiglip-bench-")))
-            self.workers = [self._start(engine, str(folder)) for engine in (own or own_engine(), *peers)]
-            self._limits = self._start(limits_engine(), str(folder))
+            self.workers = [self._start(engine, str(folder)) for engine in engines]
+            self._limits = self._start(limits, str(folder))
             self._limit_work = {
                 name: self._limits.ask("prepare", case=name, inputs=None)["work"]
                 for name in dict.fromkeys(("multiply_add:1", f"multiply_add:{threads}", f"read:{threads}"))
@@ -117,7 +120,7 @@ class Bench:
         if rounds < 1 or not cases:
             raise InputError(f"expected at least one round and one case, got {rounds} and {len(cases)}")
         results = [self._time_case(case, rounds) for case in cases]
-        model = {"parameters": count_params(self.config), **asdict(self.config)}
+        model = {"name": self.name, "parameters": count_params(self.config), **asdict(self.config)}
         about = {name: about for name, about in self.about.items() if about}
         return Report(self.machine, model, self.dtype, self.threads, rounds, about, results)
 
@@ -193,7 +196,14 @@ class Bench:
         return CaseResult(str(case), shape, gflop, timings, limits)
 
 
-def bench(folder: str | Path, config: SigLIPConfig, cases: Sequence[Case], rounds: int, **options: Any) -> Report:
-    """Start the engines, time all cases, end the engines; `options` are those of `Bench`."""
-    with Bench(folder, config, **options) as engines:
+def bench(
+    folder: str | Path,
+    config: SigLIPConfig,
+    cases: Sequence[Case],
+    rounds: int,
+    peers: Sequence[Engine] = (),
+    **options: Any,
+) -> Report:
+    """Time npsiglip and its peers; `options` are those of `Bench`."""
+    with Bench(folder, config, [own_engine(), *peers], limits_engine(), **options) as engines:
         return engines.run(cases, rounds)

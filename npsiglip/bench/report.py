@@ -23,7 +23,7 @@ def header(report: Report) -> Iterator[str]:
     busy = "" if load is None else f", load average before the start {load:.2f}"
     yield f"{machine['cpu']}, {machine['cores']} cores ({machine['architecture']}, {machine['system']}){busy}"
     yield f"{report.dtype}, {report.threads} threads, {report.rounds} rounds"
-    yield f"{model['parameters']:,} parameters"
+    yield f"{model['name']}: {model['parameters']:,} parameters"
     yield from (_tower(name, model[name]) for name in ("image", "text") if model[name])
     for name, about in report.engines.items():
         yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in about.items())

@@ -112,7 +112,8 @@ def bench(
         progress = _Progress(activity)
         with _model(model, variant, progress) as (folder, config):
             parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
-            report = measure(folder, config, parsed, runs, peers=engines, threads=threads, say=progress)
+            name = model or variant or DEFAULT_VARIANT
+            report = measure(folder, config, parsed, runs, engines, threads=threads, say=progress, name=name)
     busy = report.machine["load_average"]
     if busy is not None and busy > BUSY:
         warn(f"others were using the machine (load average {busy:.1f}): the times may not repeat")

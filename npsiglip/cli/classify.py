@@ -80,7 +80,7 @@ def classify(
         activity.say("Labels")
         ztxt = siglip.encode_text(texts)
         for paths, zimg in activity.encode_images(siglip, images):
-            batch = zip(paths, siglip._compare(zimg, ztxt).probs, strict=True)
+            batch = zip(paths, siglip.compare(zimg, ztxt).probs, strict=True)
             ranked = [(path, rank(labels, probs)) for path, probs in batch]
             if as_json:
                 found += [{"image": path, "scores": scores} for path, scores in ranked]

@@ -17,7 +17,7 @@ from npsiglip.kernels.vector import LANES, load, load_n, store, store_n
 from npsiglip.kernels.vector_math import gelu_tanh
 
 K_BLOCK = 64
-ROW_BLOCK = 24 * ROWS_F32
+MAX_ROW_BLOCK = 256
 
 NO_ACTIVATION, GELU_TANH = 0, 1
 
@@ -81,6 +81,13 @@ def finish_tile(tile, units, rows, row, columns, column, b, activation, residual
 
 
 @inline
+def row_block(m):
+    """Rows of a task, so that tasks of one product are of equal size and none is larger than `MAX_ROW_BLOCK`."""
+    blocks = -(-m // MAX_ROW_BLOCK)
+    return -(-m // (blocks * ROWS_F32)) * ROWS_F32
+
+
+@inline
 def linear_task(task, x, panels, b, activation, residual, before, out):
     """One panel of weights with one block of rows."""
     m, k = x.shape
@@ -89,9 +96,10 @@ def linear_task(task, x, panels, b, activation, residual, before, out):
     column = task % n_panels * PANEL_F32
     columns = min(PANEL_F32, n - column)
     units = -(-columns // LANES)
-    first_row = task // n_panels * ROW_BLOCK
+    rows_each = row_block(m)
+    first_row = task // n_panels * rows_each
     tile = np.empty(ROWS_F32 * PANEL_F32, np.float32)
-    for row in range(first_row, min(first_row + ROW_BLOCK, m), ROWS_F32):
+    for row in range(first_row, min(first_row + rows_each, m), ROWS_F32):
         rows = min(ROWS_F32, m - row)
         tile[:] = np.float32(0)
         add_product(rows, units, x, row * k, k, 1, panels, column * k, k, K_BLOCK, tile, 0, units * LANES)
@@ -105,5 +113,5 @@ def linear(x, panels, b, activation, residual, before, out):
     `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings); it may be `out` itself. Without
     elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
     """
-    for task in prange(-(-out.shape[1] // PANEL_F32) * -(-x.shape[0] // ROW_BLOCK)):
+    for task in prange(-(-out.shape[1] // PANEL_F32) * -(-x.shape[0] // row_block(x.shape[0]))):
         linear_task(task, x, panels, b, activation, residual, before, out)

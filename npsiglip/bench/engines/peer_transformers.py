@@ -15,7 +15,6 @@ import transformers
 
 from npsiglip.bench.worker import Run, Say
 
-
 ATTENTION = ("sdpa", "eager")  # its default, and what was seen to be up to 7 % faster with one image
 TRIALS = 3
 
