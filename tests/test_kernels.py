@@ -163,6 +163,19 @@ def test_attention_survives_scores_that_exp_cannot_take():
     assert relative_l2(out, model.softmax(q @ k.T / 4) @ v) < 1e-3  # scores of 1e4 have errors of 1e-3
 
 
+def test_attention_where_every_score_is_far_below_zero():
+    """The lanes behind the last key must not take part in the maximum: exp would underflow for every key."""
+    length, width = 21, 16
+    qkv = normal(2, length, 3 * width)
+    qkv[:, :width] += 20
+    qkv[:, width : 2 * width] -= 20  # scores of about -1600
+    scratch = np.empty(attention.scratch_size(1, length, 1, width), np.float32)
+    out = np.empty((length, width), np.float32)
+    attention.attention(qkv, length, 1, scratch, NO_PROBS, out)
+    q, k, v = np.split(qkv.astype(np.float64), 3, axis=1)
+    assert relative_l2(out, model.softmax(q @ k.T / 4) @ v) < 1e-3  # scores of 6400 have errors of 1e-3
+
+
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 4), st.integers(1, 40), seeds)
 def test_map_pool(n, length, num_heads, head_dim, seed):
     width = num_heads * head_dim
