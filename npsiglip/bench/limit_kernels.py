@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from npsiglip.kernels.jit import parallel_kernel
 from npsiglip.kernels.tile import ROWS_F32, UNITS_F32
-from npsiglip.kernels.vector import I64, LANES, _splat, load, splat, sum_lanes
+from npsiglip.kernels.vector import F32X, I64, LANES, _splat, load, splat, sum_lanes
 
 CHAINS = ROWS_F32 * UNITS_F32
 FLOP_PER_STEP = 2 * LANES * CHAINS
@@ -23,7 +23,7 @@ BLOCK = 1 << 16
 
 @intrinsic
 def _emit_chains(typingctx, a, b, steps):
-    """Every chain adds a b to itself, `steps` times; the result is the sum of all, so that none can be left out."""
+    """Every chain adds a b to itself, `steps` times; the vector is the sum of all, so that none can be left out."""
 
     def codegen(context, builder, signature, args):
         a, b, steps = args
@@ -47,16 +47,16 @@ def _emit_chains(typingctx, a, b, steps):
         total = next_chains[0]
         for chain in next_chains[1:]:
             total = builder.fadd(total, chain)
-        return builder.extract_element(total, I64(0))
+        return total
 
-    return types.float32(types.float32, types.float32, types.intp), codegen
+    return F32X(types.float32, types.float32, types.intp), codegen
 
 
 @parallel_kernel
 def multiply_add(a, b, steps, out):
     """FLOP_PER_STEP * steps float32 operations in each of out.size tasks; a, b float32."""
     for task in prange(out.size):
-        out[task] = _emit_chains(a, b, steps)
+        out[task] = sum_lanes(_emit_chains(a, b, steps))
 
 
 @parallel_kernel

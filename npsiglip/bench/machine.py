@@ -6,10 +6,22 @@ import os
 import platform
 from pathlib import Path
 
+from npsiglip.errors import InputError
+
 
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than cores: they would wait for each other, and the times say nothing.
+
+    Raises:
+        InputError: more threads than cores, or fewer than one.
+    """
+    if not 1 <= threads <= cores():
+        raise InputError(f"threads must be from 1 to {cores()}, the cores that there are; got {threads}")
 
 
 def cpu_name() -> str:

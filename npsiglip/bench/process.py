@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from npsiglip.errors import InputError, NpsiglipError
 
 WORKER = Path(__file__).with_name("worker.py")
-LAST_LINES = 8
+LAST_LINES = 8  # of what a worker wrote before it ended
+MAX_REASON = 1000  # characters
 
 
 class WorkerError(NpsiglipError):
@@ -76,29 +77,37 @@ class Worker:
             MissingModule: the worker cannot import what its engine needs.
             WorkerError: it failed, ended, or wrote something that is not an answer.
         """
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         try:
             print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
         except BrokenPipeError:
             self._fail(do)
-        for line in self._process.stdout:
-            try:
-                answer = json.loads(line)
-                if "say" in answer:
-                    self.say(answer["say"])
-                elif "ok" in answer:
-                    return dict(answer["ok"])
-                else:
-                    break
-            except (ValueError, TypeError):
-                raise WorkerError(f"the worker for {self.name} wrote what is no answer: {line[:200]!r}") from None
-        else:
-            self._fail(do)
+        answer = self._receive(do)
+        while "say" in answer:
+            self.say(answer["say"])
+            answer = self._receive(do)
+        if "ok" in answer:
+            return dict(answer["ok"])
         if answer.get("missing"):
             raise MissingModule(f"{self.name}: {answer['error']}", answer["missing"])
-        raise WorkerError(f"the worker for {self.name} could not {do}: {answer.get('error')}")
+        reason = str(answer.get("error"))[:MAX_REASON]
+        raise WorkerError(f"the worker for {self.name} could not {do}: {reason}")
 
-    def _fail(self, do: str) -> None:
+    def _receive(self, do: str) -> dict[str, Any]:
+        """The next message."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            self._fail(do)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise WorkerError(f"the worker for {self.name} wrote what is no answer: {line[:200]!r}")
+        return message
+
+    def _fail(self, do: str) -> NoReturn:
         """Report a worker that has ended, with the last lines of what it wrote."""
         code = self._process.wait()
         how = f"with exit code {code}"

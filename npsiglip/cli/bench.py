@@ -38,21 +38,15 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _model(folder: str | None, variant: str | None, progress: _Progress) -> Iterator[tuple[str, SigLIPConfig]]:
-    """The folder and its config; without a folder, one with random weights that is deleted afterwards."""
-    from npsiglip.checkpoint import Checkpoint, save_folder
-    from npsiglip.config import variant as variant_config
+def _random_folder(name: str, config: SigLIPConfig, progress: _Progress) -> Iterator[str]:
+    """A model folder with random weights, deleted afterwards."""
+    from npsiglip.checkpoint import save_folder
     from npsiglip.params import random_params
 
-    if folder is not None:
-        yield folder, Checkpoint.open(folder).config
-        return
-    name = variant or DEFAULT_VARIANT
-    config = variant_config(name)
-    with tempfile.TemporaryDirectory(prefix="npsiglip-bench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="npsiglip-bench-") as folder:
         progress(f"random weights for {name}")
-        save_folder(temporary, config, random_params(config, SEED))
-        yield temporary, config
+        save_folder(folder, config, random_params(config, SEED))
+        yield folder
 
 
 def _print(report: Report) -> None:
@@ -104,15 +98,20 @@ def bench(
     if model is not None and variant is not None:
         raise typer.BadParameter("give a model or a variant, not both", param_hint="--model / --variant")
     from npsiglip.bench.cases import default_cases, parse_case
+    from npsiglip.bench.machine import check_threads
     from npsiglip.bench.measure import bench as measure
     from npsiglip.bench.peers import peer_engine
+    from npsiglip.checkpoint import Checkpoint
+    from npsiglip.config import variant as variant_config
 
+    check_threads(threads)
     engines = [peer_engine(name, peer_python) for name in dict.fromkeys(peers)]
+    name = model or variant or DEFAULT_VARIANT
+    config = Checkpoint.open(model).config if model else variant_config(name)
+    parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
     with Activity() as activity:
         progress = _Progress(activity)
-        with _model(model, variant, progress) as (folder, config):
-            parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
-            name = model or variant or DEFAULT_VARIANT
+        with contextlib.nullcontext(model) if model else _random_folder(name, config, progress) as folder:
             report = measure(folder, config, parsed, runs, engines, threads=threads, say=progress, name=name)
     busy = report.machine["load_average"]
     if busy is not None and busy > BUSY:

@@ -1,0 +1,542 @@
+"""`npsiglip bench`: the pipe to the workers, what is refused, the arithmetic that is counted. No test looks at a time.
+
+tests/parity/test_bench_parity.py runs the real peer.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_data import ROOT, TINY
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npsiglip import SigLIP
+from npsiglip.bench import machine
+from npsiglip.bench.cases import Case, default_cases, parse_case, random_inputs
+from npsiglip.bench.engines import limits
+from npsiglip.bench.flop import blocks_flop, case_flop, image_flop, text_flop
+from npsiglip.bench.measure import PAUSE, WARMUP, Bench
+from npsiglip.bench.peers import PEERS, Engine, peer_engine
+from npsiglip.bench.process import WORKER, MissingModule, Worker, WorkerError
+from npsiglip.bench.report import header
+from npsiglip.bench.stats import ratio, summarize
+from npsiglip.checkpoint import Checkpoint
+from npsiglip.cli import bench as command
+from npsiglip.config import SigLIPConfig, variant
+from npsiglip.errors import InputError, NpsiglipError
+from npsiglip.params import param_shapes, random_params
+
+TEXT = Case("text", 1)
+
+# A worker written from the description of the protocol alone. Its arguments: the file that it gives as its output, and
+# the file that it logs requests to. A run takes 1 s by its own account.
+STAND_IN = """
+    import json, shutil, sys
+    _, output, log = sys.argv
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = request["do"]
+        print(do, request.get("case", ""), file=open(log, "a"))
+        if do == "output":
+            shutil.copyfile(output, request["file"])
+        print(json.dumps({"say": "busy with " + do}), flush=True)
+        print(json.dumps({"ok": {
+            "load": {"about": {"stand-in": "1"}},
+            "prepare": {"work": 5e9, "setting": "by hand"},
+            "output": {},
+            "time": {"seconds": 1.0},
+        }[do]}), flush=True)
+"""
+
+
+# -- arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def test_flop_of_released_models():
+    """The numbers that are commonly given for these towers, in GFLOP, as multiply-adds counted twice."""
+    base, so400m = variant("siglip-base-patch16-224"), variant("siglip-so400m-patch14-384")
+    assert image_flop(base.image) / 1e9 == pytest.approx(35, rel=0.015)
+    assert image_flop(so400m.image) / 1e9 == pytest.approx(666, rel=0.01)
+    assert case_flop(Case("image", 8), base) == 8 * image_flop(base.image)
+    assert case_flop(Case("text", 3), base) == 3 * text_flop(base.text)
+
+
+@pytest.mark.parametrize(("tower", "flop"), [("image", image_flop), ("text", text_flop)])
+def test_flop_is_that_of_the_products_of_a_trace(tower, flop, tiny_config, tiny_params):
+    """Counted from shapes of what a forward pass leaves behind, instead of from the config."""
+    model = SigLIP(tiny_config, tiny_params)
+    inputs = random_inputs(Case(tower, 1), tiny_config)
+    trace = model.trace(**{f"{tower}s": inputs})
+    total = 0
+    for name, shape in param_shapes(tiny_config).items():
+        layer = name.removesuffix(".w")
+        if name.startswith(tower) and name.endswith(".w") and layer != "image.map_head.attn.q":
+            total += 2 * (trace[layer].size // shape[1]) * shape[0] * shape[1]
+    for name, tap in trace.items():
+        if name.endswith(".probs"):
+            width = trace[name.replace(".probs", ".mix")].shape[-1]
+            total += 2 * 2 * tap.size * width // tap.shape[1]
+    assert flop(getattr(tiny_config, tower)) == total
+    assert blocks_flop(getattr(tiny_config, tower)) < total
+
+
+# -- statistics ---------------------------------------------------------------------------------------------------
+
+times = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30)
+
+
+@given(times, st.randoms(use_true_random=False))
+def test_summary_is_ordered_and_knows_no_order(values, rng):
+    summary = summarize(values)
+    assert min(values) == summary.min <= summary.q1 <= summary.median <= summary.q3 <= summary.max == max(values)
+    for side in ([v for v in values if v < summary.median], [v for v in values if v > summary.median]):
+        assert len(side) <= len(values) / 2
+    rng.shuffle(values)
+    assert summarize(values) == summary
+
+
+@given(st.lists(st.floats(1, 2), min_size=5, max_size=30), st.floats(100, 1e6))
+def test_one_disturbed_run_leaves_the_median_among_the_others(values, disturbed):
+    assert summarize([*values, disturbed]).q3 <= 2
+
+
+@given(times, st.floats(0.01, 100))
+def test_ratio_within_rounds_does_not_see_what_slows_both(theirs, factor):
+    ours = [factor * t for t in theirs]
+    result = ratio(ours, theirs)
+    assert result.of_medians == pytest.approx(factor)
+    assert [result.per_round.min, result.per_round.max] == pytest.approx([factor, factor])
+
+
+def test_ratio_is_ours_to_theirs():
+    assert ratio([1.0, 1.0, 3.0], [2.0, 2.0, 2.0]).of_medians == 0.5
+    assert ratio([1.0, 1.0, 3.0], [2.0, 2.0, 2.0]).per_round.max == 1.5
+
+
+# -- cases --------------------------------------------------------------------------------------------------------
+
+
+def test_cases(tiny_config):
+    assert [str(case) for case in default_cases(tiny_config)] == ["image:1", "text:1"]
+    assert parse_case("image:8", tiny_config) == Case("image", 8)
+    pixels, ids = (random_inputs(parse_case(case, tiny_config), tiny_config) for case in ("image:3", "text:5"))
+    assert (pixels.shape, pixels.dtype) == ((3, 3, 38, 38), np.float32)
+    assert -1 <= pixels.min() < -0.9 < 0.9 < pixels.max() <= 1
+    assert (ids.shape, ids.dtype) == ((5, 24), np.int64)
+    assert 0 <= ids.min() < 100 < 900 < ids.max() < 1009
+    np.testing.assert_array_equal(random_inputs(Case("image", 3), tiny_config), pixels)
+
+
+@pytest.mark.parametrize("case", ["image", "image:0", "image:-1", "image:1.5", "audio:1", "image:1 ", ""])
+def test_cases_that_are_refused(case, tiny_config):
+    with pytest.raises(InputError, match="such as image:8"):
+        parse_case(case, tiny_config)
+
+
+def test_case_of_a_tower_that_is_not_there(tiny_config):
+    alone = SigLIPConfig(tiny_config.image, None)
+    assert default_cases(alone) == [Case("image", 1)]
+    with pytest.raises(InputError, match="no text tower"):
+        parse_case("text:1", alone)
+
+
+# -- workers ------------------------------------------------------------------------------------------------------
+
+
+def script(folder, code):
+    """A file with the code, for a command."""
+    path = folder / f"worker{len(list(folder.iterdir()))}.py"
+    path.write_text(textwrap.dedent(code), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a worker whose engine is a class written in a test."""
+    running = []
+
+    def start_engine(engine):
+        serve = """
+            import ctypes, os, sys, time
+            from npsiglip.bench.worker import Run, serve
+            class Engine:
+                about = {"engine": "test"}
+                def prepare(self, case, inputs):
+                    return Run(self.run, 7.0, "a setting")
+        """
+        serve = textwrap.dedent(serve) + textwrap.indent(textwrap.dedent(engine), "    ")
+        serve += "\nserve(lambda folder, dtype, threads, say: say('loading ' + folder) or Engine())"
+        command = [sys.executable, script(tmp_path, serve)]
+        said = []
+        worker = Worker("the test", command, {"PYTHONPATH": str(ROOT)}, said.append)
+        running.append(worker.__enter__())
+        assert worker.ask("load", folder="here", dtype="float32", threads=1) == {"about": {"engine": "test"}}
+        assert said == ["loading here"]
+        assert worker.ask("prepare", case="a", inputs=None) == {"work": 7.0, "setting": "a setting"}
+        return worker
+
+    yield start_engine
+    for worker in running:
+        worker.__exit__()
+
+
+def test_worker_times_and_saves(start, tmp_path):
+    worker = start("""
+        def run(self):
+            time.sleep(0.05)
+            return [[1.0, 2.0]]
+    """)
+    assert worker.ask("time", case="a")["seconds"] >= 0.05
+    worker.ask("output", case="a", file=str(tmp_path / "y.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[1.0, 2.0]])
+
+
+def test_stray_prints_are_no_answers(start):
+    """Python's, the system's and C's; and an engine that reads stdin does not swallow requests."""
+    worker = start("""
+        def run(self):
+            print('{"ok": {"seconds": -1}}', flush=True)
+            os.write(1, b'{"ok": {"seconds": -2}}\\n')
+            ctypes.CDLL(None).puts(b'{"ok": {"seconds": -3}}')
+            ctypes.CDLL(None).fflush(None)
+            assert sys.stdin.read() == ""
+    """)
+    for _ in range(3):
+        assert worker.ask("time", case="a")["seconds"] >= 0
+
+
+def test_engine_that_fails_goes_on(start):
+    worker = start("""
+        failed = False
+        def run(self):
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("out of luck")
+    """)
+    with pytest.raises(WorkerError, match="the test could not time: RuntimeError: out of luck"):
+        worker.ask("time", case="a")
+    assert worker.ask("time", case="a")["seconds"] >= 0
+
+
+def test_missing_module_is_told(start):
+    worker = start("""
+        def run(self):
+            import a_module_that_is_not_there
+    """)
+    with pytest.raises(MissingModule) as error:
+        worker.ask("time", case="a")
+    assert error.value.args[1] == "a_module_that_is_not_there"
+
+
+def test_crash_shows_the_last_lines(start):
+    worker = start("""
+        def run(self):
+            print("\\n".join(f"line {i}" for i in range(100)), file=sys.stderr, flush=True)
+            os._exit(3)
+    """)
+    with pytest.raises(WorkerError) as error:
+        worker.ask("time", case="a")
+    message = str(error.value)
+    assert "the test ended with exit code 3 when it was asked to time" in message
+    assert message.endswith("line 99")
+    assert "line 50\n" not in message
+    with pytest.raises(WorkerError, match="exit code 3"):
+        worker.ask("time", case="a")
+
+
+def test_killed_worker(start):
+    worker = start("""
+        def run(self):
+            os.kill(os.getpid(), 9)
+    """)
+    with pytest.raises(WorkerError, match=r"by signal SIGKILL, .* memory runs out"):
+        worker.ask("time", case="a")
+
+
+@pytest.mark.parametrize("line", ["hello", "[1]", '"ok"', "3", "null"])
+def test_what_is_no_answer(tmp_path, line):
+    command = [sys.executable, "-c", f"input(); print({line!r})"]
+    with Worker("the test", command, {}, print) as worker, pytest.raises(WorkerError, match="wrote what is no answer"):
+        worker.ask("load")
+
+
+def test_leaving_ends_a_busy_worker():
+    with Worker("the test", [sys.executable, "-c", "import time; time.sleep(1000)"], {}, print) as worker:
+        process = worker._process
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+def test_worker_ends_with_its_stdin(start):
+    worker = start("def run(self): pass")
+    worker._process.stdin.close()
+    assert worker._process.wait(timeout=30) == 0
+
+
+def test_python_that_is_not_there():
+    with pytest.raises(InputError, match=r"'/no/such/python' cannot be run \(No such file"):
+        Worker("the test", ["/no/such/python"], {}, print)
+
+
+def test_worker_needs_no_installed_npsiglip(tmp_path):
+    """It finds the package that its file belongs to, from any folder, and nothing that lies beside itself."""
+    code = f"""
+        import runpy, sys
+        sys.argv = [{str(WORKER)!r}, "nothing"]
+        sys.path[:] = [{str(WORKER.parent)!r}] + [p for p in sys.path if p not in ("", {str(ROOT)!r})]
+        sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+        runpy.run_path({str(WORKER)!r}, run_name="__main__")
+        import npsiglip.bench.cases
+        try:
+            import cases
+        except ImportError:
+            print(npsiglip.bench.cases.__file__, file=sys.stderr)
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        input="", capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert Path(result.stderr.strip()) == ROOT / "npsiglip" / "bench" / "cases.py"
+
+
+def test_peers_do_not_load_kernels():
+    """A peer's engine imports nothing of ours but the worker, which imports nothing of ours."""
+
+    def imported(path):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+        return {n for n in names | {n.module for n in nodes if isinstance(n, ast.ImportFrom)} if "npsiglip" in n}
+
+    engines = WORKER.parent / "engines"
+    assert imported(WORKER) == imported(engines / "__init__.py") == imported(WORKER.parent / "__init__.py") == set()
+    for peer in PEERS.values():
+        assert imported(engines / f"{peer.module}.py") == {"npsiglip.bench.worker"}
+
+
+# -- measuring ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """Makes a stand-in for an engine, which gives `output` and logs to NAME.log."""
+    code = script(tmp_path, STAND_IN)
+
+    def make(name, output):
+        np.save(tmp_path / f"{name}.npy", output)
+        return Engine(name, [sys.executable, code, str(tmp_path / f"{name}.npy"), str(tmp_path / f"{name}.log")])
+
+    return make
+
+
+OUTPUT = np.random.default_rng(0).standard_normal((1, 36)).astype(np.float32)
+
+
+def measure(engine, config, *peers, rounds=4, threads=1):
+    engines = [engine("ours", OUTPUT), *(engine(f"peer{i}", output) for i, output in enumerate(peers))]
+    with Bench(TINY, config, engines, engine("limits", OUTPUT), threads) as bench:
+        return bench.run([TEXT], rounds)
+
+
+def test_report(engine, tiny_config, tmp_path):
+    near = OUTPUT * np.float32(1 + 5e-5)
+    report = measure(engine, tiny_config, OUTPUT, near)
+    (case,) = report.cases
+    ours, same, other = case.timings
+    assert (case.case, case.inputs) == ("text:1", [1, 24])
+    assert [t.engine for t in case.timings] == ["ours", "peer0", "peer1"]
+    assert ours.runs == [1.0] * 4
+    assert ours.seconds.median == 1.0
+    assert ours.ratio is ours.agreement is None
+    assert same.ratio.of_medians == same.ratio.per_round.median == 1.0
+    assert same.agreement == 0.0
+    assert other.agreement == pytest.approx(5e-5, rel=1e-2)
+    assert ours.setting == "by hand"
+    assert case.gflop == text_flop(tiny_config.text) / 1e9 == ours.gflops
+    assert set(case.limits) == {"multiply_add:1", "read:1"}
+    assert case.limits["multiply_add:1"].median == 5.0
+    assert ours.of_limit == pytest.approx(ours.gflops / 5.0)
+    assert report.engines["peer1"] == {"stand-in": "1"}
+    assert any("width 40" in line for line in header(report))
+    log = (tmp_path / "peer0.log").read_text().split("\n")
+    assert log[:3] == ["load ", "prepare text:1", "output text:1"]
+    assert log[3:-1] == ["time text:1"] * (WARMUP + 4)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (OUTPUT * np.float32(1.001), r"peer0 and ours are 1\.0e-03 apart .* at most 1e-04\); nothing was timed"),
+        (np.roll(OUTPUT, 1), "nothing was timed"),
+        (np.where(np.arange(36) == 3, np.nan, OUTPUT), "are nan apart"),
+        (np.full_like(OUTPUT, np.inf), "are inf apart|are nan apart"),
+        (np.concatenate([OUTPUT, OUTPUT]), r"peer0 gives embeddings \[2, 36\], ours \[1, 36\]; nothing was timed"),
+    ],
+)
+def test_peer_that_computes_something_else_is_not_timed(engine, tiny_config, tmp_path, output, message):
+    with pytest.raises(NpsiglipError, match=message):
+        measure(engine, tiny_config, output)
+    assert "time" not in (tmp_path / "peer0.log").read_text()
+    assert "time" not in (tmp_path / "ours.log").read_text()
+
+
+def test_every_engine_runs_once_a_round_in_changing_order(engine, tiny_config, tmp_path, monkeypatch):
+    order = []
+    ask = Worker.ask
+
+    def logged(worker, do, **arguments):
+        if do == "time" and arguments["case"] in ("text:1", "read:1"):
+            order.append(worker.name)
+        return ask(worker, do, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", logged)
+    measure(engine, tiny_config, OUTPUT, rounds=12)
+    rounds = [order[i : i + 3] for i in range(2 * WARMUP, len(order), 3)]
+    assert len(rounds) == 12
+    assert all(set(names) == {"ours", "peer0", "limits"} for names in rounds)
+    assert {names[0] for names in rounds} == {"ours", "peer0", "limits"}
+
+
+def test_pause_is_longer_than_threads_spin():
+    assert PAUSE >= 0.01
+
+
+def test_refused_before_anything_runs(engine, tiny_config, tmp_path):
+    with pytest.raises(InputError, match=f"from 1 to {machine.cores()}, .* got {machine.cores() + 1}"):
+        measure(engine, tiny_config, threads=machine.cores() + 1)
+    with pytest.raises(InputError, match="at least one round"):
+        measure(engine, tiny_config, rounds=0)
+    with pytest.raises(InputError, match="'caffe' is not known; expected one of: transformers"):
+        peer_engine("caffe")
+
+
+def test_workers_end_when_one_cannot_start(engine, tiny_config, tmp_path):
+    processes = []
+    start = subprocess.Popen
+
+    class Popen(start):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            processes.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Popen)
+        engines = [engine("ours", OUTPUT), Engine("broken", [sys.executable, "-c", "raise SystemExit(5)"])]
+        with pytest.raises(WorkerError, match=r"broken ended with exit code 5 when .* load\. It wrote nothing"):
+            Bench(TINY, tiny_config, engines, engine("limits", OUTPUT), 1)
+    assert len(processes) == 2
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_limits_do_what_they_say(monkeypatch):
+    monkeypatch.setattr(limits, "STEPS", 10)
+    engine = limits.load("", "float32", 1, print)
+    assert engine.prepare("multiply_add:1", None).work == 10 * limits.limit_kernels.FLOP_PER_STEP
+    out = np.zeros(3, np.float32)
+    limits.limit_kernels.multiply_add(np.float32(2), np.float32(0.5), 10, out)
+    chains = limits.limit_kernels.CHAINS
+    np.testing.assert_array_equal(out, 16 * (sum(range(chains)) + 10 * chains))  # each lane of chain i starts at i
+    x = np.arange(2 * limits.limit_kernels.BLOCK, dtype=np.float32) % 7
+    sums = np.empty(2, np.float32)
+    limits.limit_kernels.read(x, sums)
+    np.testing.assert_array_equal(sums, x.reshape(2, -1).sum(1, dtype=np.float64))
+    with pytest.raises(InputError, match="float32"):
+        limits.load("", "int8", 1, print)
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+def run_command(*arguments, **environment):
+    result = subprocess.run(
+        [sys.executable, "-m", "npsiglip", "bench", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "40", **environment},
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def test_command_table():
+    result = run_command("--model", TINY, "--runs", 2, "--threads", 1, "--case", "text:2")
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("text:2  npsiglip ")]
+    assert row.rstrip().endswith("%")  # of the limit
+    assert sum("GB/s" in line for line in result.stdout.splitlines()) == 1
+    assert "float32, 1 threads, 2 rounds" in result.stdout
+    assert "starting npsiglip ..." in result.stderr
+    assert "…" not in result.stdout
+
+
+def test_command_json():
+    result = run_command("--model", TINY, "--runs", 3, "--threads", 1, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [case["case"] for case in report["cases"]] == ["image:1", "text:1"]
+    for case in report["cases"]:
+        (timing,) = case["timings"]
+        assert len(timing["runs"]) == 3
+        assert 0 < timing["seconds"]["min"] == min(timing["runs"])
+        assert timing["gflops"] == pytest.approx(case["gflop"] / timing["seconds"]["median"])
+        assert 0 < timing["of_limit"] < 1
+    assert report["model"]["name"] == str(TINY)
+    assert report["machine"]["cpu"]
+    assert set(report["engines"]["npsiglip"]) == {"npsiglip", "numba", "numpy", "python"}
+
+
+@pytest.mark.parametrize("module", ["torch", "transformers"])
+def test_command_without_the_peer(tmp_path, module):
+    python = tmp_path / "python"
+    hide = f"import sys, runpy; sys.modules[{module!r}] = None; sys.argv[:] = sys.argv[1:]"
+    stub = "import types; sys.modules.setdefault('torch', types.ModuleType('torch'))"
+    run = "sys.path.insert(0, ''); runpy.run_path(sys.argv[0], run_name='__main__')"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{hide}; {stub}; {run}" "$@"\n')
+    python.chmod(0o755)
+    result = run_command("--model", TINY, "--threads", 1, "--peer", "transformers", "--peer-python", python)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    message = " ".join(result.stderr.split())
+    assert f"error: transformers cannot be timed: {python} has no module '{module}'; install it there" in message
+    assert "pip install 'npsiglip[bench]'" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--peer", "caffe"], 1, "peer 'caffe' is not known"),
+        (["--case", "image"], 1, "such as image:8"),
+        (["--threads", "4096"], 1, "threads must be from 1 to"),
+        (["--variant", "siglip-huge"], 1, "unknown variant 'siglip-huge'; known are: siglip-base-patch16-224"),
+        (["--model", "no/such/folder"], 1, "does not exist"),
+        (["--model", str(TINY), "--variant", "siglip-base-patch16-224"], 2, "not both"),
+        (["--runs", "0"], 2, "--runs"),
+    ],
+)
+def test_command_refuses_before_it_starts_anything(arguments, code, message):
+    result = run_command(*arguments)
+    assert result.returncode == code
+    assert message in " ".join(result.stderr.split())
+    assert "starting" not in result.stderr
+    assert "random weights" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_random_folder_is_the_model_and_is_deleted(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    said = []
+    with command._random_folder("tiny", tiny_config, said.append) as folder:
+        weights, stored = random_params(tiny_config, command.SEED), Checkpoint.open(folder)
+        assert all(np.array_equal(stored[name], weights[name]) for name in stored)
+        assert SigLIPConfig.from_folder(folder) == tiny_config
+        assert Path(folder).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+    assert said == ["random weights for tiny"]
