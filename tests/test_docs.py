@@ -10,7 +10,6 @@ import contextlib
 import io
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import unquote
 
 import numpy as np
@@ -93,14 +92,12 @@ def wrong_output(page):
     return wrong
 
 
-@lru_cache
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
     headings = [line.lstrip("#") for line in prose(page) if re.match(r"#+ ", line)]
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
-@lru_cache
 def defined_names(path):
     """Functions, classes, methods ("Class.method") and variables of a Python file."""
     names = set()
@@ -119,7 +116,7 @@ def defined_names(path):
 
 
 def links(page):
-    """(line number, text, target) of every link; code spans that hold brackets are none."""
+    """(line number, text, target) of every link."""
     for number, line in enumerate(prose(page), 1):
         for match in re.finditer(r"\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)\)", line):
             yield number, match[1], match[2]
@@ -158,7 +155,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", LINKED, ids=page_ids)
 def test_no_path_of_a_machine(page):
-    assert re.findall(r"/(?:home|work|root|Users)/[\w/.]+", page.read_text(encoding="utf-8")) == []
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(rf"/(?:home|root|Users)/[\w/.]+|{re.escape(str(ROOT))}", text) == []
 
 
 def test_index_lists_every_page():
@@ -308,8 +306,7 @@ def test_broken_links_are_found(tmp_path):
     (tmp_path / "code.py").write_text("A = 1\nB: int = 2\ndef f(): ...\nclass C:\n    def m(self): ...\n")
     (tmp_path / "other.md").write_text("# Two words, and `code`\n")
     good = "[`f`](code.py) [`C.m()`](code.py) [`A`](code.py) [`B`](code.py) [x](code.py) [`code.py`](code.py)\n"
-    good += "[a](other.md#two-words-and-code) [b](https://example.org/x) [c](#title) `[i](no.md)`\n# Title\n"
-    good = good.replace(" `[i](no.md)`", "")
+    good += "[a](other.md#two-words-and-code) [b](https://example.org/x) [c](#title)\n# Title\n"
     assert list(broken_links(page_of(tmp_path, good))) == []
     for bad in ("[x](no.md)", "[`g`](code.py)", "[`m`](code.py)", "[x](other.md#three)", "[x](#title)"):
         assert len(list(broken_links(page_of(tmp_path, f"text\n{bad}\n")))) == 1, bad
