@@ -14,7 +14,7 @@ from npsiglip.errors import InputError
 from npsiglip.kernels import gemm
 from npsiglip.kernels import sigmoid_loss as kernels
 from npsiglip.kernels.jit import RUN_LOCK
-from npsiglip.kernels.tile import PANEL_F64, ROWS_F64
+from npsiglip.kernels.tile import PANEL_F64
 
 Array = NDArray[np.float32]
 
@@ -85,7 +85,7 @@ def _run(zimg: Array, ztxt: Array, t_prime: float, bias: float, chunk: int) -> S
         for i in range(0, batch, chunk):
             images = zimg[i : i + chunk]
             g = np.empty((len(images), len(texts)), np.float32)
-            sums = np.empty((-(-len(images) // ROWS_F64), 3), np.float64)
+            sums = np.empty((-(-len(images) // kernels.ROWS_EACH), 3), np.float64)
             images64 = images.astype(np.float64)
             kernels.block_gradient(images64, text_panels, len(texts), i - j, t, bias, float(batch), g, sums)
             loss, sum_g, sum_gs = (total + part for total, part in zip((loss, sum_g, sum_gs), sums.sum(0), strict=True))

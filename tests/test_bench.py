@@ -24,7 +24,7 @@ from npsiglip.bench.cases import Case, default_cases, parse_case, random_inputs
 from npsiglip.bench.engines import limits
 from npsiglip.bench.flop import blocks_flop, case_flop, image_flop, text_flop
 from npsiglip.bench.measure import PAUSE, WARMUP, Bench
-from npsiglip.bench.peers import PEERS, Engine, peer_engine
+from npsiglip.bench.peers import PEERS, Engine, own_engine, peer_engine
 from npsiglip.bench.process import WORKER, MissingModule, Worker, WorkerError
 from npsiglip.bench.report import header
 from npsiglip.bench.stats import ratio, summarize
@@ -36,11 +36,11 @@ from npsiglip.params import param_shapes, random_params
 
 TEXT = Case("text", 1)
 
-# A worker written from the description of the protocol alone. Its arguments: the file that it gives as its output, and
-# the file that it logs requests to. A run takes 1 s by its own account.
+# A worker written from the description of the protocol alone. Its arguments: the file that it gives as its output, the
+# file that it logs requests to, and the seconds that a run takes by its own account.
 STAND_IN = """
     import json, shutil, sys
-    _, output, log = sys.argv
+    _, output, log, seconds = sys.argv
     for line in sys.stdin:
         request = json.loads(line)
         do = request["do"]
@@ -52,7 +52,7 @@ STAND_IN = """
             "load": {"about": {"stand-in": "1"}},
             "prepare": {"work": 5e9, "setting": "by hand"},
             "output": {},
-            "time": {"seconds": 1.0},
+            "time": {"seconds": float(seconds)},
         }[do]}), flush=True)
 """
 
@@ -330,9 +330,10 @@ def engine(tmp_path):
     """Makes a stand-in for an engine, which gives `output` and logs to NAME.log."""
     code = script(tmp_path, STAND_IN)
 
-    def make(name, output):
-        np.save(tmp_path / f"{name}.npy", output)
-        return Engine(name, [sys.executable, code, str(tmp_path / f"{name}.npy"), str(tmp_path / f"{name}.log")])
+    def make(name, output, seconds=1.0):
+        files = tmp_path / f"{name}.npy", tmp_path / f"{name}.log"
+        np.save(files[0], output)
+        return Engine(name, [sys.executable, code, *map(str, files), str(seconds)])
 
     return make
 
@@ -341,7 +342,7 @@ OUTPUT = np.random.default_rng(0).standard_normal((1, 36)).astype(np.float32)
 
 
 def measure(engine, config, *peers, rounds=4, threads=1):
-    engines = [engine("ours", OUTPUT), *(engine(f"peer{i}", output) for i, output in enumerate(peers))]
+    engines = [engine("ours", OUTPUT), *(engine(f"peer{i}", output, 2.0 + i) for i, output in enumerate(peers))]
     with Bench(TINY, config, engines, engine("limits", OUTPUT), threads) as bench:
         return bench.run([TEXT], rounds)
 
@@ -356,7 +357,8 @@ def test_report(engine, tiny_config, tmp_path):
     assert ours.runs == [1.0] * 4
     assert ours.seconds.median == 1.0
     assert ours.ratio is ours.agreement is None
-    assert same.ratio.of_medians == same.ratio.per_round.median == 1.0
+    assert same.ratio.of_medians == same.ratio.per_round.median == 0.5
+    assert other.ratio.of_medians == other.ratio.per_round.median == pytest.approx(1 / 3)
     assert same.agreement == 0.0
     assert other.agreement == pytest.approx(5e-5, rel=1e-2)
     assert ours.setting == "by hand"
@@ -434,6 +436,21 @@ def test_workers_end_when_one_cannot_start(engine, tiny_config, tmp_path):
             Bench(TINY, tiny_config, engines, engine("limits", OUTPUT), 1)
     assert len(processes) == 2
     assert all(process.poll() is not None for process in processes)
+
+
+def test_own_engine_gives_our_embeddings(tiny_folder, tiny_config, tmp_path):
+    own = own_engine()
+    with Worker(own.name, own.command, {}, print) as worker:
+        worker.ask("load", folder=str(tiny_folder), dtype="float32", threads=1)
+        for tower, encode in (("image", "encode_image"), ("text", "encode_text")):
+            inputs = random_inputs(Case(tower, 2), tiny_config)
+            np.save(tmp_path / "x.npy", inputs)
+            worker.ask("prepare", case=f"{tower}:2", inputs=str(tmp_path / "x.npy"))
+            worker.ask("output", case=f"{tower}:2", file=str(tmp_path / "y.npy"))
+            expected = getattr(SigLIP.from_pretrained(tiny_folder), encode)(inputs, normalize=False)
+            np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+        with pytest.raises(WorkerError, match=r"could not load: InputError: .* 'float8'"):
+            worker.ask("load", folder=str(tiny_folder), dtype="float8", threads=1)
 
 
 def test_limits_do_what_they_say(monkeypatch):

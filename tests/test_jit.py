@@ -1,6 +1,7 @@
 """The kernel cache, threads and compile events; each in a process of its own, since they are decided at import."""
 
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -105,6 +106,25 @@ def test_thread_count_is_restored():
 def test_numba_num_threads_is_respected(tmp_path):
     code = "from npsiglip.kernels.jit import max_threads; print(max_threads())"
     assert run(code, NUMBA_NUM_THREADS="1", NUMBA_CACHE_DIR=str(tmp_path))[0] == "1"
+
+
+EMBED = """
+    import hashlib
+    import numpy as np
+    from npsiglip import SigLIP, sigmoid_loss
+    model = SigLIP.from_pretrained("golden/tiny")
+    x, y = model.encode_image(np.full((3, 3, 38, 38), 0.25, np.float32)), model.encode_text(["a", "b c", ""])
+    loss = sigmoid_loss(x, y, 2.0, -5.0, chunk=2)
+    print(hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in (x, y, *loss))).hexdigest())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names features of x86")
+@pytest.mark.parametrize("features", ["+avx2,+fma", "+sse2"])
+def test_same_bits_on_lesser_cpus(tmp_path, features):
+    """Half the vector and a smaller tile, and no fused multiply-add in hardware at all."""
+    lesser = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert run(EMBED, **lesser)[0] == run(EMBED)[0]
 
 
 @pytest.mark.parametrize(("features", "rows"), [("+avx512f,+avx2,+fma", 8), ("+avx2,+fma", 6), ("+sse2", 2)])

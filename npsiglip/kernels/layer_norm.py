@@ -11,8 +11,8 @@ def layer_norm(x, scale, b, eps, out):
     """Out = (x - mean) / sqrt(var + eps) * scale + b; x and out [M, D], scale and b [D], float32.
 
     All in float64, rounded once at the end. The variance is E[x^2] - mean^2: squares of float32 are exact in float64,
-    so what cancellation leaves is good to 2^-52 (1 + mean^2 / var), far below float32 for any mean up to 1e4 times
-    the deviation.
+    so what cancellation leaves is typically good to 2^-52 (1 + mean^2 / var), far below float32 for any mean up to
+    1e4 times the deviation; docs/numerics.md has the worst case.
     """
     m, d = x.shape
     whole = d - d % LANES

@@ -91,7 +91,7 @@ def _emit_tile(builder, rows, units, a, row_stride, k_stride, panel, k_end, tile
 
 def _row_counts(most):
     """The tile heights that are compiled: a block of any number of rows is made of these."""
-    return [r for r in (most, 4, 2, 1) if r <= most]
+    return [most, *(r for r in (4, 2, 1) if r < most)]
 
 
 def _tiles(kind, max_rows, max_units):
