@@ -31,16 +31,6 @@ class Linear(NamedTuple):
     panels: Array
     b: Array
 
-    @classmethod
-    def pack(cls, params: Params, name: str, parts: tuple[str, ...] = ()) -> Linear:
-        """Pack `name`, or the `parts` of it beside each other."""
-        names = [f"{name}.{part}" for part in parts] or [name]
-        w = np.ascontiguousarray(np.concatenate([np.asarray(params[f"{n}.w"].T, np.float32) for n in names]))  # [N, K]
-        b = np.concatenate([np.asarray(params[f"{n}.b"], np.float32) for n in names])
-        panels = np.empty(gemm.packed_size(w.shape[1], w.shape[0]), np.float32)
-        gemm.pack(w, panels)
-        return cls(name, panels, b)
-
     def __call__(
         self, x: Array, out: Array, trace: Forget, *, gelu: bool = False, residual: Array = NO_RESIDUAL
     ) -> Array:
@@ -61,17 +51,47 @@ class LayerNorm(NamedTuple):
     b: Array
     eps: float
 
-    @classmethod
-    def pack(cls, params: Params, name: str, eps: float) -> LayerNorm:
-        """Take `name` as float32."""
-        scale, b = (np.array(params[f"{name}.{part}"], np.float32) for part in ("scale", "b"))
-        return cls(name, scale, b, eps)
-
     def __call__(self, x: Array, out: Array, trace: Forget) -> Array:
         """Normalise the rows of x."""
         layer_norm.layer_norm(x, self.scale, self.b, self.eps, out)
         trace[self.name] = out
         return out
+
+
+class Packer:
+    """Makes layers from parameters. Packed weights lie in large blocks, which the system can back with large pages."""
+
+    BLOCK = 1 << 23  # float32 elements, 32 MB
+    ALIGNMENT = 16  # float32 elements: a cache line
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self._block: Array = np.empty(0, np.float32)
+
+    def _room(self, size: int) -> Array:
+        if len(self._block) < size:
+            block = np.empty(max(size, self.BLOCK) + self.ALIGNMENT, np.float32)
+            self._block = block[-block.ctypes.data // block.itemsize % self.ALIGNMENT :]
+        room, self._block = self._block[:size], self._block[size:]
+        return room
+
+    def array(self, name: str) -> Array:
+        """A parameter as float32, a copy."""
+        return np.array(self.params[name], np.float32)
+
+    def linear(self, name: str, parts: tuple[str, ...] = ()) -> Linear:
+        """The linear layer `name`, or the `parts` of it beside each other."""
+        names = [f"{name}.{part}" for part in parts] or [name]
+        weights = [np.ascontiguousarray(self.params[f"{n}.w"].T, np.float32) for n in names]  # each [N, K]
+        w = np.concatenate(weights) if parts else weights[0].view()
+        w.flags.writeable = False  # as mapped files are: one type, so one compiled kernel
+        panels = self._room(gemm.packed_size(w.shape[1], w.shape[0]))
+        gemm.pack(w, panels)
+        return Linear(name, panels, np.concatenate([self.array(f"{n}.b") for n in names]))
+
+    def layer_norm(self, name: str, eps: float) -> LayerNorm:
+        """The LayerNorm `name`."""
+        return LayerNorm(name, self.array(f"{name}.scale"), self.array(f"{name}.b"), eps)
 
 
 class Buffers:
@@ -91,14 +111,14 @@ class Buffers:
 class Block:
     """One pre-LN transformer block."""
 
-    def __init__(self, params: Params, name: str, eps: float) -> None:
+    def __init__(self, pack: Packer, name: str, eps: float) -> None:
         self.name = name
-        self.ln1 = LayerNorm.pack(params, f"{name}.ln1", eps)
-        self.qkv = Linear.pack(params, f"{name}.attn", ("q", "k", "v"))
-        self.out = Linear.pack(params, f"{name}.attn.out")
-        self.ln2 = LayerNorm.pack(params, f"{name}.ln2", eps)
-        self.fc1 = Linear.pack(params, f"{name}.mlp.fc1")
-        self.fc2 = Linear.pack(params, f"{name}.mlp.fc2")
+        self.ln1 = pack.layer_norm(f"{name}.ln1", eps)
+        self.qkv = pack.linear(f"{name}.attn", ("q", "k", "v"))
+        self.out = pack.linear(f"{name}.attn.out")
+        self.ln2 = pack.layer_norm(f"{name}.ln2", eps)
+        self.fc1 = pack.linear(f"{name}.mlp.fc1")
+        self.fc2 = pack.linear(f"{name}.mlp.fc2")
 
     def __call__(self, work: Buffers, trace: Forget) -> None:
         """X = work.x becomes x + attention(ln1(x)), then x + mlp(ln2(x))."""
@@ -122,10 +142,10 @@ class Block:
 class Blocks:
     """All blocks of a tower and the final LayerNorm."""
 
-    def __init__(self, params: Params, tower: str, config: ImageConfig | TextConfig) -> None:
+    def __init__(self, pack: Packer, tower: str, config: ImageConfig | TextConfig) -> None:
         self.config = config
-        self.blocks = [Block(params, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
-        self.final_ln = LayerNorm.pack(params, f"{tower}.final_ln", config.layer_norm_eps)
+        self.blocks = [Block(pack, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
+        self.final_ln = pack.layer_norm(f"{tower}.final_ln", config.layer_norm_eps)
 
     def buffers(self, n: int, length: int) -> Buffers:
         """Work arrays for n inputs of `length` tokens."""
@@ -141,16 +161,18 @@ class Blocks:
 class MapHead:
     """Attention pooling by a learned probe, then an MLP with residual."""
 
-    def __init__(self, params: Params, name: str, config: ImageConfig) -> None:
+    def __init__(self, pack: Packer, name: str, config: ImageConfig) -> None:
         self.name, self.config = name, config
         # The query is the same for every image: computed once, in float64, and rounded.
-        probe, w, b = (np.asarray(params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b"))
+        probe, w, b = (
+            np.asarray(pack.params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b")
+        )
         self.q = (probe @ w + b).astype(np.float32)
-        self.kv = Linear.pack(params, f"{name}.attn", ("k", "v"))
-        self.out = Linear.pack(params, f"{name}.attn.out")
-        self.ln = LayerNorm.pack(params, f"{name}.ln", config.layer_norm_eps)
-        self.fc1 = Linear.pack(params, f"{name}.mlp.fc1")
-        self.fc2 = Linear.pack(params, f"{name}.mlp.fc2")
+        self.kv = pack.linear(f"{name}.attn", ("k", "v"))
+        self.out = pack.linear(f"{name}.attn.out")
+        self.ln = pack.layer_norm(f"{name}.ln", config.layer_norm_eps)
+        self.fc1 = pack.linear(f"{name}.mlp.fc1")
+        self.fc2 = pack.linear(f"{name}.mlp.fc2")
 
     def __call__(self, tokens: Array, n: int, trace: Forget) -> Array:
         """Tokens [N * L, D] -> [N, D]."""
@@ -179,11 +201,12 @@ class ImageTower:
     name = "image"
 
     def __init__(self, params: Params, config: ImageConfig) -> None:
+        pack = Packer(params)
         self.config = config
-        self.patch_embed = Linear.pack(params, "image.patch_embed")
-        self.pos_embed = np.array(params["image.pos_embed"], np.float32)
-        self.blocks = Blocks(params, "image", config)
-        self.map_head = MapHead(params, "image.map_head", config)
+        self.patch_embed = pack.linear("image.patch_embed")
+        self.pos_embed = pack.array("image.pos_embed")
+        self.blocks = Blocks(pack, "image", config)
+        self.map_head = MapHead(pack, "image.map_head", config)
 
     def __call__(self, pixels: Array, trace: Forget) -> Array:
         """Pixels [N, 3, S, S] -> [N, D]."""
@@ -203,11 +226,12 @@ class TextTower:
     name = "text"
 
     def __init__(self, params: Params, config: TextConfig) -> None:
+        pack = Packer(params)
         self.config = config
         self.token_embed = np.asarray(params["text.token_embed"])  # stays where and as it is stored
-        self.pos_embed = np.array(params["text.pos_embed"], np.float32)
-        self.blocks = Blocks(params, "text", config)
-        self.head = Linear.pack(params, "text.head")
+        self.pos_embed = pack.array("text.pos_embed")
+        self.blocks = Blocks(pack, "text", config)
+        self.head = pack.linear("text.head")
 
     def __call__(self, ids: NDArray[np.integer], trace: Forget) -> Array:
         """Token ids [N, L] -> [N, P], P the projection."""

@@ -46,7 +46,9 @@ def chain_bound(k):
 
 def packed(w):
     panels = np.empty(gemm.packed_size(*w.shape), np.float32)
-    gemm.pack(np.ascontiguousarray(w.T), panels)
+    packable = np.ascontiguousarray(w.T)
+    packable.flags.writeable = False
+    gemm.pack(packable, panels)
     return panels
 
 
