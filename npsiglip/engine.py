@@ -1,8 +1,8 @@
 """Both towers on Numba kernels: `npsiglip.reference.model` line by line, with packed weights and work buffers.
 
-A tower packs its weights once and then maps arrays to arrays. Activations are float32 matrices [N * L, D]; q, k and v
-(and the MAP head's k and v) come from one product each. The results have the same bits for any number of threads and
-for any batch. Dimensions: N batch, L tokens, D width, H heads, M mlp width, P patch, V vocabulary.
+A tower maps arrays to arrays; weights that are used repeatedly are packed for good. Activations are float32 matrices
+[N * L, D]; q, k and v (and the MAP head's k and v) come from one product each. The results have the same bits for any
+number of threads and for any batch. Dimensions: N batch, L tokens, D width, H heads, M mlp width, P patch, V vocabulary.
 
 Left out: choosing what to run on, checking input, normalising embeddings; that is `npsiglip.model`.
 """
@@ -24,12 +24,73 @@ Array = NDArray[np.float32]
 NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
 
 
-class Linear(NamedTuple):
-    """A packed linear layer: several layers with the same input, beside each other, count as one."""
+class Room:
+    """Where packed weights lie: one scratch array for a single use, large blocks for those that are kept.
 
-    name: str
-    panels: Array
-    b: Array
+    The system backs large blocks with large pages.
+    """
+
+    BLOCK = 1 << 23  # float32 elements, 32 MB
+    ALIGNMENT = 16  # float32 elements: a cache line
+
+    def __init__(self) -> None:
+        self._scratch: Array = np.empty(0, np.float32)
+        self._block: Array = np.empty(0, np.float32)
+
+    def lend(self, size: int) -> Array:
+        """An array that the next call may overwrite."""
+        if len(self._scratch) < size:
+            self._scratch = self._aligned(size)
+        return self._scratch[:size]
+
+    def keep(self, size: int) -> Array:
+        """An array of one's own."""
+        if len(self._block) < size:
+            self._block = self._aligned(max(size, self.BLOCK))
+        room, self._block = self._block[:size], self._block[size:]
+        return room
+
+    def _aligned(self, size: int) -> Array:
+        block = np.empty(size + self.ALIGNMENT, np.float32)
+        start = -block.ctypes.data // block.itemsize % self.ALIGNMENT
+        return block[start : start + size]
+
+
+class Linear:
+    """A linear layer, or several with the same input beside each other.
+
+    The first pass packs the weights into scratch memory, which stays in the cache; the second packs them for good and
+    lets the originals go. So a program that classifies one image does not fill memory with weights that it uses once.
+
+    Args:
+        name: of the trace's tap.
+        weights: [N, K] of each layer, of any float type.
+        b: float32, of all layers together.
+        room: for packed weights.
+    """
+
+    def __init__(self, name: str, weights: list[NDArray[np.floating]], b: Array, room: Room) -> None:
+        self.name, self.b = name, b
+        self._weights, self._room = weights, room
+        self._panels: Array | None = None
+        self._used = False
+
+    def _packed(self) -> Array:
+        if self._panels is not None:
+            return self._panels
+        n, k = len(self.b), self._weights[0].shape[1]
+        size = gemm.packed_size(k, n)
+        panels = self._room.keep(size) if self._used else self._room.lend(size)
+        first = 0
+        for weight in self._weights:
+            w = np.ascontiguousarray(weight, np.float32).view()
+            w.flags.writeable = False  # as mapped files are: one type, so one compiled kernel
+            gemm.pack(w, first, n, panels)
+            first += len(w)
+        if self._used:
+            self._panels, self._weights = panels, []
+        self._used = True
+        return panels
 
     def __call__(
         self, x: Array, out: Array, trace: Forget, *, gelu: bool = False, residual: Array = NO_RESIDUAL
@@ -37,7 +98,7 @@ class Linear(NamedTuple):
         """Out = residual + gelu(x w + b); what comes before gelu and residual is traced under the layer's name."""
         fused = gelu or residual.size > 0
         before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
-        gemm.linear(x, self.panels, self.b, gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION, residual, before, out)
+        gemm.linear(x, self._packed(), self.b, gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION, residual, before, out)
         if not fused:
             trace[self.name] = out
         return out
@@ -58,22 +119,12 @@ class LayerNorm(NamedTuple):
         return out
 
 
-class Packer:
-    """Makes layers from parameters. Packed weights lie in large blocks, which the system can back with large pages."""
-
-    BLOCK = 1 << 23  # float32 elements, 32 MB
-    ALIGNMENT = 16  # float32 elements: a cache line
+class Layers:
+    """Makes the layers of a tower from its parameters."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self._block: Array = np.empty(0, np.float32)
-
-    def _room(self, size: int) -> Array:
-        if len(self._block) < size:
-            block = np.empty(max(size, self.BLOCK) + self.ALIGNMENT, np.float32)
-            self._block = block[-block.ctypes.data // block.itemsize % self.ALIGNMENT :]
-        room, self._block = self._block[:size], self._block[size:]
-        return room
+        self._room = Room()
 
     def array(self, name: str) -> Array:
         """A parameter as float32, a copy."""
@@ -82,12 +133,8 @@ class Packer:
     def linear(self, name: str, parts: tuple[str, ...] = ()) -> Linear:
         """The linear layer `name`, or the `parts` of it beside each other."""
         names = [f"{name}.{part}" for part in parts] or [name]
-        weights = [np.ascontiguousarray(self.params[f"{n}.w"].T, np.float32) for n in names]  # each [N, K]
-        w = np.concatenate(weights) if parts else weights[0].view()
-        w.flags.writeable = False  # as mapped files are: one type, so one compiled kernel
-        panels = self._room(gemm.packed_size(w.shape[1], w.shape[0]))
-        gemm.pack(w, panels)
-        return Linear(name, panels, np.concatenate([self.array(f"{n}.b") for n in names]))
+        weights = [self.params[f"{n}.w"].T for n in names]
+        return Linear(name, weights, np.concatenate([self.array(f"{n}.b") for n in names]), self._room)
 
     def layer_norm(self, name: str, eps: float) -> LayerNorm:
         """The LayerNorm `name`."""
@@ -111,14 +158,14 @@ class Buffers:
 class Block:
     """One pre-LN transformer block."""
 
-    def __init__(self, pack: Packer, name: str, eps: float) -> None:
+    def __init__(self, layers: Layers, name: str, eps: float) -> None:
         self.name = name
-        self.ln1 = pack.layer_norm(f"{name}.ln1", eps)
-        self.qkv = pack.linear(f"{name}.attn", ("q", "k", "v"))
-        self.out = pack.linear(f"{name}.attn.out")
-        self.ln2 = pack.layer_norm(f"{name}.ln2", eps)
-        self.fc1 = pack.linear(f"{name}.mlp.fc1")
-        self.fc2 = pack.linear(f"{name}.mlp.fc2")
+        self.ln1 = layers.layer_norm(f"{name}.ln1", eps)
+        self.qkv = layers.linear(f"{name}.attn", ("q", "k", "v"))
+        self.out = layers.linear(f"{name}.attn.out")
+        self.ln2 = layers.layer_norm(f"{name}.ln2", eps)
+        self.fc1 = layers.linear(f"{name}.mlp.fc1")
+        self.fc2 = layers.linear(f"{name}.mlp.fc2")
 
     def __call__(self, work: Buffers, trace: Forget) -> None:
         """X = work.x becomes x + attention(ln1(x)), then x + mlp(ln2(x))."""
@@ -142,10 +189,10 @@ class Block:
 class Blocks:
     """All blocks of a tower and the final LayerNorm."""
 
-    def __init__(self, pack: Packer, tower: str, config: ImageConfig | TextConfig) -> None:
+    def __init__(self, layers: Layers, tower: str, config: ImageConfig | TextConfig) -> None:
         self.config = config
-        self.blocks = [Block(pack, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
-        self.final_ln = pack.layer_norm(f"{tower}.final_ln", config.layer_norm_eps)
+        self.blocks = [Block(layers, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
+        self.final_ln = layers.layer_norm(f"{tower}.final_ln", config.layer_norm_eps)
 
     def buffers(self, n: int, length: int) -> Buffers:
         """Work arrays for n inputs of `length` tokens."""
@@ -161,18 +208,18 @@ class Blocks:
 class MapHead:
     """Attention pooling by a learned probe, then an MLP with residual."""
 
-    def __init__(self, pack: Packer, name: str, config: ImageConfig) -> None:
+    def __init__(self, layers: Layers, name: str, config: ImageConfig) -> None:
         self.name, self.config = name, config
         # The query is the same for every image: computed once, in float64, and rounded.
         probe, w, b = (
-            np.asarray(pack.params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b")
+            np.asarray(layers.params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b")
         )
         self.q = (probe @ w + b).astype(np.float32)
-        self.kv = pack.linear(f"{name}.attn", ("k", "v"))
-        self.out = pack.linear(f"{name}.attn.out")
-        self.ln = pack.layer_norm(f"{name}.ln", config.layer_norm_eps)
-        self.fc1 = pack.linear(f"{name}.mlp.fc1")
-        self.fc2 = pack.linear(f"{name}.mlp.fc2")
+        self.kv = layers.linear(f"{name}.attn", ("k", "v"))
+        self.out = layers.linear(f"{name}.attn.out")
+        self.ln = layers.layer_norm(f"{name}.ln", config.layer_norm_eps)
+        self.fc1 = layers.linear(f"{name}.mlp.fc1")
+        self.fc2 = layers.linear(f"{name}.mlp.fc2")
 
     def __call__(self, tokens: Array, n: int, trace: Forget) -> Array:
         """Tokens [N * L, D] -> [N, D]."""
@@ -201,12 +248,12 @@ class ImageTower:
     name = "image"
 
     def __init__(self, params: Params, config: ImageConfig) -> None:
-        pack = Packer(params)
+        layers = Layers(params)
         self.config = config
-        self.patch_embed = pack.linear("image.patch_embed")
-        self.pos_embed = pack.array("image.pos_embed")
-        self.blocks = Blocks(pack, "image", config)
-        self.map_head = MapHead(pack, "image.map_head", config)
+        self.patch_embed = layers.linear("image.patch_embed")
+        self.pos_embed = layers.array("image.pos_embed")
+        self.blocks = Blocks(layers, "image", config)
+        self.map_head = MapHead(layers, "image.map_head", config)
 
     def __call__(self, pixels: Array, trace: Forget) -> Array:
         """Pixels [N, 3, S, S] -> [N, D]."""
@@ -226,12 +273,12 @@ class TextTower:
     name = "text"
 
     def __init__(self, params: Params, config: TextConfig) -> None:
-        pack = Packer(params)
+        layers = Layers(params)
         self.config = config
         self.token_embed = np.asarray(params["text.token_embed"])  # stays where and as it is stored
-        self.pos_embed = pack.array("text.pos_embed")
-        self.blocks = Blocks(pack, "text", config)
-        self.head = pack.linear("text.head")
+        self.pos_embed = layers.array("text.pos_embed")
+        self.blocks = Blocks(layers, "text", config)
+        self.head = layers.linear("text.head")
 
     def __call__(self, ids: NDArray[np.integer], trace: Forget) -> Array:
         """Token ids [N, L] -> [N, P], P the projection."""

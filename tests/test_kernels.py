@@ -45,10 +45,13 @@ def chain_bound(k):
 
 
 def packed(w):
-    panels = np.empty(gemm.packed_size(*w.shape), np.float32)
+    panels = np.full(gemm.packed_size(*w.shape), np.nan, np.float32)
     packable = np.ascontiguousarray(w.T)
     packable.flags.writeable = False
-    gemm.pack(packable, panels)
+    part = w.shape[1] // 3  # in two calls, as layers beside each other are
+    for first, last in ((0, part), (part, w.shape[1])):
+        if last > first:
+            gemm.pack(packable[first:last], first, w.shape[1], panels)
     return panels
 
 

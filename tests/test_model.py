@@ -97,6 +97,19 @@ def test_same_bits_when_a_batch_takes_several_passes(model, pixels, monkeypatch)
     np.testing.assert_array_equal(model.encode_image(pixels), whole)
 
 
+def test_weights_are_packed_for_good_by_the_second_pass(tiny_folder, pixels, ids):
+    model = SigLIP.from_pretrained(tiny_folder)
+    layer = model._image.blocks.blocks[1].qkv
+    first = model.encode_image(pixels), model.encode_text(ids)
+    assert layer._panels is None
+    for _ in range(2):
+        again = model.encode_image(pixels), model.encode_text(ids)
+        np.testing.assert_array_equal(first[0], again[0])
+        np.testing.assert_array_equal(first[1], again[1])
+        assert layer._panels is not None
+        assert layer._weights == []
+
+
 def test_wide_model_with_outliers_against_the_reference():
     """Several panels, several tiles, ragged ends, one channel in a hundred a hundred times the others."""
     config = npsiglip.SigLIPConfig(

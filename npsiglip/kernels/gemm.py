@@ -28,20 +28,27 @@ def packed_size(k, n):
 
 
 @parallel_kernel
-def pack(w, out):
-    """Panels of a transposed weight [N, K], contiguous float32, into out [packed_size(K, N)] float32."""
-    n, k = w.shape
-    for panel in prange(-(-n // PANEL_F32)):
+def pack(w, first, n, out):
+    """Columns [first, first + J) of the panels of a [K, n] matrix, from their transpose w [J, K], contiguous float32.
+
+    Layers beside each other are packed one after the other, in order; out has packed_size(K, n) elements.
+    """
+    rows, k = w.shape
+    for panel in prange(first // PANEL_F32, -(-(first + rows) // PANEL_F32)):
         start = panel * PANEL_F32
-        columns = min(PANEL_F32, n - start)
-        width = -(-columns // LANES) * LANES
-        base = start * k
-        if columns < width:
-            out[base : base + k * width] = np.float32(0)
-        for first in range(0, k, LANES):  # read a cache line of each row of w, write rows of the panel
-            for j in range(columns):
-                for i in range(first, min(first + LANES, k)):
-                    out[base + i * width + j] = w[start + j, i]
+        width = -(-min(PANEL_F32, n - start) // LANES) * LANES
+        begin, end = max(first, start), min(first + rows, start + PANEL_F32)
+        block = out[start * k : start * k + k * width].reshape(k, width)
+        target, source = block[:, begin - start : end - start], w[begin - first : end - first]  # views: cheap indices
+        for i0 in range(0, k, LANES):  # read a cache line of each row of w, write rows of the panel
+            for j in range(target.shape[1]):
+                for i in range(i0, min(i0 + LANES, k)):
+                    target[i, j] = source[j, i]
+        if end == n:
+            padding = block[:, n - start :]
+            for i in range(k):
+                for j in range(padding.shape[1]):
+                    padding[i, j] = np.float32(0)
 
 
 @inline
