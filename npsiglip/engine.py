@@ -2,7 +2,7 @@
 
 A tower maps arrays to arrays; weights that are used repeatedly are packed for good. Activations are float32 matrices
 [N * L, D]; q, k and v (and the MAP head's k and v) come from one product each. The results have the same bits for any
-number of threads and for any batch. Dimensions: N batch, L tokens, D width, H heads, M mlp width, P patch, V vocabulary.
+number of threads and any batch. Dimensions: N batch, L tokens, D width, H heads, M mlp width, P patch, V vocabulary.
 
 Left out: choosing what to run on, checking input, normalising embeddings; that is `npsiglip.model`.
 """
