@@ -69,3 +69,9 @@ def test_base_patch16_224(b16_folder, attn):
 def test_tiny_golden_model(tiny_folder, attn):
     ratios = error_ratios(tiny_folder, 32, 64, attn)
     assert {name: ratio for name, ratio in ratios.items() if not ratio <= RATIO} == {}
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_given_model(given_folder, attn):
+    ratios = error_ratios(given_folder, 2, 4, attn)
+    assert {name: ratio for name, ratio in ratios.items() if not ratio <= RATIO} == {}

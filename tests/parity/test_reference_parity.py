@@ -91,15 +91,26 @@ def test_tiny(tiny_folder, golden):
     assert above(BOUND, ours, theirs) == {}
 
 
+def random_inputs(config):
+    """Two images and three texts, the first padded, as most texts are."""
+    rng = np.random.default_rng(224)
+    pixels = rng.uniform(-1, 1, (2, 3, config.image.image_size, config.image.image_size))
+    ids = rng.integers(0, config.text.vocab_size, (3, config.text.seq_len))
+    ids[0, 9:] = 1
+    return pixels, ids
+
+
+def test_given_model(given_folder):
+    inputs = random_inputs(Checkpoint.open(given_folder).config)
+    ours, theirs = reference_taps(given_folder, *inputs), hf_taps(hf_model(given_folder, "float64"), *inputs)
+    assert above(BOUND, ours, theirs) == {}
+
+
 @pytest.mark.parametrize("outlier", [1, 100])
 def test_base_patch16_224(tmp_path, outlier):
     config = variant("siglip-base-patch16-224")
     random_folder.write(tmp_path, config, outlier=outlier)
-    rng = np.random.default_rng(224)
-    pixels = rng.uniform(-1, 1, (2, 3, 224, 224))
-    ids = rng.integers(0, config.text.vocab_size, (3, config.text.seq_len))
-    ids[0, 9:] = 1  # padded, as most texts are
-
+    pixels, ids = random_inputs(config)
     ours, theirs = reference_taps(tmp_path, pixels, ids), hf_taps(hf_model(tmp_path, "float64"), pixels, ids)
     (tmp_path / "model.safetensors").unlink()  # 0.8 GB
     assert set(ours) == set(theirs)
