@@ -210,11 +210,14 @@ class MapHead:
 
     def __init__(self, layers: Layers, name: str, config: ImageConfig) -> None:
         self.name, self.config = name, config
-        # The query is the same for every image: computed once, in float64, and rounded.
+        # The query is the same for every image: computed once, in float64 and in a fixed order, and rounded.
         probe, w, b = (
             np.asarray(layers.params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b")
         )
-        self.q = (probe @ w + b).astype(np.float32)
+        q = b.copy()
+        for number, row in zip(probe, w, strict=True):
+            q += number * row
+        self.q = q.astype(np.float32)
         self.kv = layers.linear(f"{name}.attn", ("k", "v"))
         self.out = layers.linear(f"{name}.attn.out")
         self.ln = layers.layer_norm(f"{name}.ln", config.layer_norm_eps)

@@ -129,13 +129,15 @@ class ImageProcessor:
         """
         return self._resized(image, "the image")
 
-    def __call__(self, images: Any) -> NDArray[np.float32]:
+    def __call__(self, images: Any, first: int | None = 0) -> NDArray[np.float32]:
         """Images -> float32 [N, 3, height, width], C-contiguous; each image's bits do not depend on the others.
 
         Args:
             images: one of, or a list of: a path (turned upright by its EXIF orientation, alpha dropped); a PIL image of
                 any mode (orientation as it lies, transparency on white); an integer array of 0..255, [H, W, C] or
                 [C, H, W] with 1, 3 or 4 channels (4 are RGBA, on white), or [N, ...] of these.
+
+            first: the number that errors give the first image; None for no numbers.
 
         Raises:
             InputError: naming the path or the index of what cannot be used, and why.
@@ -145,8 +147,9 @@ class ImageProcessor:
             raise InputError("`images` is empty; expected at least one image")
         table = self._value_table()
         out = np.empty((len(flat), 3, self.height, self.width), np.float32)
+        alone = first is None or (first == 0 and len(flat) == 1)
         for n, image in enumerate(flat):
-            resized = self._resized(image, "the image" if len(flat) == 1 else f"images[{n}]")
+            resized = self._resized(image, "the image" if alone else f"images[{(first or 0) + n}]")
             for channel in range(3):
                 np.take(table[channel], resized[:, :, channel], out=out[n, channel], mode="clip")
         return out

@@ -17,6 +17,7 @@ from npsiglip.kernels.jit import RUN_LOCK
 from npsiglip.kernels.tile import PANEL_F64
 
 Array = NDArray[np.float32]
+MAX_T_PRIME = 80.0  # beyond, gradients leave float32
 
 
 class SigmoidLoss(NamedTuple):
@@ -54,12 +55,15 @@ def sigmoid_loss(
     x, y = (_embeddings(name, value) for name, value in (("zimg", zimg), ("ztxt", ztxt)))
     if x.shape != y.shape:
         raise InputError(f"zimg and ztxt must have one shape [B, D], got {list(x.shape)} and {list(y.shape)}")
-    if not np.isfinite([t_prime, bias]).all():
-        raise InputError(f"t_prime and bias must be finite numbers, got {t_prime} and {bias}")
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk must be at least 1, or None for the whole batch; got {chunk}")
+    if not np.isfinite([t_prime, bias]).all() or t_prime > MAX_T_PRIME:
+        raise InputError(
+            f"t_prime and bias must be finite numbers, t_prime at most {MAX_T_PRIME}; got {t_prime} and {bias}: "
+            "t_prime is the logarithm of the temperature, log 10 at the start of training"
+        )
+    if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
+        raise InputError(f"chunk must be a whole number of at least 1, or None for the whole batch; got {chunk!r}")
     with RUN_LOCK:
-        return _run(x, y, float(t_prime), float(bias), min(chunk or len(x), len(x)))
+        return _run(x, y, float(t_prime), float(bias), min(int(chunk or len(x)), len(x)))
 
 
 def _embeddings(name: str, value: ArrayLike) -> Array:

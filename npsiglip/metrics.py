@@ -28,11 +28,6 @@ def relative_l2(x: ArrayLike, reference: ArrayLike) -> float:
     return float(np.linalg.norm((a - b) / scale) / np.linalg.norm(b / scale))
 
 
-def max_abs(x: ArrayLike, reference: ArrayLike) -> float:
-    """The largest |x - reference| of any element."""
-    return float(np.max(np.abs(np.asarray(x, np.float64) - np.asarray(reference, np.float64))))
-
-
 def max_ulp(x: ArrayLike, reference: ArrayLike) -> float:
     """The largest |x - reference| in units of the last place of float32 at the reference, for x of float32.
 

@@ -22,7 +22,7 @@ from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
-from npsiglip.params import Params
+from npsiglip.params import Params, check_params
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.trace import FORGET, Forget, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
@@ -64,6 +64,10 @@ class SigLIPOutput:
         return (np.where(self.logits_per_image >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)
 
 
+def _as_it_is(batch: Any, first: int) -> Any:
+    return batch
+
+
 class SigLIP:
     """A SigLIP model, ready to run.
 
@@ -72,13 +76,15 @@ class SigLIP:
 
     Args:
         config: the shapes.
-        params: name -> array, see `npsiglip.params`; taken as float32.
+        params: name -> array, see `npsiglip.params`; taken as float32. They must not change while the model is in
+            use: views of them are kept.
         processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size.
         tokenizer: for texts other than ids.
         threads: how many threads to run on; None: Numba's setting (all cores, or NUMBA_NUM_THREADS).
 
     Raises:
-        InputError: more threads than Numba has, or fewer than one.
+        InputError: more threads than Numba has, or fewer than one; parameters missing, not finite, or of another
+            shape.
     """
 
     def __init__(
@@ -94,6 +100,8 @@ class SigLIP:
                 f"threads must be from 1 to {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
                 f"got {threads}"
             )
+        if not isinstance(params, Checkpoint):  # which has been checked
+            check_params(params, config)
         self.config = config
         self.threads = threads
         self.tokenizer = tokenizer
@@ -148,7 +156,8 @@ class SigLIP:
         """Texts to embeddings, float32 [N, D].
 
         Args:
-            texts: a str, a list of str, or token ids [N, L], which must be padded as the model was trained.
+            texts: a str, a list of str, or token ids [N, L], which must be padded as the model was trained. A text
+                that is too long loses its end, as in Hugging Face: `model.tokenizer.truncated(texts)` tells.
             normalize: scale each embedding to unit norm.
 
         Raises:
@@ -187,7 +196,7 @@ class SigLIP:
         Raises:
             InputError: no labels, a template without `{}`, or an image that cannot be used.
         """
-        texts = fill_template(labels, template)
+        texts = fill_template(labels, template)  # which refuses anything but a list or tuple
         return [rank(labels, probs) for probs in self(images, texts).probs]
 
     def trace(self, images: Images | None = None, texts: Texts | None = None) -> Trace:
@@ -215,24 +224,28 @@ class SigLIP:
         items: Any
         if isinstance(images, np.ndarray) and images.ndim == 4 and np.issubdtype(images.dtype, np.floating):
             items = check_pixels(images, config.image_size)
-            prepare: Callable[[Any], Array] = np.asarray
+            prepare: Callable[[Any, int], Any] = _as_it_is
         else:
-            items, prepare = list(flatten_images(images)), processor
+            items = list(flatten_images(images))
             if not items:
                 raise InputError("`images` is empty; expected at least one image")
+
+            def prepare(batch: Any, first: int) -> Any:
+                return processor(batch, first if len(items) > 1 else None)
+
         return self._in_passes(tower, items, prepare, config.seq_len, normalize, trace)
 
     def _encode_text(self, texts: Texts, normalize: bool, trace: Forget) -> Array:
         if self._text is None:
             self._refuse_tower("text")
         ids = self._ids(texts)
-        return self._in_passes(self._text, ids, np.asarray, ids.shape[1], normalize, trace)
+        return self._in_passes(self._text, ids, _as_it_is, ids.shape[1], normalize, trace)
 
     def _in_passes(
         self,
         tower: engine.ImageTower | engine.TextTower,
         items: Any,
-        prepare: Callable[[Any], Any],
+        prepare: Callable[[Any, int], Any],
         length: int,
         normalize: bool,
         trace: Forget,
@@ -242,7 +255,7 @@ class SigLIP:
         step = n if isinstance(trace, Trace) else inputs_per_pass(length)
         parts = []
         for start in range(0, n, step):
-            batch = prepare(items[start : start + step])
+            batch = prepare(items[start : start + step], start)
             with RUN_LOCK, thread_count(self.threads):
                 part = tower(batch, trace)
                 if normalize:

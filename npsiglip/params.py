@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.errors import InputError
 
 Params = Mapping[str, NDArray[np.floating]]
 Shape = tuple[int, ...]
@@ -97,6 +98,24 @@ def count_params(config: SigLIPConfig) -> int:
 def cast(params: Params, dtype: np.dtype | type) -> dict[str, NDArray[np.floating]]:
     """Every parameter as an array of `dtype`."""
     return {name: np.asarray(value, dtype) for name, value in params.items()}
+
+
+def check_params(params: Params, config: SigLIPConfig) -> None:
+    """Check what kernels rely on: every parameter of `config` is there, in its shape, of a float type, and finite.
+
+    Others may be there too.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
+    for name, shape in param_shapes(config).items():
+        if name not in params:
+            raise InputError(f"the parameter {name} {list(shape)} is missing; see npsiglip.params.param_shapes(config)")
+        value = np.asarray(params[name])
+        if value.shape != shape:
+            raise InputError(f"{name} must be {list(shape)} by the configuration, got {list(value.shape)}")
+        if not np.can_cast(value.dtype, np.float64) or not np.isfinite(value).all():
+            raise InputError(f"{name} must be finite numbers of a float type; got {value.dtype} with NaN or infinity")
 
 
 def random_params(

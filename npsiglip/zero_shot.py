@@ -32,7 +32,8 @@ def fill_template(labels: Sequence[str], template: str = DEFAULT_TEMPLATE) -> li
     """
     if isinstance(labels, str):
         raise InputError(f"`labels` must be a list of str, got the str {labels!r}: try [{labels!r}]")
-    labels = list(labels)
+    if not isinstance(labels, Sequence):
+        raise InputError(f"`labels` must be a list of str, got {type(labels).__name__}: try `list(labels)`")
     if not labels:
         raise InputError("`labels` is empty; expected at least one label, such as 'a cat'")
     for i, label in enumerate(labels):

@@ -341,7 +341,7 @@ def test_passes_do_not_change_the_results(images, model, monkeypatch, per_pass):
 def test_nothing_is_wrapped_or_interpreted(images):
     label = "[red]:cat: " + "12 " * 60
     shutil.copy(images[0], name := "n" * 200 + ".png")
-    result = run("classify", name, "-l", label)
+    result = run("classify", name, "-l", label, "--truncate")
     assert result.stdout.splitlines()[0] == name
     assert result.stdout.splitlines()[1].endswith(label)
     assert "\x1b" not in result.output
@@ -356,7 +356,8 @@ def test_control_characters_are_written_as_escapes(images):
 
 def test_a_long_label_is_told(images):
     long = "a photograph of " * 10
-    result = run("classify", images[0], "-l", "cat", "-l", long)
+    assert_refused(run("classify", images[0], "-l", "cat", "-l", long), "24 tokens")
+    result = run("classify", images[0], "-l", "cat", "-l", long, "--truncate")
     assert result.exit_code == 0
     assert result.stderr.count("warning: ") == 1
     assert repr(long[:60]) in result.stderr
@@ -524,8 +525,10 @@ def test_embed_as_text(images, model):
     assert_refused(run("embed", "a cat", "-o", "x.npy", "--as", "image"), "'a cat' does not exist")
 
 
-def test_embed_warns_of_a_long_text(images):
-    result = run("embed", "a", "a photograph of " * 10, "-o", "x.npy")
+def test_embed_refuses_a_long_text_or_warns_of_it(images):
+    assert_refused(run("embed", "a", "a photograph of " * 10, "-o", "x.npy"), "--truncate")
+    assert not Path("x.npy").exists()
+    result = run("embed", "a", "a photograph of " * 10, "-o", "x.npy", "--truncate")
     assert result.stderr.count("warning: text 'a photograph of ") == 1
 
 

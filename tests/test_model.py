@@ -97,6 +97,29 @@ def test_same_bits_when_a_batch_takes_several_passes(model, pixels, monkeypatch)
     np.testing.assert_array_equal(model.encode_image(pixels), whole)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("image.blocks.01.mlp.fc1.w"), "image.blocks.01.mlp.fc1.w .* is missing"),
+        (lambda p: p.update({"text.head.b": np.zeros(35)}), r"text.head.b must be \[36\] .* got \[35\]"),
+        (lambda p: p.update({"text.head.b": np.full(36, np.nan)}), "text.head.b must be finite"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(tiny_config, tiny_params, change, message):
+    params = dict(tiny_params)
+    change(params)
+    with pytest.raises(InputError, match=message):
+        SigLIP(tiny_config, params)
+
+
+def test_errors_number_images_through_all_passes(model, monkeypatch):
+    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", 50)
+    images = [picture(i) for i in range(5)]
+    for bad in (1, 2, 4):
+        with pytest.raises(InputError, match=rf"images\[{bad}\]"):
+            model.encode_image([*images[:bad], np.zeros((3, 3)), *images[bad + 1 :]])
+
+
 def test_weights_are_packed_for_good_by_the_second_pass(tiny_folder, pixels, ids):
     model = SigLIP.from_pretrained(tiny_folder)
     layer = model._image.blocks.blocks[1].qkv
@@ -192,6 +215,7 @@ def test_classify(model):
     [
         ([], "{}", "`labels` is empty"),
         ("cat", "{}", "must be a list of str"),
+        ({"cat", "dog"}, "{}", "got set"),
         (["cat", " "], "{}", r"labels\[1\] is ' '"),
         (["cat", 3], "{}", r"labels\[1\] is 3"),
         (["cat"], "a photo", "exactly one {}"),

@@ -13,12 +13,13 @@ from npsiglip.cli.console import (
     Activity,
     ModelOption,
     ThreadsOption,
+    TruncateOption,
     check_images,
+    check_lengths,
     one_line,
     out,
     quoted,
     results,
-    warn_truncated,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def classify(
     template: Annotated[
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
+    truncate: TruncateOption = False,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON list, with every digit.")] = False,
 ) -> None:
@@ -76,7 +78,7 @@ def classify(
     found = []
     with Activity() as activity:
         siglip = activity.load(model, threads)
-        warn_truncated(siglip, texts, [f"the text of label {quoted(label)}" for label in labels])
+        check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)
         activity.say("Labels")
         ztxt = siglip.encode_text(texts)
         for paths, zimg in activity.encode_images(siglip, images):

@@ -44,6 +44,9 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", metavar="FOLDER", envvar="NPSIGLIP_MODEL", help="Model folder in Hugging Face's format."),
 ]
+TruncateOption = Annotated[
+    bool, typer.Option("--truncate", help="Ignore the end of a text that is too long, instead of refusing it.")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores")
 ]
@@ -155,13 +158,20 @@ def check_images(paths: Sequence[str]) -> None:
             load_image(path)  # knows what to say
 
 
-def warn_truncated(model: SigLIP, texts: Sequence[str], names: Sequence[str]) -> None:
-    """Warn of each text that is longer than the model's positions, by its name."""
+def check_lengths(model: SigLIP, texts: Sequence[str], names: Sequence[str], truncate: bool) -> None:
+    """Refuse a text that is longer than the model's positions, by its name; with `truncate`, only warn of it.
+
+    Raises:
+        InputError: a text too long.
+    """
     if model.tokenizer is None:
         return
-    for name, truncated in zip(names, model.tokenizer.truncated(texts), strict=True):
-        if truncated:
-            warn(f"{name} is longer than the {model.tokenizer.seq_len} tokens that the model reads; its end is ignored")
+    for name, too_long in zip(names, model.tokenizer.truncated(texts), strict=True):
+        if too_long:
+            what = f"{name} is longer than the {model.tokenizer.seq_len} tokens that the model reads"
+            if not truncate:
+                raise InputError(f"{what}; shorten it, or let its end be ignored with --truncate")
+            warn(f"{what}; its end is ignored")
 
 
 class Activity:

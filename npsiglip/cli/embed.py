@@ -17,11 +17,12 @@ from npsiglip.cli.console import (
     Activity,
     ModelOption,
     ThreadsOption,
+    TruncateOption,
     check_images,
+    check_lengths,
     is_file,
     note,
     quoted,
-    warn_truncated,
 )
 from npsiglip.errors import InputError
 
@@ -122,7 +123,7 @@ def write(output: Path, target: Path, embeddings: NDArray[np.float32], metadata:
 
 
 def _encode(
-    activity: Activity, model: SigLIP, inputs: Sequence[str], kinds: Sequence[Kind], normalize: bool
+    activity: Activity, model: SigLIP, inputs: Sequence[str], kinds: Sequence[Kind], normalize: bool, truncate: bool
 ) -> NDArray[np.float32]:
     """Embeddings [N, D] in the order of the inputs."""
     import numpy as np
@@ -130,7 +131,7 @@ def _encode(
     parts = {kind: [i for i, k in enumerate(kinds) if k is kind] for kind in (Kind.TEXT, Kind.IMAGE)}
     order, rows = [*parts[Kind.TEXT], *parts[Kind.IMAGE]], []
     if texts := [inputs[i] for i in parts[Kind.TEXT]]:
-        warn_truncated(model, texts, [f"text {quoted(text)}" for text in texts])
+        check_lengths(model, texts, [f"text {quoted(text)}" for text in texts], truncate)
         activity.say("Texts")
         rows.append(model.encode_text(texts, normalize))
     images = [inputs[i] for i in parts[Kind.IMAGE]]
@@ -159,6 +160,7 @@ def embed(
         Kind, typer.Option("--as", help="What the arguments are; auto: names of image files are images, else texts.")
     ] = Kind.AUTO,
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
+    truncate: TruncateOption = False,
     threads: ThreadsOption = None,
 ) -> None:
     """Write the embeddings of images and texts to a file.
@@ -171,7 +173,7 @@ def embed(
     check_images([argument for argument, k in zip(inputs, kinds, strict=True) if k is Kind.IMAGE])
     with Activity() as activity:
         siglip = activity.load(model, threads)
-        embeddings = _encode(activity, siglip, inputs, kinds, normalize)
+        embeddings = _encode(activity, siglip, inputs, kinds, normalize, truncate)
     write(output, target, embeddings, {"inputs": inputs, "kinds": kinds, "normalized": normalize})
     what = [_count(n, k) for k in (Kind.IMAGE, Kind.TEXT) if (n := kinds.count(k))]
     note(f"{' and '.join(what)} in {output}: float32 {list(embeddings.shape)}")
