@@ -196,7 +196,7 @@ class SigLIP:
         Raises:
             InputError: no labels, a template without `{}`, or an image that cannot be used.
         """
-        texts = fill_template(labels, template)  # which refuses anything but a list or tuple
+        texts = fill_template(labels, template)
         return [rank(labels, probs) for probs in self(images, texts).probs]
 
     def trace(self, images: Images | None = None, texts: Texts | None = None) -> Trace:

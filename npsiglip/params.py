@@ -114,8 +114,10 @@ def check_params(params: Params, config: SigLIPConfig) -> None:
         value = np.asarray(params[name])
         if value.shape != shape:
             raise InputError(f"{name} must be {list(shape)} by the configuration, got {list(value.shape)}")
-        if not np.can_cast(value.dtype, np.float64) or not np.isfinite(value).all():
-            raise InputError(f"{name} must be finite numbers of a float type; got {value.dtype} with NaN or infinity")
+        if not np.can_cast(value.dtype, np.float64):
+            raise InputError(f"{name} must be of a float type, got {value.dtype}")
+        if not np.isfinite(value).all():
+            raise InputError(f"{name} must be finite, got NaN or infinity in it")
 
 
 def random_params(

@@ -81,6 +81,20 @@ def test_cache_that_cannot_be_written_is_one_warning_and_no_failure(tmp_path):
     assert "set NUMBA_CACHE_DIR" in errors
 
 
+def test_user_without_a_home_folder(tmp_path):
+    code = """
+        import pathlib
+        def no_home(path):
+            raise RuntimeError("Could not determine home directory.")
+        pathlib.Path.expanduser = no_home
+        from npsiglip.kernels.jit import CACHE_FOLDER
+        print(CACHE_FOLDER)
+    """
+    output, errors = run(code, NUMBA_CACHE_DIR="", XDG_CACHE_HOME="")
+    assert output == "None"
+    assert "Could not determine home directory" in errors
+
+
 def test_other_users_of_numba_keep_their_settings(tmp_path):
     code = """
         import numba
@@ -112,19 +126,26 @@ EMBED = """
     import hashlib
     import numpy as np
     from npsiglip import SigLIP, sigmoid_loss
+    from npsiglip.kernels.jit import on_compile
+    compiled = []
+    listening = on_compile(compiled.append)
+    listening.__enter__()
     model = SigLIP.from_pretrained("golden/tiny")
     x, y = model.encode_image(np.full((3, 3, 38, 38), 0.25, np.float32)), model.encode_text(["a", "b c", ""])
     loss = sigmoid_loss(x, y, 2.0, -5.0, chunk=2)
-    print(hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in (x, y, *loss))).hexdigest())
+    print(hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in (x, y, *loss))).hexdigest(), len(compiled))
 """
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names features of x86")
 @pytest.mark.parametrize("features", ["+avx2,+fma", "+sse2"])
 def test_same_bits_on_lesser_cpus(tmp_path, features):
-    """Half the vector and a smaller tile, and no fused multiply-add in hardware at all."""
+    """Half the vector and a smaller tile, and no fused multiply-add in hardware at all; all of it cached."""
     lesser = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    assert run(EMBED, **lesser)[0] == run(EMBED)[0]
+    here, first, second = (run(EMBED, **environment)[0].split() for environment in ({}, lesser, lesser))
+    assert here[0] == first[0] == second[0]
+    assert int(first[1]) > 10
+    assert second[1] == "0"
 
 
 @pytest.mark.parametrize(("features", "rows"), [("+avx512f,+avx2,+fma", 8), ("+avx2,+fma", 6), ("+sse2", 2)])

@@ -103,6 +103,7 @@ def test_same_bits_when_a_batch_takes_several_passes(model, pixels, monkeypatch)
         (lambda p: p.pop("image.blocks.01.mlp.fc1.w"), "image.blocks.01.mlp.fc1.w .* is missing"),
         (lambda p: p.update({"text.head.b": np.zeros(35)}), r"text.head.b must be \[36\] .* got \[35\]"),
         (lambda p: p.update({"text.head.b": np.full(36, np.nan)}), "text.head.b must be finite"),
+        (lambda p: p.update({"text.head.b": np.zeros(36, complex)}), "must be of a float type, got complex128"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(tiny_config, tiny_params, change, message):

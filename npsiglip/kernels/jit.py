@@ -38,17 +38,18 @@ def _source_hash() -> str:
 
 def _choose_cache_folder() -> Path | None:
     """The folder for machine code, made if need be; None, with one warning, where none can be written."""
-    user = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111  which raises where there is no home
+    user = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(user) / "npsiglip" / f"kernels-{_source_hash()}"
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         warnings.warn(
-            f"the kernel cache {folder} cannot be written ({error.strerror}): kernels are compiled anew in every "
-            "process; set NUMBA_CACHE_DIR to a folder that can be written",
+            f"the kernel cache {folder} cannot be written ({getattr(error, 'strerror', None) or error}): kernels are "
+            "compiled anew in every process; set NUMBA_CACHE_DIR to a folder that can be written",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -122,36 +122,29 @@ def _tiles(kind, max_rows, max_units):
     return tiles
 
 
-_tiles_f32 = _tiles(types.float32, ROWS_F32, UNITS_F32)
-_tiles_f64 = _tiles(types.float64, ROWS_F64, UNITS_F64)
+def _product(kind, most, max_units):
+    """`add_product` for one element type, on addresses: any number of rows as tiles, k in chains."""
+    tiles, size = _tiles(kind, most, max_units), kind.bitwidth // 8
+
+    @inline
+    def product(rows, units, a, row_stride, k_stride, panel, k, k_block, tile, tile_stride):
+        done = 0
+        while done < rows:
+            left = rows - done
+            step = most if left >= most else 4 if left >= 4 else 2 if left >= 2 else 1
+            for k0 in range(0, k, k_block):
+                tiles(
+                    step, units, a + size * (done * row_stride + k0 * k_stride), row_stride, k_stride,
+                    panel + size * k0 * units * LANES, min(k_block, k - k0),
+                    tile + size * done * tile_stride, tile_stride,
+                )  # fmt: skip
+            done += step
+
+    return product
 
 
-@inline
-def _product_f32(rows, units, a, row_stride, k_stride, panel, k, k_block, tile, tile_stride):
-    done = 0
-    while done < rows:
-        left = rows - done
-        step = ROWS_F32 if left >= ROWS_F32 else 4 if left >= 4 else 2 if left >= 2 else 1
-        for k0 in range(0, k, k_block):
-            _tiles_f32(
-                step, units, a + 4 * (done * row_stride + k0 * k_stride), row_stride, k_stride,
-                panel + 4 * k0 * units * LANES, min(k_block, k - k0), tile + 4 * done * tile_stride, tile_stride,
-            )  # fmt: skip
-        done += step
-
-
-@inline
-def _product_f64(rows, units, a, row_stride, k_stride, panel, k, k_block, tile, tile_stride):
-    done = 0
-    while done < rows:
-        left = rows - done
-        step = ROWS_F64 if left >= ROWS_F64 else 4 if left >= 4 else 2 if left >= 2 else 1
-        for k0 in range(0, k, k_block):
-            _tiles_f64(
-                step, units, a + 8 * (done * row_stride + k0 * k_stride), row_stride, k_stride,
-                panel + 8 * k0 * units * LANES, min(k_block, k - k0), tile + 8 * done * tile_stride, tile_stride,
-            )  # fmt: skip
-        done += step
+_product_f32 = _product(types.float32, ROWS_F32, UNITS_F32)
+_product_f64 = _product(types.float64, ROWS_F64, UNITS_F64)
 
 
 def add_product(

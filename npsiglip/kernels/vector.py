@@ -212,32 +212,18 @@ minimum = _elementwise(_select("<"))
 maximum = _elementwise(_select(">"))
 
 
-@overload(operator.add)
-def _overload_add(a, b):
-    if _vector_type(a, b):
-        return lambda a, b: _add(a, b)
-    return None
+def _overload_operator(symbol, operation):
+    """Let `symbol` stand for `operation` where one operand is a vector."""
+
+    @overload(symbol)
+    def typed(a, b):
+        return (lambda a, b: operation(a, b)) if _vector_type(a, b) else None
 
 
-@overload(operator.sub)
-def _overload_sub(a, b):
-    if _vector_type(a, b):
-        return lambda a, b: _sub(a, b)
-    return None
-
-
-@overload(operator.mul)
-def _overload_mul(a, b):
-    if _vector_type(a, b):
-        return lambda a, b: _mul(a, b)
-    return None
-
-
-@overload(operator.truediv)
-def _overload_div(a, b):
-    if _vector_type(a, b):
-        return lambda a, b: _div(a, b)
-    return None
+_overload_operator(operator.add, _add)
+_overload_operator(operator.sub, _sub)
+_overload_operator(operator.mul, _mul)
+_overload_operator(operator.truediv, _div)
 
 
 @intrinsic
