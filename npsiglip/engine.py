@@ -1,158 +1,43 @@
 """Both towers on Numba kernels: `npsiglip.reference.model` line by line, with packed weights and work buffers.
 
-A tower maps arrays to arrays; weights that are used repeatedly are packed for good. Activations are float32 matrices
-[N * L, D]; q, k and v (and the MAP head's k and v) come from one product each. The results have the same bits for any
-number of threads and any batch. Dimensions: N batch, L tokens, D width, H heads, M mlp width, P patch, V vocabulary.
+A tower maps arrays to arrays. The residual stream is float32, [N * L, D]; what linear layers read is in their element
+type (`npsiglip.layers`). q, k and v (and the MAP head's k and v) come from one product each. Work buffers are
+allocated once for a shape. The results have the same bits for any number of threads and any batch.
+Dimensions: N batch, L tokens, D width, H heads, M mlp width, P patch, V vocabulary.
 
 Left out: choosing what to run on, checking input, normalising embeddings; that is `npsiglip.model`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import ImageConfig, TextConfig
-from npsiglip.kernels import attention, gemm, layer_norm, map_pool, patch_embed
+from npsiglip.kernels import attention, map_pool, patch_embed
+from npsiglip.layers import Array, Layers, Matrix
 from npsiglip.params import Params, block_name
-from npsiglip.trace import Forget, Trace
+from npsiglip.quantized import gather_rows
+from npsiglip.trace import FORGET, Forget, Trace
 
-Array = NDArray[np.float32]
-
-NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
-
-
-class Room:
-    """Where packed weights lie: one scratch array for a single use, large blocks for those that are kept.
-
-    The system backs large blocks with large pages.
-    """
-
-    BLOCK = 1 << 23  # float32 elements, 32 MB
-    ALIGNMENT = 16  # float32 elements: a cache line
-
-    def __init__(self) -> None:
-        self._scratch: Array = np.empty(0, np.float32)
-        self._block: Array = np.empty(0, np.float32)
-
-    def lend(self, size: int) -> Array:
-        """An array that the next call may overwrite."""
-        if len(self._scratch) < size:
-            self._scratch = self._aligned(size)
-        return self._scratch[:size]
-
-    def keep(self, size: int) -> Array:
-        """An array of one's own."""
-        if len(self._block) < size:
-            self._block = self._aligned(max(size, self.BLOCK))
-        room, self._block = self._block[:size], self._block[size:]
-        return room
-
-    def _aligned(self, size: int) -> Array:
-        block = np.empty(size + self.ALIGNMENT, np.float32)
-        start = -block.ctypes.data // block.itemsize % self.ALIGNMENT
-        return block[start : start + size]
-
-
-class Linear:
-    """A linear layer, or several with the same input beside each other.
-
-    The first pass packs the weights into scratch memory, which stays in the cache; the second packs them for good and
-    lets the originals go. So a program that classifies one image does not fill memory with weights that it uses once.
-
-    Args:
-        name: of the trace's tap.
-        weights: [N, K] of each layer, of any float type.
-        b: float32, of all layers together.
-        room: for packed weights.
-    """
-
-    def __init__(self, name: str, weights: list[NDArray[np.floating]], b: Array, room: Room) -> None:
-        self.name, self.b = name, b
-        self._weights, self._room = weights, room
-        self._panels: Array | None = None
-        self._used = False
-
-    def _packed(self) -> Array:
-        if self._panels is not None:
-            return self._panels
-        n, k = len(self.b), self._weights[0].shape[1]
-        size = gemm.packed_size(k, n)
-        panels = self._room.keep(size) if self._used else self._room.lend(size)
-        first = 0
-        for weight in self._weights:
-            w = np.ascontiguousarray(weight, np.float32).view()
-            w.flags.writeable = False  # as mapped files are: one type, so one compiled kernel
-            gemm.pack(w, first, n, panels)
-            first += len(w)
-        if self._used:
-            self._panels, self._weights = panels, []
-        self._used = True
-        return panels
-
-    def __call__(
-        self, x: Array, out: Array, trace: Forget, *, gelu: bool = False, residual: Array = NO_RESIDUAL
-    ) -> Array:
-        """Out = residual + gelu(x w + b); what comes before gelu and residual is traced under the layer's name."""
-        fused = gelu or residual.size > 0
-        before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
-        gemm.linear(x, self._packed(), self.b, gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION, residual, before, out)
-        if not fused:
-            trace[self.name] = out
-        return out
-
-
-class LayerNorm(NamedTuple):
-    """Scale and bias of a LayerNorm."""
-
-    name: str
-    scale: Array
-    b: Array
-    eps: float
-
-    def __call__(self, x: Array, out: Array, trace: Forget) -> Array:
-        """Normalise the rows of x."""
-        layer_norm.layer_norm(x, self.scale, self.b, self.eps, out)
-        trace[self.name] = out
-        return out
-
-
-class Layers:
-    """Makes the layers of a tower from its parameters."""
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
-        self._room = Room()
-
-    def array(self, name: str) -> Array:
-        """A parameter as float32, a copy."""
-        return np.array(self.params[name], np.float32)
-
-    def linear(self, name: str, parts: tuple[str, ...] = ()) -> Linear:
-        """The linear layer `name`, or the `parts` of it beside each other."""
-        names = [f"{name}.{part}" for part in parts] or [name]
-        weights = [self.params[f"{n}.w"].T for n in names]
-        return Linear(name, weights, np.concatenate([self.array(f"{n}.b") for n in names]), self._room)
-
-    def layer_norm(self, name: str, eps: float) -> LayerNorm:
-        """The LayerNorm `name`."""
-        return LayerNorm(name, self.array(f"{name}.scale"), self.array(f"{name}.b"), eps)
+ALL_VALID = np.empty((0, 0), np.uint8)
+SHAPES_KEPT = 3  # work buffers of one tower: full passes, the rest of a batch, single inputs
 
 
 class Buffers:
-    """Work arrays of one tower for one shape of input, used again by every block."""
+    """Work arrays of one tower for one shape of input, used again by every block and every pass."""
 
-    def __init__(self, n: int, length: int, width: int, mlp_dim: int, num_heads: int) -> None:
-        rows = n * length
-        self.n, self.length, self.num_heads = n, length, num_heads
+    def __init__(self, n: int, length: int, config: ImageConfig | TextConfig, dtype: str) -> None:
+        rows, width = n * length, config.width
+        self.n, self.length, self.num_heads = n, length, config.num_heads
         self.x = np.empty((rows, width), np.float32)
-        self.y = np.empty((rows, width), np.float32)
-        self.qkv = np.empty((rows, 3 * width), np.float32)
-        self.mlp = np.empty((rows, mlp_dim), np.float32)
-        scratch = attention.scratch_size(n, length, num_heads, width // num_heads)
-        self.scratch = np.empty(scratch, np.float32)
+        self.y = Matrix(rows, width, dtype)
+        in_pairs = dtype != "float32" and width // config.num_heads % 2 == 0  # bfloat16, two in a step
+        self.qkv = np.empty((rows, 3 * width), np.uint16 if in_pairs else np.float32)
+        self.mlp = Matrix(rows, config.mlp_dim, dtype)
 
 
 class Block:
@@ -161,28 +46,35 @@ class Block:
     def __init__(self, layers: Layers, name: str, eps: float) -> None:
         self.name = name
         self.ln1 = layers.layer_norm(f"{name}.ln1", eps)
-        self.qkv = layers.linear(f"{name}.attn", ("q", "k", "v"))
-        self.out = layers.linear(f"{name}.attn.out")
+        self.qkv = layers.linear(f"{name}.attn", layers.dtype, ("q", "k", "v"))
+        self.out = layers.linear(f"{name}.attn.out", layers.dtype)
         self.ln2 = layers.layer_norm(f"{name}.ln2", eps)
-        self.fc1 = layers.linear(f"{name}.mlp.fc1")
-        self.fc2 = layers.linear(f"{name}.mlp.fc2")
+        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.dtype)
+        self.fc2 = layers.linear(f"{name}.mlp.fc2", layers.dtype)
 
-    def __call__(self, work: Buffers, trace: Forget) -> None:
-        """X = work.x becomes x + attention(ln1(x)), then x + mlp(ln2(x))."""
-        x, y = work.x, work.y
-        self.ln1(x, y, trace)
-        self.qkv(y, work.qkv, Forget())
-        for part, name in zip(np.split(work.qkv, 3, axis=1), "qkv", strict=True):
-            trace[f"{self.name}.attn.{name}"] = part
-        probs = trace.room(f"{self.name}.attn.probs", (work.n, work.num_heads, work.length, work.length))
-        attention.attention(work.qkv, work.length, work.num_heads, work.scratch, probs, y)
-        trace[f"{self.name}.attn.mix"] = y
-        self.out(y, x, trace, residual=x)
+    def __call__(self, work: Buffers, rest: Buffers, trace: Forget) -> None:
+        """X = work.x becomes x + attention(ln1(x)), then x + mlp(ln2(x)), in rest.x.
+
+        `rest` is `work`; or it holds only the last tokens of each input: then the others are left as they are.
+        """
+        self.ln1(work.x, work.y, trace)
+        self.qkv(work.y, work.qkv, FORGET)
+        trace.parts(f"{self.name}.attn", "qkv", work.qkv)
+        first = work.length - rest.length
+        probs = trace.room(f"{self.name}.attn.probs", (work.n, work.num_heads, rest.length, work.length))
+        attention.attention(work.qkv, work.length, work.num_heads, first, ALL_VALID, probs, rest.y.out)
+        trace[f"{self.name}.attn.mix"] = rest.y
+        rest.y.ready()
+        x = rest.x
+        if rest is not work:
+            x.reshape(work.n, rest.length, -1)[:] = work.x.reshape(work.n, work.length, -1)[:, first:]
+        self.out(rest.y, x, trace, residual=x)
         trace[f"{self.name}.+attn"] = x
-        self.ln2(x, y, trace)
-        self.fc1(y, work.mlp, trace, gelu=True)
-        trace[f"{self.name}.mlp.gelu"] = work.mlp
-        self.fc2(work.mlp, x, trace, residual=x)
+        self.ln2(x, rest.y, trace)
+        self.fc1(rest.y, rest.mlp.out, trace, gelu=True)
+        trace[f"{self.name}.mlp.gelu"] = rest.mlp
+        rest.mlp.ready()
+        self.fc2(rest.mlp, x, trace, residual=x)
         trace[f"{self.name}.+mlp"] = x
 
 
@@ -190,57 +82,92 @@ class Blocks:
     """All blocks of a tower and the final LayerNorm."""
 
     def __init__(self, layers: Layers, tower: str, config: ImageConfig | TextConfig) -> None:
-        self.config = config
+        self.config, self.dtype, self.outer = config, layers.dtype, layers.outer
         self.blocks = [Block(layers, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
         self.final_ln = layers.layer_norm(f"{tower}.final_ln", config.layer_norm_eps)
 
     def buffers(self, n: int, length: int) -> Buffers:
         """Work arrays for n inputs of `length` tokens."""
-        return Buffers(n, length, self.config.width, self.config.mlp_dim, self.config.num_heads)
+        return Buffers(n, length, self.config, self.dtype)
 
-    def __call__(self, work: Buffers, trace: Forget) -> Array:
-        """The tokens in work.x to normalised tokens [N * L, D], in work.y."""
-        for block in self.blocks:
-            block(work, trace)
-        return self.final_ln(work.x, work.y, trace)
+    def __call__(self, work: Buffers, rest: Buffers, out: Matrix, trace: Forget) -> Matrix:
+        """The tokens in work.x to normalised tokens [N * L, D]; the last block and LayerNorm only for those of `rest`."""
+        for block in self.blocks[:-1]:
+            block(work, work, trace)
+        self.blocks[-1](work, rest, trace)
+        return self.final_ln(rest.x, out, trace)
+
+
+class Kept:
+    """The last few results of a function of numbers: work buffers, which are made once for a shape."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+        self._kept: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, *shape: int) -> Any:
+        """What is kept for these numbers, or made."""
+        result = self._kept.pop(shape, None) or self.make(*shape)
+        self._kept[shape] = result
+        if len(self._kept) > SHAPES_KEPT:
+            del self._kept[next(iter(self._kept))]  # the one that was not used for longest
+        return result
+
+
+class PoolBuffers:
+    """Work arrays of the MAP head."""
+
+    def __init__(self, n: int, length: int, config: ImageConfig, dtype: str) -> None:
+        self.tokens = Matrix(n * length, config.width, dtype)
+        self.kv = np.empty((n * length, 2 * config.width), np.float32)
+        self.probs = np.empty((n, config.num_heads, 1, length), np.float32)
+        self.mix, self.y = (Matrix(n, config.width, dtype) for _ in range(2))
+        self.mlp = Matrix(n, config.mlp_dim, dtype)
 
 
 class MapHead:
     """Attention pooling by a learned probe, then an MLP with residual."""
 
     def __init__(self, layers: Layers, name: str, config: ImageConfig) -> None:
-        self.name, self.config = name, config
-        # The query is the same for every image: computed once, in float64 and in a fixed order, and rounded.
+        self.name, self.config, self.dtype = name, config, layers.outer
+        self.q = layers.array(f"{name}.query") if f"{name}.query" in layers.params else self._query(layers.params)
+        self.kv = layers.linear(f"{name}.attn", layers.outer, ("k", "v"))
+        self.out = layers.linear(f"{name}.attn.out", layers.outer)
+        self.ln = layers.layer_norm(f"{name}.ln", config.layer_norm_eps)
+        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.outer)
+        self.fc2 = layers.linear(f"{name}.mlp.fc2", layers.outer)
+
+    def _query(self, params: Params) -> Array:
+        """The same for every image: computed once, in float64 and in a fixed order, and rounded."""
         probe, w, b = (
-            np.asarray(layers.params[f"{name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b")
+            np.asarray(params[f"{self.name}.{part}"], np.float64) for part in ("probe", "attn.q.w", "attn.q.b")
         )
         q = b.copy()
         for number, row in zip(probe, w, strict=True):
             q += number * row
-        self.q = q.astype(np.float32)
-        self.kv = layers.linear(f"{name}.attn", ("k", "v"))
-        self.out = layers.linear(f"{name}.attn.out")
-        self.ln = layers.layer_norm(f"{name}.ln", config.layer_norm_eps)
-        self.fc1 = layers.linear(f"{name}.mlp.fc1")
-        self.fc2 = layers.linear(f"{name}.mlp.fc2")
+        return q.astype(np.float32)
 
-    def __call__(self, tokens: Array, n: int, trace: Forget) -> Array:
-        """Tokens [N * L, D] -> [N, D]."""
-        rows, width = tokens.shape
-        kv = self.kv(tokens, np.empty((rows, 2 * width), np.float32), Forget())
+    def buffers(self, n: int, length: int) -> PoolBuffers:
+        """Work arrays for n images of `length` tokens."""
+        return PoolBuffers(n, length, self.config, self.dtype)
+
+    def __call__(self, work: PoolBuffers, trace: Forget) -> Array:
+        """The tokens of `work` [N * L, D] -> [N, D]."""
+        n, _, _, length = work.probs.shape
+        width = self.config.width
+        self.kv(work.tokens, work.kv, FORGET)
         trace[f"{self.name}.attn.q"] = np.broadcast_to(self.q, (n, width))
-        for part, name in zip(np.split(kv, 2, axis=1), "kv", strict=True):
-            trace[f"{self.name}.attn.{name}"] = part
-        probs = np.empty((n, self.config.num_heads, 1, rows // n), np.float32)
-        mix, x, y = (np.empty((n, width), np.float32) for _ in range(3))
-        map_pool.map_pool(self.q, kv, rows // n, self.config.num_heads, probs, mix)
-        trace[f"{self.name}.attn.probs"] = probs
-        trace[f"{self.name}.attn.mix"] = mix
-        self.out(mix, x, trace)
-        self.ln(x, y, trace)
-        hidden = self.fc1(y, np.empty((n, self.config.mlp_dim), np.float32), trace, gelu=True)
-        trace[f"{self.name}.mlp.gelu"] = hidden
-        self.fc2(hidden, x, trace, residual=x)
+        trace.parts(f"{self.name}.attn", "kv", work.kv)
+        map_pool.map_pool(self.q, work.kv, length, self.config.num_heads, work.probs, work.mix.out)
+        trace[f"{self.name}.attn.probs"] = work.probs
+        trace[f"{self.name}.attn.mix"] = work.mix
+        work.mix.ready()
+        x = self.out(work.mix, np.empty((n, width), np.float32), trace)
+        self.ln(x, work.y, trace)
+        self.fc1(work.y, work.mlp.out, trace, gelu=True)
+        trace[f"{self.name}.mlp.gelu"] = work.mlp
+        work.mlp.ready()
+        self.fc2(work.mlp, x, trace, residual=x)
         trace[f"{self.name}.+mlp"] = x
         return x
 
@@ -250,49 +177,69 @@ class ImageTower:
 
     name = "image"
 
-    def __init__(self, params: Params, config: ImageConfig) -> None:
-        layers = Layers(params)
-        self.config = config
-        self.patch_embed = layers.linear("image.patch_embed")
+    def __init__(self, params: Params, config: ImageConfig, dtype: str = "float32") -> None:
+        layers = Layers(params, dtype)
+        self.config, self.outer, self.linears = config, layers.outer, layers.linears
+        self.patch_embed = layers.linear("image.patch_embed", layers.outer)
         self.pos_embed = layers.array("image.pos_embed")
         self.blocks = Blocks(layers, "image", config)
         self.map_head = MapHead(layers, "image.map_head", config)
+        self._buffers = Kept(self._make_buffers)
+
+    def _make_buffers(self, n: int) -> tuple[Matrix, Buffers, PoolBuffers]:
+        length = self.config.seq_len
+        patches = Matrix(n * length, 3 * self.config.patch_size**2, self.outer, from_float32=True)
+        return patches, self.blocks.buffers(n, length), self.map_head.buffers(n, length)
 
     def __call__(self, pixels: Array, trace: Forget) -> Array:
         """Pixels [N, 3, S, S] -> [N, D]."""
-        n, length, patch_size = len(pixels), self.config.seq_len, self.config.patch_size
-        patches = np.empty((n * length, patch_size * patch_size * 3), np.float32)
-        patch_embed.extract_patches(pixels, patch_size, patches)
-        work = self.blocks.buffers(n, length)
+        patches, work, pool = self._buffers(len(pixels))
+        patch_embed.extract_patches(pixels, self.config.patch_size, patches.out)
+        patches.ready()
         trace["image.embed"] = self.patch_embed(patches, work.x, trace, residual=self.pos_embed)
-        pooled = self.map_head(self.blocks(work, trace), n, trace)
+        self.blocks(work, work, pool.tokens, trace)
+        pooled = self.map_head(pool, trace)
         trace["image.pooled"] = pooled
         return pooled
 
 
 class TextTower:
-    """Texts to vectors, not normalised. No mask: SigLIP attends to padding, and pools the last position."""
+    """Texts to vectors, not normalised. No mask: SigLIP attends to padding, and pools the last position.
+
+    Nobody reads the other positions of the last block: without a trace they are not computed.
+    """
 
     name = "text"
 
-    def __init__(self, params: Params, config: TextConfig) -> None:
-        layers = Layers(params)
-        self.config = config
-        self.token_embed = np.asarray(params["text.token_embed"])  # stays where and as it is stored
+    def __init__(self, params: Params, config: TextConfig, dtype: str = "float32") -> None:
+        layers = Layers(params, dtype)
+        self.config, self.dtype, self.outer, self.linears = config, dtype, layers.outer, layers.linears
+        self.params = params
         self.pos_embed = layers.array("text.pos_embed")
         self.blocks = Blocks(layers, "text", config)
-        self.head = layers.linear("text.head")
+        self.head = layers.linear("text.head", layers.outer)
+        self._buffers = Kept(self._make_buffers)
+
+    def _make_buffers(self, n: int, length: int) -> tuple[Buffers, Buffers, Matrix]:
+        last = Matrix(n, self.config.width, self.outer)
+        return self.blocks.buffers(n, length), self.blocks.buffers(n, 1), last
 
     def __call__(self, ids: NDArray[np.integer], trace: Forget) -> Array:
         """Token ids [N, L] -> [N, P], P the projection."""
         n, length = ids.shape
-        work = self.blocks.buffers(n, length)
+        work, rest, last = self._buffers(n, length)
         x = work.x.reshape(n, length, -1)
-        np.add(self.token_embed[ids].astype(np.float32, copy=False), self.pos_embed[:length], out=x)
+        np.add(gather_rows(self.params, "text.token_embed", ids, self.dtype), self.pos_embed[:length], out=x)
         trace["text.embed"] = work.x
-        pooled = np.ascontiguousarray(self.blocks(work, trace).reshape(x.shape)[:, -1])
-        trace["text.pooled"] = pooled
-        return self.head(pooled, np.empty((n, self.config.projection_dim), np.float32), trace)
+        if isinstance(trace, Trace):
+            every = Matrix(n * length, self.config.width, self.outer)
+            self.blocks(work, work, every, trace)
+            last.out.reshape(n, -1)[:] = every.out.reshape(x.shape)[:, -1]
+            last.ready()
+        else:
+            self.blocks(work, rest, last, trace)
+        trace["text.pooled"] = last
+        return self.head(last, np.empty((n, self.config.projection_dim), np.float32), trace)
 
 
 def shape_taps(trace: Trace, tower: str, n: int) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npsiglip.errors import InputError
-from npsiglip.kernels import gemm
 from npsiglip.kernels import sigmoid_loss as kernels
 from npsiglip.kernels.jit import RUN_LOCK
-from npsiglip.kernels.tile import PANEL_F64
+from npsiglip.kernels.tile import ROWS
+from npsiglip.kernels.vector import LANES
 
 Array = NDArray[np.float32]
 MAX_T_PRIME = 80.0  # beyond, gradients leave float32
@@ -82,18 +82,19 @@ def _run(zimg: Array, ztxt: Array, t_prime: float, bias: float, chunk: int) -> S
     loss = sum_g = sum_gs = 0.0
     for j in range(0, batch, chunk):
         texts = ztxt[j : j + chunk]
-        text_panels = np.empty(-(-len(texts) // PANEL_F64) * PANEL_F64 * width, np.float64)
+        text_panels = np.empty(-(-len(texts) // LANES) * LANES * width, np.float64)
         kernels.pack_f64(texts.astype(np.float64), text_panels)
-        text_rows = np.empty(gemm.packed_size(len(texts), width), np.float32)
+        text_rows = np.empty(len(texts) * -(-width // LANES) * LANES, np.float32)
         kernels.pack_rows(texts, text_rows)
         for i in range(0, batch, chunk):
             images = zimg[i : i + chunk]
-            g = np.empty((len(images), len(texts)), np.float32)
+            size = len(images) * len(texts)
+            g = np.empty(size + ROWS, np.float32)[:size].reshape(len(images), -1)  # its product reads whole tiles
             sums = np.empty((-(-len(images) // kernels.ROWS_EACH), 3), np.float64)
             images64 = images.astype(np.float64)
             kernels.block_gradient(images64, text_panels, len(texts), i - j, t, bias, float(batch), g, sums)
             loss, sum_g, sum_gs = (total + part for total, part in zip((loss, sum_g, sum_gs), sums.sum(0), strict=True))
-            image_rows = np.empty(gemm.packed_size(len(images), width), np.float32)
+            image_rows = np.empty(len(images) * -(-width // LANES) * LANES, np.float32)
             kernels.pack_rows(images, image_rows)
             kernels.add_gradient(g, False, text_rows, np.float32(t), d_zimg[i : i + chunk])
             kernels.add_gradient(g, True, image_rows, np.float32(t), d_ztxt[j : j + chunk])

@@ -22,6 +22,7 @@ from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
+from npsiglip.layers import DTYPES
 from npsiglip.params import Params, check_params
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.trace import FORGET, Forget, Trace
@@ -64,6 +65,16 @@ class SigLIPOutput:
         return (np.where(self.logits_per_image >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)
 
 
+def check_dtype(dtype: str) -> None:
+    """Refuse what kernels do not compute in.
+
+    Raises:
+        InputError: another name than those of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+
+
 def _as_it_is(batch: Any, first: int) -> Any:
     return batch
 
@@ -80,6 +91,7 @@ class SigLIP:
             use: views of them are kept.
         processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size.
         tokenizer: for texts other than ids.
+        dtype: what linear layers compute in, see `npsiglip.layers`: "float32", "bfloat16" or "int8".
         threads: how many threads to run on; None: Numba's setting (all cores, or NUMBA_NUM_THREADS).
 
     Raises:
@@ -94,7 +106,9 @@ class SigLIP:
         processor: ImageProcessor | None = None,
         tokenizer: Tokenizer | None = None,
         threads: int | None = None,
+        dtype: str = "float32",
     ) -> None:
+        check_dtype(dtype)
         if threads is not None and not 1 <= threads <= max_threads():
             raise InputError(
                 f"threads must be from 1 to {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
@@ -109,8 +123,8 @@ class SigLIP:
         if processor is None and config.image:
             self.processor = ImageProcessor(config.image.image_size, config.image.image_size)
         with RUN_LOCK, thread_count(threads):
-            self._image = engine.ImageTower(params, config.image) if config.image else None
-            self._text = engine.TextTower(params, config.text) if config.text else None
+            self._image = engine.ImageTower(params, config.image, dtype) if config.image else None
+            self._text = engine.TextTower(params, config.text, dtype) if config.text else None
         self.t_prime = float(params["t_prime"]) if "t_prime" in params else None
         self.bias = float(params["bias"]) if "bias" in params else None
 
@@ -120,16 +134,15 @@ class SigLIP:
 
         Args:
             folder_or_name: the folder.
-            dtype: what the kernels compute in; "float32" is the one there is. Weights may be stored in float32,
-                float16 or bfloat16.
+            dtype: what linear layers compute in: "float32", "bfloat16" or "int8", whatever float type the weights
+                are stored in.
             threads: see `SigLIP`.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others.
             InputError: an unknown dtype, or a number of threads that cannot be.
         """
-        if dtype != "float32":
-            raise InputError(f"dtype must be 'float32', got {dtype!r}")
+        check_dtype(dtype)
         checkpoint = Checkpoint.open(folder_or_name)
         config = checkpoint.config
         processor = tokenizer = None
@@ -137,7 +150,7 @@ class SigLIP:
             processor = ImageProcessor.from_folder(checkpoint.folder, config.image.image_size)
         if config.text:
             tokenizer = Tokenizer.from_folder(checkpoint.folder, config.text.seq_len)
-        return cls(config, checkpoint, processor, tokenizer, threads)
+        return cls(config, checkpoint, processor, tokenizer, threads, dtype)
 
     def encode_image(self, images: Images, normalize: bool = True) -> Array:
         """Images to embeddings, float32 [N, D].

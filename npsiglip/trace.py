@@ -8,6 +8,7 @@ nothing and costs nothing, `Trace` keeps copies. Names follow the grammar of `np
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,23 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 
+def widen(bits: NDArray[np.uint16]) -> Array:
+    """What the bits of bfloat16 stand for."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 class Forget:
     """A trace that keeps nothing."""
 
-    def __setitem__(self, name: str, value: Array) -> None:
+    def __setitem__(self, name: str, value: Any) -> None:
         pass
 
     def room(self, name: str, shape: tuple[int, ...]) -> Array:
         """Where a kernel should write an intermediate that it otherwise would not: nowhere."""
         return np.empty((0,) * len(shape), np.float32)
+
+    def parts(self, name: str, parts: str, matrix: Any) -> None:
+        """Keep the columns of a matrix, cut into equal parts, under the names of the parts (letters)."""
 
 
 FORGET = Forget()
@@ -35,13 +44,19 @@ class Trace(Forget, Mapping[str, Array]):
     def __init__(self) -> None:
         self._taps: dict[str, Array] = {}
 
-    def __setitem__(self, name: str, value: Array) -> None:
-        self._taps[name] = np.array(value)  # a copy: work buffers are used again
+    def __setitem__(self, name: str, value: Any) -> None:
+        value = np.array(value)  # a copy: work buffers are used again
+        self._taps[name] = widen(value) if value.dtype == np.uint16 else value
 
     def room(self, name: str, shape: tuple[int, ...]) -> Array:
         """Where a kernel should write an intermediate that it otherwise would not."""
         self._taps[name] = np.empty(shape, np.float32)
         return self._taps[name]
+
+    def parts(self, name: str, parts: str, matrix: Any) -> None:
+        """Keep the columns of a matrix, cut into equal parts, under the names of the parts (letters)."""
+        for part, letter in zip(np.split(matrix, len(parts), axis=1), parts, strict=True):
+            self[f"{name}.{letter}"] = part
 
     def reshape(self, name: str, *shape: int) -> None:
         """Give a tap that a kernel wrote as a matrix its own shape."""

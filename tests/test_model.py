@@ -125,13 +125,13 @@ def test_weights_are_packed_for_good_by_the_second_pass(tiny_folder, pixels, ids
     model = SigLIP.from_pretrained(tiny_folder)
     layer = model._image.blocks.blocks[1].qkv
     first = model.encode_image(pixels), model.encode_text(ids)
-    assert layer._panels is None
+    assert layer._packed is None
     for _ in range(2):
         again = model.encode_image(pixels), model.encode_text(ids)
         np.testing.assert_array_equal(first[0], again[0])
         np.testing.assert_array_equal(first[1], again[1])
-        assert layer._panels is not None
-        assert layer._weights == []
+        assert layer._packed.panels is not None
+        assert layer._packer is None
 
 
 def test_wide_model_with_outliers_against_the_reference():

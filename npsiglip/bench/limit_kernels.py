@@ -1,62 +1,86 @@
 """Loops that do nothing but one thing: what the machine can do at best.
 
-Multiply-adds on registers, as many chains at once as the tile of the matrix product holds (`npsiglip.kernels.tile`),
-but without its loads; and a sum over memory. Both are written in the same vectors as the kernels, so that what is
-measured is what these vectors can reach.
+The steps of the matrix product (`npsiglip.kernels.tile`), for each element type, on registers: as many chains at once
+as the product's tile holds, but without its loads; and a sum over memory. Both are written in the same vectors as the
+kernels, so that what is measured is what these vectors can reach.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from npsiglip.kernels.jit import parallel_kernel
-from npsiglip.kernels.tile import ROWS_F32, UNITS_F32
-from npsiglip.kernels.vector import F32X, I64, LANES, _splat, load, splat, sum_lanes
+from npsiglip.kernels.pack import PER_STEP
+from npsiglip.kernels.tile import KINDS, ROWS, UNITS
+from npsiglip.kernels.vector import F32, I32, I64, LANES, load, splat, spread, sum_lanes
 
-CHAINS = ROWS_F32 * UNITS_F32
-FLOP_PER_STEP = 2 * LANES * CHAINS
+CHAINS = ROWS * UNITS
 BLOCK = 1 << 16
 
 
-@intrinsic
-def _emit_chains(typingctx, a, b, steps):
-    """Every chain adds a b to itself, `steps` times; the vector is the sum of all, so that none can be left out."""
+def operations_per_step(dtype):
+    """What a step of all chains does: a multiplication and an addition for each number in each lane."""
+    return 2 * LANES * CHAINS * PER_STEP[dtype]
 
-    def codegen(context, builder, signature, args):
-        a, b, steps = args
-        a, b = _splat(builder, a), _splat(builder, b)
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.v{LANES}f32"
-        )
-        entry, loop, done = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        step, chains = builder.phi(I64), [builder.phi(a.type) for _ in range(CHAINS)]
-        next_step, next_chains = builder.add(step, I64(1)), [builder.call(fma, [a, b, chain]) for chain in chains]
-        step.add_incoming(I64(0), entry)
-        step.add_incoming(next_step, loop)
-        for i, (chain, next_chain) in enumerate(zip(chains, next_chains, strict=True)):
-            start = ir.Constant(a.type, [float(i)] * LANES)  # different, or LLVM would make one of them all
-            chain.add_incoming(start, entry)
-            chain.add_incoming(next_chain, loop)
-        builder.cbranch(builder.icmp_signed("<", next_step, steps), loop, done)
-        builder.position_at_end(done)
-        total = next_chains[0]
-        for chain in next_chains[1:]:
-            total = builder.fadd(total, chain)
-        return total
 
-    return F32X(types.float32, types.float32, types.intp), codegen
+def _chains(kind):
+    """An intrinsic: every chain multiplies and adds, `steps` times; one number that depends on all of them."""
+
+    @intrinsic
+    def chains(typingctx, bits, steps):
+        def codegen(context, builder, signature, args):
+            lanes, steps = spread(builder, builder.trunc(args[0], I32)), args[1]
+            entry, loop, done = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("done")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            sums = ir.VectorType(kind.sum, LANES)
+            step, totals = builder.phi(I64), [builder.phi(sums) for _ in range(CHAINS)]
+            next_step, new = builder.add(step, I64(1)), [kind.step(builder, total, lanes, lanes) for total in totals]
+            step.add_incoming(I64(0), entry)
+            step.add_incoming(next_step, loop)
+            for i, (total, next_total) in enumerate(zip(totals, new, strict=True)):
+                # different, or LLVM would make one of them all
+                total.add_incoming(ir.Constant(sums, [float(i) if kind.sum == F32 else i] * LANES), entry)
+                total.add_incoming(next_total, loop)
+            builder.cbranch(builder.icmp_signed("<", next_step, steps), loop, done)
+            builder.position_at_end(done)
+            result = new[0]
+            for total in new[1:]:
+                result = kind.add(builder, result, total)
+            return builder.bitcast(builder.extract_element(result, I32(0)), I32)
+
+        return types.int32(types.int64, types.int64), codegen
+
+    return chains
+
+
+_float32_chains, _bfloat16_chains, _int8_chains = (_chains(KINDS[name]) for name in ("float32", "bfloat16", "int8"))
 
 
 @parallel_kernel
-def multiply_add(a, b, steps, out):
-    """FLOP_PER_STEP * steps float32 operations in each of out.size tasks; a, b float32."""
+def float32_steps(bits, steps, out):
+    """`operations_per_step` * steps float32 operations in each of out.size tasks; `bits` a lane, such as 0."""
     for task in prange(out.size):
-        out[task] = sum_lanes(_emit_chains(a, b, steps))
+        out[task] = _float32_chains(bits, steps)
+
+
+@parallel_kernel
+def bfloat16_steps(bits, steps, out):
+    """The same in bfloat16."""
+    for task in prange(out.size):
+        out[task] = _bfloat16_chains(bits, steps)
+
+
+@parallel_kernel
+def int8_steps(bits, steps, out):
+    """The same in int8."""
+    for task in prange(out.size):
+        out[task] = _int8_chains(bits, steps)
+
+
+STEPS = {"float32": float32_steps, "bfloat16": bfloat16_steps, "int8": int8_steps}
 
 
 @parallel_kernel

@@ -24,7 +24,10 @@ from typing import Any
 import llvmlite
 import numba
 import numpy as np
-from numba.core import event
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, event
+from numba.extending import intrinsic
 
 RUN_LOCK = threading.RLock()
 
@@ -80,6 +83,34 @@ def parallel_kernel(function: Callable[..., None]) -> Any:
 def inline(function: Callable[..., Any]) -> Any:
     """A function that is only called from kernels and compiled with them."""
     return numba.njit(function, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def callback(function: Callable[..., None]) -> Any:
+    """A function that kernels call by its `address`: compiled and cached on its own, not with each of them."""
+    with _numba_cache_folder():
+        return numba.njit(
+            function, nogil=True, error_model="numpy", cache=CACHE_FOLDER is not None, no_cpython_wrapper=True
+        )
+
+
+def address(function: Any, signature: Any) -> int:
+    """Where the machine code of a `callback` lies, with C's calling convention; compiled or read from the cache."""
+    function.compile(signature)
+    compiled = function.overloads[signature.args]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+
+
+@intrinsic
+def call_address(typingctx, address, *args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN201
+    """Call a `callback` at its address; the arguments have the types it was compiled for, nothing is checked."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        operands = cgutils.unpack_tuple(builder, values[1])
+        function = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), operands)
+        return context.get_dummy_value()
+
+    return types.void(address, types.StarArgTuple(args)), codegen
 
 
 @contextlib.contextmanager

@@ -1,176 +1,382 @@
 """The innermost loop of every matrix product: one tile of the result, kept in registers over the whole loop.
 
-    tile [rows, 16 * units]  +=  A [rows, k]  @  panel [k, 16 * units]
+    tile [rows, 16 * units]  +=  A [rows, steps]  @  panels [units, steps, 16]
 
-For each step of k, `units` vectors of the panel are loaded once and serve all rows, and one number of each row of A
-is spread over a vector: rows * units multiply-adds for rows + units loads. So the tile must be as large as the
-registers hold: 8 x 48 on AVX-512 (24 of 32 registers hold results), 6 x 16 with half the vector or half the
-registers. LLVM splits the 16-lane vectors into what the CPU has.
+A step is what one 32-bit lane holds: one float32, two bfloat16, or four 8-bit whole numbers (one float64 for 64-bit
+lanes). For each step, one vector of each of `units` panels is loaded and serves all rows, and one lane of each row of
+A is spread over a vector: rows * units multiply-adds for rows + units loads. So the tile must be as large as the
+registers hold: 8 x 48 on AVX-512 (24 of 32 registers hold results), 6 x 16 with half the vector or half the registers.
+LLVM splits the 16-lane vectors into what the CPU has.
 
-The order of the sum is the order of k for every element, whatever the tile: one chain of fused multiply-adds from
-zero, added to what the tile holds. So a row gives the same bits in a tile of 8 rows as in a tile of 1.
+    element     a step of one lane                               with          without
+    float32     c = fma(a, b, c)                                 any CPU
+    float64     c = fma(a, b, c)                                 any CPU
+    bfloat16    c = fma(a1, b1, c), then c = fma(a0, b0, c)      AVX512-BF16   two float32 multiply-adds
+    int8        c += a0 b0 + a1 b1 + a2 b2 + a3 b3, a unsigned   AVX512-VNNI   shifts and 32-bit products
+
+The order of the sum is the order of the steps for every element, whatever the tile: chains of `chain` steps, each from
+zero, added up in order. So a row gives the same bits in a tile of 8 rows as in a tile of 1.
 """
 
-import llvmlite.binding
-import numba
+import functools
+from typing import NamedTuple
+
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from npsiglip.kernels.jit import inline
-from npsiglip.kernels.vector import I64, LANES, _splat
+from npsiglip.kernels.jit import address, callback, inline
+from npsiglip.kernels.vector import BF16, F32, F64, I1, I8, I32, I64, LANES, call, constant, has, spread
 
+UNROLL = 4  # steps of one round of the loop
 
-def _has(*features: str) -> bool:
-    """Whether the CPU that Numba compiles for (NUMBA_CPU_FEATURES, or the host) has all of these LLVM features."""
-    asked = numba.config.CPU_FEATURES
-    if asked is not None:
-        return all(f"+{feature}" in asked.split(",") for feature in features)
-    host = llvmlite.binding.get_host_cpu_features()
-    return all(host.get(feature, False) for feature in features)
-
-
-# rows and 16-lane units of the largest tile, by element type
-if _has("avx512f"):
-    ROWS_F32, UNITS_F32, ROWS_F64, UNITS_F64 = 8, 3, 8, 1
-elif _has("avx2", "fma") or _has("neon"):
-    ROWS_F32, UNITS_F32, ROWS_F64, UNITS_F64 = 6, 1, 3, 1
+# rows and 16-lane units of the largest tile, by the bits of a lane
+if has("avx512f"):
+    ROWS, UNITS, ROWS_F64 = 8, 3, 8
+elif has("avx2", "fma") or has("neon"):
+    ROWS, UNITS, ROWS_F64 = 6, 1, 3
 else:
-    ROWS_F32, UNITS_F32, ROWS_F64, UNITS_F64 = 2, 1, 1, 1
-PANEL_F32, PANEL_F64 = UNITS_F32 * LANES, UNITS_F64 * LANES
+    ROWS, UNITS, ROWS_F64 = 2, 1, 1
+PANEL = UNITS * LANES
 
 
-def _emit_tile(builder, rows, units, a, row_stride, k_stride, panel, k_end, tile, tile_stride):
-    """Emit the loop for one tile shape; a, panel and tile are pointers to their first element, strides in elements."""
-    element = a.type.pointee
-    vector = ir.VectorType(element, LANES)
-    suffix = "f32" if element == ir.FloatType() else "f64"
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}{suffix}"
-    )
+# -- one step, for each element type ----------------------------------------------------------------------------------
 
-    def lanes_at(pointer, offset):
-        return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
 
-    def unaligned(instruction):
-        instruction.align = 4 if element == ir.FloatType() else 8
-        return instruction
+def _fma(builder, sums, a, b):
+    suffix = "f32" if sums.type.element == F32 else "f64"
+    return call(builder, f"llvm.fma.v{LANES}{suffix}", sums.type, [a, b, sums])
 
-    row_starts = [builder.gep(a, [builder.mul(row_stride, I64(r))]) for r in range(rows)]
-    entry, loop, done = builder.block, builder.append_basic_block("k"), builder.append_basic_block("tile")
+
+def _float_step(builder, sums, a, b):
+    return _fma(builder, sums, builder.bitcast(a, sums.type), builder.bitcast(b, sums.type))
+
+
+def _bf16_step(builder, sums, a, b):
+    if has("avx512bf16"):
+        pairs = ir.VectorType(BF16, 2 * LANES)
+        operands = [sums, builder.bitcast(a, pairs), builder.bitcast(b, pairs)]
+        return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", sums.type, operands)
+
+    def upper(lanes):
+        return builder.bitcast(builder.and_(lanes, constant(I32, 0xFFFF0000)), sums.type)
+
+    def lower(lanes):
+        return builder.bitcast(builder.shl(lanes, constant(I32, 16)), sums.type)
+
+    return _fma(builder, _fma(builder, sums, upper(a), upper(b)), lower(a), lower(b))
+
+
+def _int8_step(builder, sums, a, b):
+    if has("avx512vnni"):
+        bytes_ = ir.VectorType(I8, 4 * LANES)
+        operands = [sums, builder.bitcast(a, bytes_), builder.bitcast(b, bytes_)]
+        return call(builder, "llvm.x86.avx512.vpdpbusd.512", sums.type, operands)
+    for byte in range(4):
+        unsigned = builder.and_(builder.lshr(a, constant(I32, 8 * byte)), constant(I32, 0xFF))
+        signed = builder.ashr(builder.shl(b, constant(I32, 24 - 8 * byte)), constant(I32, 24))
+        sums = builder.add(sums, builder.mul(unsigned, signed))
+    return sums
+
+
+class Kind(NamedTuple):
+    """An element type: lanes and sums as LLVM sees them, how a step is emitted, and the tile's most rows and units."""
+
+    lane: ir.Type
+    sum: ir.Type
+    step: object
+    rows: int
+    units: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of a step."""
+        return self.lane.width // 8
+
+    def add(self, builder, x, y):
+        """X + y, of vectors of sums."""
+        return builder.add(x, y) if isinstance(self.sum, ir.IntType) else builder.fadd(x, y)
+
+    def zero(self):
+        """A vector of zeros."""
+        return constant(self.sum, 0 if isinstance(self.sum, ir.IntType) else 0.0)
+
+
+KINDS = {
+    "float32": Kind(I32, F32, _float_step, ROWS, UNITS),
+    "bfloat16": Kind(I32, F32, _bf16_step, ROWS, UNITS),
+    "int8": Kind(I32, I32, _int8_step, ROWS, UNITS),
+    "float64": Kind(I64, F64, _float_step, ROWS_F64, 1),
+}
+
+
+# -- one tile ---------------------------------------------------------------------------------------------------------
+
+
+class _Addresses(NamedTuple):
+    """Of a tile: the rows of A and the bytes from step to step in them, the panels, the rows of the result, and the
+    panels to prefetch with the bytes from round to round."""
+
+    rows: list
+    a_step: object
+    panels: list
+    results: list
+    ahead: list
+    pace: object
+
+
+def _at(builder, address, offset, kind):
+    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+
+
+def _load_lanes(builder, address, offset, kind, size):
+    lanes = builder.load(_at(builder, address, offset, kind))
+    lanes.align = size
+    return lanes
+
+
+def _emit_round(builder, kind, at, step, count, sums):
+    """`count` steps from `step` on, unrolled."""
+    for i in range(count):
+        number = builder.add(step, I64(i))
+        panel_offset, a_offset = builder.mul(number, I64(kind.size * LANES)), builder.mul(number, at.a_step)
+        vectors = ir.VectorType(kind.lane, LANES)
+        b = [_load_lanes(builder, panel, panel_offset, vectors, kind.size) for panel in at.panels]
+        new = []
+        for row, row_sums in zip(at.rows, sums, strict=True):
+            a = spread(builder, _load_lanes(builder, row, a_offset, kind.lane, kind.size))
+            new.append([kind.step(builder, total, a, lanes) for total, lanes in zip(row_sums, b, strict=True)])
+        sums = new
+    return sums
+
+
+def _emit_loop(builder, kind, at, first, end, stride, sums):
+    """Rounds of `stride` steps from `first` to `end`, in chains that start from `sums`; none if first = end."""
+    entry, loop, done = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("stepped")
+    builder.cbranch(builder.icmp_signed("<", first, end), loop, done)
+    builder.position_at_end(loop)
+    step = builder.phi(I64)
+    carried = [[builder.phi(total.type) for total in row] for row in sums]
+    new = _emit_round(builder, kind, at, step, stride, carried)
+    if stride > 1:
+        offset = builder.mul(builder.udiv(step, I64(stride)), at.pace)
+        for panel in at.ahead:
+            operands = [_at(builder, panel, offset, I8), I32(0), I32(3), I32(1)]  # to read, into all levels, data
+            call(builder, "llvm.prefetch.p0", ir.VoidType(), operands)
+    following = builder.add(step, I64(stride))
+    builder.cbranch(builder.icmp_signed("<", following, end), loop, done)
+    step.add_incoming(first, entry)
+    step.add_incoming(following, loop)
+    builder.position_at_end(done)
+    results = []
+    for row, carried_row, new_row in zip(sums, carried, new, strict=True):
+        results.append([])
+        for start, total, new_total in zip(row, carried_row, new_row, strict=True):
+            total.add_incoming(start, entry)
+            total.add_incoming(new_total, loop)
+            result = builder.phi(start.type)
+            result.add_incoming(start, entry)
+            result.add_incoming(new_total, loop)
+            results[-1].append(result)
+    return results
+
+
+def _emit_tile(builder, kind, at, steps, chain, fresh):
+    """All chains of one tile; `fresh`: the first one replaces what the result's memory holds."""
+    entry, loop = builder.block, builder.append_basic_block("chain")
+    add, replace = builder.append_basic_block("add"), builder.append_basic_block("replace")
+    again, done = builder.append_basic_block("again"), builder.append_basic_block("tile")
     builder.branch(loop)
 
     builder.position_at_end(loop)
-    k = builder.phi(I64)
-    sums = [[builder.phi(vector) for _ in range(units)] for _ in range(rows)]
-    k_next = builder.add(k, I64(1))
-    panel_row = builder.mul(k, I64(units * LANES))
-    b = [unaligned(builder.load(lanes_at(panel, builder.add(panel_row, I64(u * LANES))))) for u in range(units)]
-    new_sums = []
-    for r in range(rows):
-        number = builder.load(builder.gep(row_starts[r], [builder.mul(k, k_stride)]))
-        spread = _splat(builder, number)
-        new_sums.append([builder.call(fma, [spread, b[u], sums[r][u]]) for u in range(units)])
-    zero = ir.Constant(vector, [0.0] * LANES)
-    k.add_incoming(I64(0), entry)
-    k.add_incoming(k_next, loop)
-    for phis, values in zip(sums, new_sums, strict=True):
-        for phi, value in zip(phis, values, strict=True):
-            phi.add_incoming(zero, entry)
-            phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, k_end), loop, done)
-
+    first = builder.phi(I64)
+    first.add_incoming(I64(0), entry)
+    end = builder.add(first, chain)
+    end = builder.select(builder.icmp_signed("<", end, steps), end, steps)
+    rounds_end = builder.sub(end, builder.and_(builder.sub(end, first), I64(UNROLL - 1)))
+    sums = [[kind.zero()] * len(at.panels) for _ in at.rows]
+    sums = _emit_loop(builder, kind, at, first, rounds_end, UNROLL, sums)
+    sums = _emit_loop(builder, kind, at, rounds_end, end, 1, sums)
+    places = [
+        [_at(builder, row, I64(kind.size * LANES * u), total.type) for u, total in enumerate(row_sums)]
+        for row, row_sums in zip(at.results, sums, strict=True)
+    ]
+    builder.cbranch(builder.and_(fresh, builder.icmp_signed("==", first, I64(0))), replace, add)
+    for block, adds in ((replace, False), (add, True)):
+        builder.position_at_end(block)
+        for row_places, row_sums in zip(places, sums, strict=True):
+            for place, total in zip(row_places, row_sums, strict=True):
+                value = total
+                if adds:
+                    held = builder.load(place)
+                    held.align = kind.size
+                    value = kind.add(builder, held, total)
+                builder.store(value, place).align = kind.size
+        builder.branch(again)
+    builder.position_at_end(again)
+    first.add_incoming(end, again)
+    builder.cbranch(builder.icmp_signed("<", end, steps), loop, done)
     builder.position_at_end(done)
-    for r in range(rows):
-        for u in range(units):
-            place = lanes_at(tile, builder.add(builder.mul(tile_stride, I64(r)), I64(u * LANES)))
-            held = unaligned(builder.load(place))
-            unaligned(builder.store(builder.fadd(held, new_sums[r][u]), place))
 
 
-def _row_counts(most):
-    """The tile heights that are compiled: a block of any number of rows is made of these."""
-    return [most, *(r for r in (4, 2, 1) if r < most)]
+# -- all rows ---------------------------------------------------------------------------------------------------------
 
 
-def _tiles(kind, max_rows, max_units):
-    """An intrinsic that adds one tile's product for a chain of k; addresses and strides as in `_product`."""
-    element = ir.FloatType() if kind == types.float32 else ir.DoubleType()
+def _tile_intrinsic(kind, transposed):
+    """An intrinsic for one tile of `rows` rows, see `add_product`; rows that a tile has too many compute the last one."""
+    heights = [kind.rows, kind.rows // 2] if kind.rows > 2 else [kind.rows]
 
     @intrinsic
-    def tiles(typingctx, rows, units, a, row_stride, k_stride, panel, k, tile, tile_stride):
+    def tile(
+        typingctx, rows, units, a, a_stride, panel, panel_stride, steps, chain, fresh, out, out_stride, ahead, pace
+    ):
         def codegen(context, builder, signature, args):
-            rows, units, a, row_stride, k_stride, panel, k, tile, tile_stride = args
-            # One copy of this code for all callers: it is large, and compiling it is what a first run waits for.
-            builder.function.attributes.add("noinline")
-            a, panel, tile = (builder.inttoptr(address, element.as_pointer()) for address in (a, panel, tile))
+            rows, units, a, a_stride, panel, panel_stride, steps, chain, fresh, out, out_stride, ahead, pace = args
+            fresh = builder.icmp_signed("!=", fresh, I64(0))
+            last = builder.sub(rows, I64(1))
+            if transposed:
+                starts = [builder.add(a, I64(kind.size * r)) for r in range(kind.rows)]
+                step_size = a_stride
+            else:
+                numbers = [builder.select(builder.icmp_signed("<", I64(r), last), I64(r), last) for r in range(kind.rows)]
+                starts = [builder.add(a, builder.mul(a_stride, number)) for number in numbers]
+                step_size = I64(kind.size)
+            offsets = [builder.mul(panel_stride, I64(u)) for u in range(kind.units)]
+            panels, panels_ahead = ([builder.add(start, offset) for offset in offsets] for start in (panel, ahead))
+            results = [builder.add(out, builder.mul(out_stride, I64(r))) for r in range(kind.rows)]
+            fewer = builder.icmp_signed("<=", rows, I64(heights[-1])) if len(heights) > 1 else ir.Constant(I1, 0)
             end = builder.append_basic_block("tile_end")
-            switch = builder.switch(builder.add(builder.mul(units, I64(64)), rows), end)
-            for u in range(1, max_units + 1):
-                for r in _row_counts(max_rows):
-                    block = builder.append_basic_block(f"tile_{r}x{u}")
-                    switch.add_case(I64(u * 64 + r), block)
-                    builder.position_at_end(block)
-                    _emit_tile(builder, r, u, a, row_stride, k_stride, panel, k, tile, tile_stride)
+            shape = builder.add(builder.mul(units, I64(2)), builder.zext(fewer, I64))
+            switch = builder.switch(shape, end)
+            for u in range(1, kind.units + 1):
+                for small, height in enumerate(heights):
+                    case = builder.append_basic_block(f"tile_{height}x{u}")
+                    switch.add_case(I64(2 * u + small), case)
+                    builder.position_at_end(case)
+                    at = _Addresses(starts[:height], step_size, panels[:u], results[:height], panels_ahead[:u], pace)
+                    _emit_tile(builder, kind, at, steps, chain, fresh)
                     builder.branch(end)
             builder.position_at_end(end)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 9), codegen
+        return types.void(*[types.intp] * 13), codegen
 
-    return tiles
+    return tile
 
 
-def _product(kind, most, max_units):
-    """`add_product` for one element type, on addresses: any number of rows as tiles, k in chains."""
-    tiles, size = _tiles(kind, most, max_units), kind.bitwidth // 8
+def _rows(kind, transposed):
+    """All rows, tile by tile."""
+    tile, most, row_step = _tile_intrinsic(kind, transposed), kind.rows, kind.size if transposed else 0
 
     @inline
-    def product(rows, units, a, row_stride, k_stride, panel, k, k_block, tile, tile_stride):
-        done = 0
-        while done < rows:
-            left = rows - done
-            step = most if left >= most else 4 if left >= 4 else 2 if left >= 2 else 1
-            for k0 in range(0, k, k_block):
-                tiles(
-                    step, units, a + size * (done * row_stride + k0 * k_stride), row_stride, k_stride,
-                    panel + size * k0 * units * LANES, min(k_block, k - k0),
-                    tile + size * done * tile_stride, tile_stride,
-                )  # fmt: skip
-            done += step
-
-    return product
-
-
-_product_f32 = _product(types.float32, ROWS_F32, UNITS_F32)
-_product_f64 = _product(types.float64, ROWS_F64, UNITS_F64)
-
-
-def add_product(
-    rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile, tile_start, tile_stride
-):
-    """tile[r, c] += sum_k a[r, k] panel[k, c] for r < rows, c < 16 units; k in chains of `k_block`, added in order.
-
-    a.flat[a_start + r * row_stride + k * k_stride], panel.flat[panel_start + k * 16 * units + c],
-    tile.flat[tile_start + r * tile_stride + c]; all float32 or all float64; accumulated in that type.
-    """
-    raise NotImplementedError("only inside compiled code")
-
-
-@overload(add_product)
-def _overload_add_product(
-    rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile, tile_start, tile_stride
-):
-    product, size = (_product_f32, 4) if a.dtype == types.float32 else (_product_f64, 8)
-
-    def compiled(
-        rows, units, a, a_start, row_stride, k_stride, panel, panel_start, k, k_block, tile, tile_start, tile_stride
+    def rows_of_tiles(
+        rows, units, a, a_stride, panel, panel_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size
     ):
-        product(
-            rows, units, a.ctypes.data + size * a_start, row_stride, k_stride,
-            panel.ctypes.data + size * panel_start, k, k_block,
-            tile.ctypes.data + size * tile_start, tile_stride,
-        )  # fmt: skip
+        rounds = steps // UNROLL
+        pace = ahead_size // max(1, rounds * -(-rows // most))
+        for row in range(0, rows, most):
+            start = a + row * (row_step if transposed else a_stride)
+            tile(
+                min(most, rows - row), units, start, a_stride, panel, panel_stride, steps, chain, fresh,
+                out + row * out_stride, out_stride, ahead, pace,
+            )  # fmt: skip
+            ahead += pace * rounds
 
-    return compiled
+    return rows_of_tiles
+
+
+_FLOAT32, _FLOAT32_T = _rows(KINDS["float32"], False), _rows(KINDS["float32"], True)
+_BFLOAT16, _BFLOAT16_T = _rows(KINDS["bfloat16"], False), _rows(KINDS["bfloat16"], True)
+_INT8, _FLOAT64 = _rows(KINDS["int8"], False), _rows(KINDS["float64"], False)
+
+# Kernels reach these by their address (`product`, `add_product`): the code of the tiles is large, and each kernel that
+# contained it would compile it again, several times.
+
+
+@callback
+def product_float32(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size):
+    """`add_product` for float32."""
+    _FLOAT32(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size)
+
+
+@callback
+def product_float32_t(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size):
+    """`add_product` for float32, A transposed."""
+    _FLOAT32_T(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size)
+
+
+@callback
+def product_bfloat16(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size):
+    """`add_product` for bfloat16."""
+    _BFLOAT16(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size)
+
+
+@callback
+def product_bfloat16_t(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size):
+    """`add_product` for bfloat16, A transposed."""
+    _BFLOAT16_T(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size)
+
+
+@callback
+def product_int8(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size):
+    """`add_product` for int8."""
+    _INT8(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size)
+
+
+@callback
+def product_float64(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size):
+    """`add_product` for float64."""
+    _FLOAT64(rows, units, a, a_stride, b, b_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size)
+
+
+_PRODUCTS = {
+    ("float32", False): product_float32,
+    ("float32", True): product_float32_t,
+    ("bfloat16", False): product_bfloat16,
+    ("bfloat16", True): product_bfloat16_t,
+    ("int8", False): product_int8,
+    ("float64", False): product_float64,
+}
+
+
+@functools.cache
+def product(dtype: str, transposed: bool = False) -> int:
+    """The address of the machine code for `add_product`, compiled if need be.
+
+    `transposed`. False: row r of A begins at `a + r a_stride`, its steps beside each other. True: step k of all rows
+    begins at `a + k a_stride`, the rows beside each other; whole tiles are read.
+    """
+    return address(_PRODUCTS[dtype, transposed], types.void(*[types.intp] * 13))
+
+
+@intrinsic
+def add_product(
+    typingctx, product, rows, units, a, a_stride, panel, panel_stride, steps, chain, fresh, out, out_stride, ahead,
+    ahead_size,
+):  # fmt: skip
+    """out[r, c] (+)= sum of a[r, k] panel[k, c] over all steps, for r < rows and c < 16 units.
+
+    Everything is an address or a number, strides are bytes; nothing is checked.
+
+    Args:
+        product: from `product(dtype, transposed)`, which says how A lies.
+        rows: of A and the result. The result has room for whole tiles: `ROWS` times a whole number.
+        units: of 16 columns, at most `UNITS`.
+        panel: unit u begins at `panel + u panel_stride`; [steps, 16] lanes.
+        chain: steps of one chain; the chains are added up in order.
+        fresh: whether the first chain replaces what the result holds.
+        ahead: address of the panels that come next, with the same stride; `ahead_size` bytes of each are brought into
+            the cache meanwhile.
+    """
+
+    def codegen(context, builder, signature, args):
+        numbers = [
+            context.cast(builder, value, kind, types.intp) for value, kind in zip(args, signature.args, strict=True)
+        ]
+        function = ir.FunctionType(ir.VoidType(), [I64] * 13)
+        builder.call(builder.inttoptr(numbers[0], function.as_pointer()), numbers[1:])
+        return context.get_dummy_value()
+
+    return types.void(
+        product, rows, units, a, a_stride, panel, panel_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size
+    ), codegen

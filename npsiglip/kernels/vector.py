@@ -1,12 +1,16 @@
 """The few LLVM vector operations that Numba lacks, as functions that kernels call like any other.
 
-A `Vector` is a Numba type for LLVM's `<16 x float>` or `<16 x double>`: a value in registers, made by `load` or
-`splat`, combined with + - * / and `fma`, stored with `store`. It always has 16 lanes, whatever the CPU has: LLVM
-splits it into 1, 2 or 4 registers. So the order of every sum is the same on every CPU, and so are the bits wherever
-the CPU has a fused multiply-add.
+A `Vector` is a Numba type for LLVM's `<16 x float>`, `<16 x double>` or `<16 x i32>`: a value in registers, made by
+`load` or `splat`, combined with + - * / and `fma`, stored with `store`. It always has 16 lanes, whatever the CPU has:
+LLVM splits it into 1, 2 or 4 registers. So the order of every sum is the same on every CPU, and so are the bits
+wherever the CPU has a fused multiply-add.
 
     v = load(x, i)            lanes x.flat[i : i + 16]
-    v = load_n(x, i, n)       lanes x.flat[i : i + n], the others zero (the ragged end of a row)
+    v = load_n(x, i, n)       lanes x.flat[i : i + n], the others zero (the ragged end of a row); all of them for n >= 16
+
+Narrow numbers exist in memory only. NumPy has no bfloat16, so an array of uint16 holds its bits: `load` widens them to
+float32 lanes, `store` rounds float32 lanes to them, to nearest, halves to even. `store` into an array of uint8 keeps
+the low byte of int32 lanes.
 
 Arrays must be C-contiguous; indices are flat and are not checked: the thin public functions above the kernels do that.
 Numba has no vectorised exp of its own without Intel's SVML: `npsiglip.kernels.vector_math` has ours.
@@ -14,14 +18,44 @@ Numba has no vectorised exp of its own without Intel's SVML: `npsiglip.kernels.v
 
 import operator
 
+import llvmlite.binding
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.extending import models, overload, register_model
+from numba.core.extending import models, register_model
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
 LANES = 16
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32, F64 = ir.FloatType(), ir.DoubleType()
+
+
+class _BFloat(ir.types.Type):
+    """LLVM's bfloat, which llvmlite does not know."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, _BFloat)
+
+    def __hash__(self):
+        return hash(_BFloat)
+
+
+BF16 = _BFloat()
+
+
+def has(*features: str) -> bool:
+    """Whether the CPU that Numba compiles for (NUMBA_CPU_FEATURES, or the host) has all of these LLVM features."""
+    asked = numba.config.CPU_FEATURES
+    if asked is not None:
+        return all(f"+{feature}" in asked.split(",") for feature in features)
+    host = llvmlite.binding.get_host_cpu_features()
+    return all(host.get(feature, False) for feature in features)
 
 
 class Vector(types.Type):
@@ -32,8 +66,9 @@ class Vector(types.Type):
         super().__init__(name=f"Vector({dtype}, {LANES})")
 
 
-F32X, F64X = Vector(types.float32), Vector(types.float64)
-_BY_DTYPE = {types.float32: F32X, types.float64: F64X}
+F32X, F64X, I32X = Vector(types.float32), Vector(types.float64), Vector(types.int32)
+_BY_DTYPE = {types.float32: F32X, types.float64: F64X, types.int32: I32X}
+_IN_MEMORY = {**_BY_DTYPE, types.uint16: F32X}  # what `load` makes of an array's elements
 
 
 @register_model(Vector)
@@ -44,26 +79,40 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.dtype).get_value_type(), LANES))
 
 
-def _llvm(builder, name, result, operands):
-    """Call an LLVM intrinsic that is overloaded on its vector type, e.g. llvm.fma.v16f32."""
-    suffix = "f32" if operands[0].type.element == ir.FloatType() else "f64"
+def call(builder, name, result, operands):
+    """Call an LLVM intrinsic by its full name."""
     kind = ir.FunctionType(result, [x.type for x in operands])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}{suffix}")
-    return builder.call(function, operands)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
 
 
-def _splat(builder, scalar, lanes=LANES):
-    vector = ir.VectorType(scalar.type, lanes)
-    undefined = ir.Constant(vector, ir.Undefined)
+def _suffix(vector):
+    """How LLVM's overloaded intrinsics name a vector type, e.g. v16f32."""
+    element = vector.element
+    return f"v{vector.count}" + ("f32" if element == F32 else "f64" if element == F64 else f"i{element.width}")
+
+
+def _llvm(builder, name, operands):
+    """Call an LLVM intrinsic that is overloaded on its vector type and gives the same type, e.g. llvm.fma.v16f32."""
+    return call(builder, f"llvm.{name}.{_suffix(operands[0].type)}", operands[0].type, operands)
+
+
+def spread(builder, scalar):
+    """An LLVM vector with the scalar in all lanes."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
     first = builder.insert_element(undefined, scalar, I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def constant(element, number):
+    """An LLVM constant with the number in all lanes."""
+    return ir.Constant(ir.VectorType(element, LANES), [number] * LANES)
 
 
 def _as_vector(context, builder, value, kind, target):
     """A vector as it is; a number spread over all lanes."""
     if isinstance(kind, Vector):
         return value
-    return _splat(builder, context.cast(builder, value, kind, target.dtype))
+    return spread(builder, context.cast(builder, value, kind, target.dtype))
 
 
 def _vector_type(*kinds):
@@ -73,16 +122,43 @@ def _vector_type(*kinds):
     return found.pop() if len(found) == 1 and not others else None
 
 
-def _pointer(context, builder, array_type, array, index, lanes=LANES):
+def _pointer(context, builder, array_type, array, index):
     struct = context.make_array(array_type)(context, builder, array)
     element = builder.gep(struct.data, [index])
-    return builder.bitcast(element, ir.VectorType(struct.data.type.pointee, lanes).as_pointer())
+    return builder.bitcast(element, ir.VectorType(struct.data.type.pointee, LANES).as_pointer())
 
 
 def _first_lanes(builder, count):
     """Mask <16 x i1> of the first `count` lanes."""
     lanes = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
-    return builder.icmp_signed("<", lanes, _splat(builder, count))
+    return builder.icmp_signed("<", lanes, spread(builder, count))
+
+
+def round_to_bf16(builder, lanes):
+    """<16 x float> to the bits of bfloat16, <16 x i16>: nearest, halves to even; one instruction with AVX512-BF16."""
+    return builder.bitcast(builder.fptrunc(lanes, ir.VectorType(BF16, LANES)), ir.VectorType(I16, LANES))
+
+
+def widen_bf16(builder, bits):
+    """The bits of bfloat16, <16 x i16>, to <16 x float>, exactly."""
+    wide = builder.shl(builder.zext(bits, ir.VectorType(I32, LANES)), constant(I32, 16))
+    return builder.bitcast(wide, ir.VectorType(F32, LANES))
+
+
+def _from_memory(builder, lanes, dtype):
+    return widen_bf16(builder, lanes) if dtype == types.uint16 else lanes
+
+
+def _to_memory(builder, lanes, dtype):
+    if dtype == types.uint16:
+        return round_to_bf16(builder, lanes)
+    return builder.trunc(lanes, ir.VectorType(I8, LANES)) if dtype == types.uint8 else lanes
+
+
+def _check_store(dtype, kind):
+    expected = {types.uint16: F32X, types.uint8: I32X}.get(dtype) or _BY_DTYPE[dtype]
+    if kind != expected:
+        raise TypeError(f"an array of {dtype} stores {expected}, got {kind}")
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
@@ -91,23 +167,23 @@ def _first_lanes(builder, count):
 @intrinsic
 def load(typingctx, a, i):
     """Lanes a.flat[i : i + 16]."""
-    kind = _BY_DTYPE[a.dtype]
 
     def codegen(context, builder, signature, args):
-        vector = builder.load(_pointer(context, builder, signature.args[0], args[0], args[1]))
-        vector.align = a.dtype.bitwidth // 8
-        return vector
+        lanes = builder.load(_pointer(context, builder, signature.args[0], args[0], args[1]))
+        lanes.align = a.dtype.bitwidth // 8
+        return _from_memory(builder, lanes, a.dtype)
 
-    return kind(a, types.intp), codegen
+    return _IN_MEMORY[a.dtype](a, types.intp), codegen
 
 
 @intrinsic
 def store(typingctx, a, i, v):
     """a.flat[i : i + 16] = v."""
+    _check_store(a.dtype, v)
 
     def codegen(context, builder, signature, args):
-        instruction = builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1]))
-        instruction.align = a.dtype.bitwidth // 8
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        builder.store(_to_memory(builder, args[2], a.dtype), pointer).align = a.dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(a, types.intp, v), codegen
@@ -115,34 +191,61 @@ def store(typingctx, a, i, v):
 
 @intrinsic
 def load_n(typingctx, a, i, n):
-    """Lanes a.flat[i : i + n], the others zero; 0 <= n <= 16, nothing beyond is touched."""
-    kind = _BY_DTYPE[a.dtype]
+    """Lanes a.flat[i : i + n], the others zero; nothing beyond is touched. All lanes for n >= 16."""
 
     def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        pointer, size = _pointer(context, builder, signature.args[0], args[0], args[1]), a.dtype.bitwidth // 8
         vector = pointer.type.pointee
-        zeros = ir.Constant(vector, [0.0] * LANES)
-        operands = [pointer, I32(a.dtype.bitwidth // 8), _first_lanes(builder, args[2]), zeros]
-        function_type = ir.FunctionType(vector, [x.type for x in operands])
-        name = f"llvm.masked.load.v{LANES}f{a.dtype.bitwidth}.p0"
-        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), operands)
+        with builder.if_else(builder.icmp_signed(">=", args[2], I64(LANES))) as (whole, part):
+            with whole:
+                all_lanes = builder.load(pointer)
+                all_lanes.align = size
+                from_whole = builder.block
+            with part:
+                zeros = ir.Constant(vector, None)
+                operands = [pointer, I32(size), _first_lanes(builder, args[2]), zeros]
+                some_lanes = call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, operands)
+                from_part = builder.block
+        lanes = builder.phi(vector)
+        lanes.add_incoming(all_lanes, from_whole)
+        lanes.add_incoming(some_lanes, from_part)
+        return _from_memory(builder, lanes, a.dtype)
 
-    return kind(a, types.intp, types.intp), codegen
+    return _IN_MEMORY[a.dtype](a, types.intp, types.intp), codegen
 
 
 @intrinsic
 def store_n(typingctx, a, i, v, n):
-    """a.flat[i : i + n] = the first n lanes of v."""
+    """a.flat[i : i + n] = the first n lanes of v; all lanes for n >= 16."""
+    _check_store(a.dtype, v)
 
     def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-        operands = [args[2], pointer, I32(a.dtype.bitwidth // 8), _first_lanes(builder, args[3])]
-        function_type = ir.FunctionType(ir.VoidType(), [x.type for x in operands])
-        name = f"llvm.masked.store.v{LANES}f{a.dtype.bitwidth}.p0"
-        builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), operands)
+        pointer, size = _pointer(context, builder, signature.args[0], args[0], args[1]), a.dtype.bitwidth // 8
+        lanes = _to_memory(builder, args[2], a.dtype)
+        with builder.if_else(builder.icmp_signed(">=", args[3], I64(LANES))) as (whole, part):
+            with whole:
+                builder.store(lanes, pointer).align = size
+            with part:
+                operands = [lanes, pointer, I32(size), _first_lanes(builder, args[3])]
+                call(builder, f"llvm.masked.store.{_suffix(lanes.type)}.p0", ir.VoidType(), operands)
         return context.get_dummy_value()
 
     return types.void(a, types.intp, v, types.intp), codegen
+
+
+@intrinsic
+def store_pairs(typingctx, a, i, low, high):
+    """The bits of bfloat16 of two vectors beside each other, lane by lane, into a.flat[i : i + 16] of uint32."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        wide = ir.VectorType(I32, LANES)
+        low, high = (builder.zext(round_to_bf16(builder, lanes), wide) for lanes in args[2:])
+        pairs = builder.or_(low, builder.shl(high, constant(I32, 16)))
+        builder.store(pairs, pointer).align = 4
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, low, high), codegen
 
 
 @intrinsic
@@ -150,7 +253,7 @@ def first_lanes(typingctx, v, n, fill):
     """The first n lanes of v, `fill` in the others."""
 
     def codegen(context, builder, signature, args):
-        return builder.select(_first_lanes(builder, args[1]), args[0], _splat(builder, args[2]))
+        return builder.select(_first_lanes(builder, args[1]), args[0], spread(builder, args[2]))
 
     return v(v, types.intp, v.dtype), codegen
 
@@ -160,70 +263,97 @@ def first_lanes(typingctx, v, n, fill):
 
 @intrinsic
 def splat(typingctx, x):
-    """All lanes x; x is a float32 or a float64, which decides the vector's type."""
-    return _BY_DTYPE[x](x), lambda context, builder, signature, args: _splat(builder, args[0])
+    """All lanes x; x is a float32, a float64 or an int32, which decides the vector's type."""
+    return _BY_DTYPE[x](x), lambda context, builder, signature, args: spread(builder, args[0])
 
 
 @intrinsic
 def to_f64(typingctx, v):
-    """Each lane as float64, exactly."""
-    double = ir.VectorType(ir.DoubleType(), LANES)
-    return F64X(v), lambda context, builder, signature, args: builder.fpext(args[0], double)
+    """Each lane of float32 as float64, exactly."""
+    return F64X(v), lambda context, builder, signature, args: builder.fpext(args[0], ir.VectorType(F64, LANES))
 
 
 @intrinsic
 def to_f32(typingctx, v):
-    """Each lane rounded to float32."""
-    single = ir.VectorType(ir.FloatType(), LANES)
-    return F32X(v), lambda context, builder, signature, args: builder.fptrunc(args[0], single)
+    """Each lane of float64 or int32 rounded to float32."""
+    single = ir.VectorType(F32, LANES)
+
+    def codegen(context, builder, signature, args):
+        return builder.sitofp(args[0], single) if v == I32X else builder.fptrunc(args[0], single)
+
+    return F32X(v), codegen
+
+
+@intrinsic
+def to_i32(typingctx, v):
+    """Each lane of float32 as int32, what is behind the point cut off; within int32's range."""
+    return I32X(v), lambda context, builder, signature, args: builder.fptosi(args[0], ir.VectorType(I32, LANES))
 
 
 # -- arithmetic -----------------------------------------------------------------------------------------------------
 
 
+def _select(sign):
+    """X where x < y (or >), else y: unlike LLVM's minnum this passes a NaN in y on, and is one instruction on x86."""
+
+    def emit(builder, x, y):
+        compare = builder.icmp_signed if isinstance(x.type.element, ir.IntType) else builder.fcmp_ordered
+        return builder.select(compare(sign, x, y), x, y)
+
+    return emit
+
+
+def _binary(emit):
+    """Code for two operands, of which one may be a number."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.return_type
+        return emit(
+            builder, *(_as_vector(context, builder, v, t, kind) for v, t in zip(args, signature.args, strict=True))
+        )
+
+    return codegen
+
+
 def _elementwise(emit):
-    """An intrinsic of two operands, of which one may be a number."""
+    """A function of two vectors, of which one may be a number."""
 
     @intrinsic
     def operation(typingctx, a, b):
         kind = _vector_type(a, b)
-        if kind is None:
-            return None
-
-        def codegen(context, builder, signature, args):
-            x, y = (_as_vector(context, builder, v, t, kind) for v, t in zip(args, signature.args, strict=True))
-            return emit(builder, x, y)
-
-        return kind(a, b), codegen
+        return (kind(a, b), _binary(emit)) if kind else None
 
     return operation
 
 
-def _select(sign):
-    """X where x < y (or >), else y: unlike LLVM's minnum this passes a NaN in y on, and is one instruction on x86."""
-    return lambda builder, x, y: builder.select(builder.fcmp_ordered(sign, x, y), x, y)
-
-
-_add = _elementwise(lambda builder, x, y: builder.fadd(x, y))
-_sub = _elementwise(lambda builder, x, y: builder.fsub(x, y))
-_mul = _elementwise(lambda builder, x, y: builder.fmul(x, y))
-_div = _elementwise(lambda builder, x, y: builder.fdiv(x, y))
 minimum = _elementwise(_select("<"))
 maximum = _elementwise(_select(">"))
 
 
-def _overload_operator(symbol, operation):
-    """Let `symbol` stand for `operation` where one operand is a vector."""
+def _overload_operator(symbol, of_floats, of_integers):
+    """Let `symbol` stand for these LLVM instructions where one operand is a vector."""
 
-    @overload(symbol)
-    def typed(a, b):
-        return (lambda a, b: operation(a, b)) if _vector_type(a, b) else None
+    @infer_global(symbol)
+    class Operator(AbstractTemplate):
+        key = symbol
+
+        def generic(self, args, kws):
+            kind = _vector_type(*args)
+            if kind is None or (of_integers is None and kind == I32X):
+                return None
+            return signature(kind, *args)
+
+    def emit(builder, x, y):
+        return getattr(builder, of_integers if isinstance(x.type.element, ir.IntType) else of_floats)(x, y)
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(symbol, *kinds)(_binary(emit))
 
 
-_overload_operator(operator.add, _add)
-_overload_operator(operator.sub, _sub)
-_overload_operator(operator.mul, _mul)
-_overload_operator(operator.truediv, _div)
+_overload_operator(operator.add, "fadd", "add")
+_overload_operator(operator.sub, "fsub", "sub")
+_overload_operator(operator.mul, "fmul", "mul")
+_overload_operator(operator.truediv, "fdiv", None)
 
 
 @intrinsic
@@ -232,8 +362,11 @@ def fma(typingctx, a, b, c):
     kind = _vector_type(a, b, c)
 
     def codegen(context, builder, signature, args):
-        operands = [_as_vector(context, builder, v, t, kind) for v, t in zip(args, signature.args, strict=True)]
-        return _llvm(builder, "fma", operands[0].type, operands)
+        return _llvm(
+            builder,
+            "fma",
+            [_as_vector(context, builder, v, t, kind) for v, t in zip(args, signature.args, strict=True)],
+        )
 
     return kind(a, b, c), codegen
 
@@ -241,26 +374,37 @@ def fma(typingctx, a, b, c):
 @intrinsic
 def rint(typingctx, v):
     """Each lane rounded to the nearest whole number, halves to even."""
-    return v(v), lambda context, builder, signature, args: _llvm(builder, "rint", args[0].type, list(args))
+    return v(v), lambda context, builder, signature, args: _llvm(builder, "rint", list(args))
 
 
 @intrinsic
 def absolute(typingctx, v):
     """|v|."""
-    return v(v), lambda context, builder, signature, args: _llvm(builder, "fabs", args[0].type, list(args))
+    return v(v), lambda context, builder, signature, args: _llvm(builder, "fabs", list(args))
+
+
+def _power_of_two(builder, n):
+    """2^n for whole n within the exponents of normal numbers: the bits of the exponent are set, nothing is computed."""
+    bits, bias, fraction = (I32, 127, 23) if n.type.element == F32 else (I64, 1023, 52)
+    exponent = builder.add(builder.fptosi(n, ir.VectorType(bits, LANES)), constant(bits, bias))
+    return builder.bitcast(builder.shl(exponent, constant(bits, fraction)), n.type)
 
 
 @intrinsic
-def power_of_two(typingctx, n):
-    """2^n for whole n within the exponents of normal numbers: the bits of the exponent are set, nothing is computed."""
-    bits, bias, fraction = (I32, 127, 23) if n.dtype == types.float32 else (I64, 1023, 52)
-    whole = ir.VectorType(bits, LANES)
+def scale_by_power_of_two(typingctx, v, n):
+    """V 2^n for whole n, rounded once if it is subnormal; |n| <= 250 for float32, 2,000 for float64."""
 
     def codegen(context, builder, signature, args):
-        exponent = builder.add(builder.fptosi(args[0], whole), ir.Constant(whole, [bias] * LANES))
-        return builder.bitcast(builder.shl(exponent, ir.Constant(whole, [fraction] * LANES)), args[0].type)
+        value, n = args
+        if v == F32X and has("avx512f"):
+            operands = [value, n, value, I16(-1), I32(4)]  # all lanes, the current rounding
+            return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", value.type, operands)
+        # In two steps, since 2^n itself may be too large or too small; only the second can round.
+        half = _llvm(builder, "rint", [builder.fmul(n, constant(n.type.element, 0.5))])
+        value = builder.fmul(value, _power_of_two(builder, half))
+        return builder.fmul(value, _power_of_two(builder, builder.fsub(n, half)))
 
-    return n(n), codegen
+    return v(v, n), codegen
 
 
 # -- from 16 lanes to one number --------------------------------------------------------------------------------------
@@ -290,3 +434,37 @@ def _reduction(emit):
 
 sum_lanes = _reduction(lambda builder, x, y: builder.fadd(x, y))
 max_lanes = _reduction(_select(">"))
+min_lanes = _reduction(_select("<"))
+
+
+# -- blocks of 16 x 16 --------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def transpose_block(typingctx, source, source_stride, target, target_stride):
+    """Target[j, i] = source[i, j] for 16 x 16 lanes of 32 bits at addresses, rows at strides in bytes."""
+
+    def codegen(context, builder, signature, args):
+        source, source_stride, target, target_stride = args
+        vector = ir.VectorType(I32, LANES)
+
+        def row(address, stride, i):
+            return builder.inttoptr(builder.add(address, builder.mul(stride, I64(i))), vector.as_pointer())
+
+        rows = []
+        for i in range(LANES):
+            rows.append(builder.load(row(source, source_stride, i)))
+            rows[-1].align = 4
+        for size in (1, 2, 4, 8):  # transpose 2 x 2 blocks of this size: exchange the upper right and the lower left
+            low = [j if not j & size else LANES + j - size for j in range(LANES)]
+            high = [j + size if not j & size else LANES + j for j in range(LANES)]
+            masks = [ir.Constant(ir.VectorType(I32, LANES), mask) for mask in (low, high)]
+            for i in range(LANES):
+                if not i & size:
+                    a, b = rows[i], rows[i + size]
+                    rows[i], rows[i + size] = (builder.shuffle_vector(a, b, mask) for mask in masks)
+        for i in range(LANES):
+            builder.store(rows[i], row(target, target_stride, i)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen

@@ -12,7 +12,7 @@ import numpy as np
 from numba.core.extending import overload
 
 from npsiglip.kernels.jit import inline
-from npsiglip.kernels.vector import F32X, absolute, fma, maximum, minimum, power_of_two, rint, splat
+from npsiglip.kernels.vector import F32X, absolute, fma, maximum, minimum, rint, scale_by_power_of_two, splat
 
 LOG2_E = 1.4426950408889634
 # ln 2 in two parts. The first has so few bits that its product with any exponent of the type is exact.
@@ -32,8 +32,7 @@ def _exp_f32(x):
     q = fma(q, r, np.float32(0.1666652113199234))
     q = fma(q, r, np.float32(0.4999999403953552))
     y = fma(r * r, q, r) + np.float32(1.0)
-    half = rint(n * np.float32(0.5))  # in two steps, since 2^n itself may be too large or too small for a float32
-    return y * power_of_two(half) * power_of_two(n - half)
+    return scale_by_power_of_two(y, n)
 
 
 @inline
@@ -55,8 +54,7 @@ def _exp_f64(x):
     y = fma(y, r, 1.0 / 6.0)
     y = fma(y, r, 0.5)
     y = fma(r * r, y, r) + 1.0
-    half = rint(n * 0.5)
-    return y * power_of_two(half) * power_of_two(n - half)
+    return scale_by_power_of_two(y, n)
 
 
 def exp(v):

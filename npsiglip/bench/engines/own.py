@@ -11,7 +11,6 @@ import numpy as np
 from npsiglip import __version__
 from npsiglip.bench.worker import Run, Say
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.errors import InputError
 from npsiglip.kernels.jit import on_compile
 from npsiglip.model import SigLIP
 
@@ -19,11 +18,11 @@ from npsiglip.model import SigLIP
 class Own:
     """SigLIP on Numba kernels."""
 
-    def __init__(self, folder: str, threads: int, say: Say) -> None:
+    def __init__(self, folder: str, dtype: str, threads: int, say: Say) -> None:
         checkpoint = Checkpoint.open(folder)
         self.say = say
         with on_compile(self._compiling):
-            self.model = SigLIP(checkpoint.config, checkpoint, threads=threads)
+            self.model = SigLIP(checkpoint.config, checkpoint, threads=threads, dtype=dtype)
         self.about = {
             "npsiglip": __version__,
             "numba": numba.__version__,
@@ -43,6 +42,7 @@ class Own:
 
         with on_compile(self._compiling):
             run()
+            run()  # the second pass packs the weights for good
         return Run(run)
 
 
@@ -50,8 +50,6 @@ def load(folder: str, dtype: str, threads: int, say: Say) -> Own:
     """Load a model folder; only its config and weights are read.
 
     Raises:
-        InputError: another dtype than float32.
+        InputError: a dtype that kernels do not compute in.
     """
-    if dtype != "float32":
-        raise InputError(f"npsiglip computes in float32, got dtype {dtype!r}")
-    return Own(folder, threads, say)
+    return Own(folder, dtype, threads, say)

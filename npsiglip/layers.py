@@ -1,0 +1,269 @@
+"""Layers with packed weights, and the matrices between them, in one of three element types.
+
+    dtype       weights and what they multiply            sums       stream, LayerNorm, softmax
+    float32     float32                                   float32    float32 (LayerNorm in float64 inside)
+    bfloat16    bfloat16                                  float32    float32
+    int8        int8 per column, uint8 per row            int32      float32
+
+Left out: which layers there are and what they compute together; that is `npsiglip.engine`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.kernels import gemm, layer_norm, pack, quantize
+from npsiglip.params import Params
+from npsiglip.trace import Forget
+
+Array = NDArray[np.float32]
+Lanes = NDArray[np.uint32]
+
+DTYPES = ("float32", "bfloat16", "int8")
+NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
+
+
+def padded(k: int, dtype: str) -> int:
+    """K numbers, rounded up to whole steps (`npsiglip.kernels.pack`)."""
+    return pack.steps(k, dtype) * pack.PER_STEP[dtype]
+
+
+class Matrix:
+    """A matrix [M, K] that linear layers of a dtype read.
+
+    Args:
+        rows, columns: M and K.
+        dtype: of the layers.
+        from_float32: what fills it writes float32 also where bfloat16 could be written directly.
+
+    Attributes:
+        out: what a kernel fills; then `ready` must be called.
+        values: what a product reads; uint16 for bfloat16, uint8 for int8; each row has whole steps.
+        scales: of int8 rows, and their zero points.
+    """
+
+    def __init__(self, rows: int, columns: int, dtype: str, from_float32: bool = False) -> None:
+        self.scales: tuple[Array, NDArray[np.int32]] = (gemm.NO_SCALES[0], gemm.NO_SCALES[1])
+        shape = rows, padded(columns, dtype)
+        if dtype == "float32":
+            self.values: NDArray[Any] = np.empty(shape, np.float32)
+        elif dtype == "bfloat16":
+            self.values = np.zeros(shape, np.uint16)
+        else:
+            self.values = np.zeros(shape, np.uint8)
+            self.scales = np.empty(rows, np.float32), np.empty(rows, np.int32)
+        direct = dtype == "float32" or (dtype == "bfloat16" and shape[1] == columns and not from_float32)
+        self.out = self.values if direct else np.empty((rows, columns), np.float32)
+
+    def ready(self) -> None:
+        """Make `values` of what was written to `out`."""
+        if self.out is self.values:
+            return
+        if self.values.dtype == np.uint16:
+            pack.to_bf16(self.out, self.values)
+        else:
+            quantize.quantize_rows(self.out, self.values, *self.scales)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """What was written to `out`, for traces."""
+        return np.array(self.out, dtype, copy=copy)
+
+
+class Room:
+    """Where packed weights lie: scratch arrays for a single use, large blocks for those that are kept.
+
+    The system backs large blocks with large pages.
+    """
+
+    BLOCK = 1 << 23  # lanes, 32 MB
+    ALIGNMENT = 16  # lanes: a cache line
+
+    def __init__(self) -> None:
+        self._scratch: dict[str, Lanes] = {}
+        self._block: Lanes = np.empty(0, np.uint32)
+
+    def lend(self, purpose: str, size: int) -> Lanes:
+        """An array that the next call for this purpose may overwrite."""
+        if purpose not in self._scratch or len(self._scratch[purpose]) < size:
+            self._scratch[purpose] = self._aligned(size)
+        return self._scratch[purpose][:size]
+
+    def keep(self, size: int) -> Lanes:
+        """An array of one's own."""
+        if len(self._block) < size:
+            self._block = self._aligned(max(size, self.BLOCK))
+        size = -(-size // self.ALIGNMENT) * self.ALIGNMENT
+        room, self._block = self._block[:size], self._block[size:]
+        return room
+
+    def _aligned(self, size: int) -> Lanes:
+        block = np.empty(size + 2 * self.ALIGNMENT, np.uint32)
+        start = -block.ctypes.data // block.itemsize % self.ALIGNMENT
+        return block[start:]
+
+
+class Packed(NamedTuple):
+    """The weights of linear layers beside each other as `npsiglip.kernels.gemm` reads them.
+
+    `panels` uint32 [ceil(N / 16), steps, 16], read-only; for int8 `scale` [N] and `total` [N], else empty.
+    """
+
+    panels: Lanes
+    scale: Array
+    total: NDArray[np.int32]
+
+
+def _read_only(a: NDArray[Any]) -> NDArray[Any]:
+    """As mapped files are: one type, so one compiled kernel."""
+    view = a.view()
+    view.flags.writeable = False
+    return view
+
+
+class Packer:
+    """Packs the weights of linear layers beside each other, [N, K] each, of any float type."""
+
+    def __init__(self, weights: list[NDArray[np.floating]], dtype: str, room: Room) -> None:
+        self.weights, self.dtype, self.room = weights, dtype, room
+        self.n, self.k = sum(len(w) for w in weights), weights[0].shape[1]
+
+    def __call__(self, keep: bool) -> Packed:
+        """The packed weights, in memory of their own or in scratch memory that the next layer overwrites."""
+        shape = pack.panels_shape(self.k, self.n, self.dtype)
+        size = int(np.prod(shape))
+        panels = (self.room.keep(size) if keep else self.room.lend("panels", size))[:size].reshape(shape)
+        quantized = self.dtype == "int8"
+        scale, total = (np.empty(self.n if quantized else 0, dtype) for dtype in (np.float32, np.int32))
+        first = 0
+        for weight in self.weights:
+            end = first + len(weight)
+            lanes = self._lanes(weight, scale[first:end], total[first:end])
+            pack.pack(_read_only(lanes), first, panels)
+            first = end
+        return Packed(_read_only(panels), scale, total)
+
+    def _lanes(self, weight: NDArray[np.floating], scale: Array, total: NDArray[np.int32]) -> Lanes:
+        """[N, steps]: what each column holds, in its element type."""
+        n, width = len(weight), padded(self.k, self.dtype)
+        if self.dtype == "bfloat16" and weight.dtype == ml_dtypes.bfloat16 and width == self.k:
+            return np.ascontiguousarray(weight).view(np.uint32)
+        w = np.ascontiguousarray(weight, np.float32)
+        if self.dtype == "float32":
+            return w.view(np.uint32)
+        lanes = self.room.lend("lanes", n * width // pack.PER_STEP[self.dtype])
+        if self.dtype == "bfloat16":
+            pack.to_bf16(_read_only(w), lanes.view(np.uint16)[: n * width].reshape(n, width))
+        else:
+            q = lanes.view(np.uint8)[: n * width].reshape(n, width)
+            quantize.quantize_weights(_read_only(w), q, scale, total)
+        return lanes.reshape(n, -1)
+
+
+class Linear:
+    """A linear layer, or several with the same input beside each other.
+
+    The first pass packs the weights into scratch memory, which stays in the cache; the second packs them for good and
+    lets the originals go. So a program that classifies one image does not fill memory with weights that it uses once.
+
+    Args:
+        name: of the trace's tap.
+        weights: packed already, or what packs them.
+        b: float32, of all layers together.
+        dtype: of the weights, and of the matrices that it reads.
+    """
+
+    def __init__(self, name: str, weights: Packed | Packer, b: Array, dtype: str) -> None:
+        self.name, self.b, self.dtype = name, b, dtype
+        self._packed = weights if isinstance(weights, Packed) else None
+        self._packer = None if isinstance(weights, Packed) else weights
+        self._used = False
+
+    def packed(self, keep: bool) -> Packed:
+        """The packed weights; with `keep` they stay, and the originals are let go."""
+        if self._packed is not None:
+            return self._packed
+        assert self._packer is not None
+        packed = self._packer(keep)
+        if keep:
+            self._packed, self._packer = packed, None
+        return packed
+
+    def __call__(
+        self, x: Matrix, out: NDArray[Any], trace: Forget, *, gelu: bool = False, residual: Array = NO_RESIDUAL
+    ) -> NDArray[Any]:
+        """Out = residual + gelu(x w + b); what comes before gelu and residual is traced under the layer's name."""
+        panels, scale, total = self.packed(keep=self._used)
+        self._used = True
+        fused = gelu or residual.size > 0
+        before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
+        activation = gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION
+        gemm.linear(x.values, panels, (*x.scales, scale, total), self.b, activation, residual, before, out)
+        if not fused:
+            trace[self.name] = out
+        return out
+
+
+class LayerNorm(NamedTuple):
+    """Scale and bias of a LayerNorm."""
+
+    name: str
+    scale: Array
+    b: Array
+    eps: float
+
+    def __call__(self, x: Array, out: Matrix, trace: Forget) -> Matrix:
+        """Normalise the rows of x."""
+        layer_norm.layer_norm(x, self.scale, self.b, self.eps, out.out)
+        trace[self.name] = out
+        out.ready()
+        return out
+
+
+class Layers:
+    """Makes the layers of a tower from its parameters.
+
+    Args:
+        params: of a float checkpoint; or of a quantised one, which has `panels`, `scale` and `total` of each linear
+            layer in place of its weights.
+        dtype: of the blocks' linear layers.
+
+    Attributes:
+        outer: the dtype of the layers outside of blocks: bfloat16 instead of int8, since a rounding error at the
+            edges of the model is not averaged by what follows, and there is little to gain.
+        linears: all linear layers made so far, by the name that a quantised checkpoint gives them.
+    """
+
+    def __init__(self, params: Params, dtype: str) -> None:
+        self.params, self.dtype = params, dtype
+        self.outer = "bfloat16" if dtype == "int8" else dtype
+        self.linears: dict[str, Linear] = {}
+        self._room = Room()
+
+    def array(self, name: str) -> Array:
+        """A parameter as float32, a copy."""
+        return np.array(self.params[name], np.float32)
+
+    def linear(self, name: str, dtype: str, parts: tuple[str, ...] = ()) -> Linear:
+        """The linear layer `name`, or the `parts` of it beside each other: q, k and v are stored as qkv."""
+        stored = f"{name}.{''.join(parts)}" if parts else name
+        if f"{stored}.panels" in self.params:
+            panels = self.params[f"{stored}.panels"]
+            lanes = _read_only(panels.reshape(*panels.shape[:2], -1).view(np.uint32))
+            empty = np.empty(0)
+            scale, total = (self.params.get(f"{stored}.{what}", empty) for what in ("scale", "total"))
+            weights: Packed | Packer = Packed(lanes, np.array(scale, np.float32), np.array(total, np.int32))
+            b = self.array(f"{stored}.b")
+        else:
+            names = [f"{name}.{part}" for part in parts] or [name]
+            weights = Packer([self.params[f"{n}.w"].T for n in names], dtype, self._room)
+            b = np.concatenate([self.array(f"{n}.b") for n in names])
+        self.linears[stored] = Linear(name, weights, b, dtype)
+        return self.linears[stored]
+
+    def layer_norm(self, name: str, eps: float) -> LayerNorm:
+        """The LayerNorm `name`."""
+        return LayerNorm(name, self.array(f"{name}.scale"), self.array(f"{name}.b"), eps)
