@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.kernels import attention, map_pool, patch_embed
+from npsiglip.kernels.pack import take_rows
+from npsiglip.kernels.tasks import Program, recording
 from npsiglip.layers import Array, Layers, Matrix
 from npsiglip.params import Params, block_name
 from npsiglip.quantized import gather_rows
 from npsiglip.trace import FORGET, Forget, Trace
 
 ALL_VALID = np.empty((0, 0), np.uint8)
-SHAPES_KEPT = 3  # work buffers of one tower: full passes, the rest of a batch, single inputs
+SHAPES_KEPT = 3  # by one tower: full passes, the rest of a batch, single inputs
 
 
 class Buffers:
@@ -55,7 +57,7 @@ class Block:
     def __call__(self, work: Buffers, rest: Buffers, trace: Forget) -> None:
         """X = work.x becomes x + attention(ln1(x)), then x + mlp(ln2(x)), in rest.x.
 
-        `rest` is `work`; or it holds only the last tokens of each input: then the others are left as they are.
+        `rest` is `work`; or it holds only the last token of each input: then the others are left as they are.
         """
         self.ln1(work.x, work.y, trace)
         self.qkv(work.y, work.qkv, FORGET)
@@ -67,7 +69,7 @@ class Block:
         rest.y.ready()
         x = rest.x
         if rest is not work:
-            x.reshape(work.n, rest.length, -1)[:] = work.x.reshape(work.n, work.length, -1)[:, first:]
+            take_rows(work.x, work.length, first, x)
         self.out(rest.y, x, trace, residual=x)
         trace[f"{self.name}.+attn"] = x
         self.ln2(x, rest.y, trace)
@@ -99,7 +101,7 @@ class Blocks:
 
 
 class Kept:
-    """The last few results of a function of numbers: work buffers, which are made once for a shape."""
+    """The last few results of a function of numbers: passes, which are made once for a shape."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self.make = make
@@ -114,6 +116,50 @@ class Kept:
         return result
 
 
+class Pass:
+    """A way through a tower for one shape of input: work arrays, and the operations on them.
+
+    Kernels are called by `body` from Python: with a trace, and in a tower's first pass, which lets every layer pack its
+    weights in turn. Later passes repeat what one of them did, without Python (`npsiglip.kernels.tasks`).
+    """
+
+    def __init__(self, body: Callable[[Forget], Array]) -> None:
+        self._body = body
+        self._program: Program | None = None
+        self._result: Array = np.empty(0, np.float32)
+
+    def __call__(self, trace: Forget, repeat: bool) -> Array:
+        """Do all operations; the result is the caller's."""
+        if isinstance(trace, Trace) or not repeat:
+            return self._body(trace).copy()
+        if self._program is None:
+            self._program = Program()
+            with recording(self._program):
+                self._result = self._body(FORGET)
+        self._program.run()
+        return self._result.copy()
+
+
+class Tower:
+    """What both towers share: layers that pack their weights, passes that are kept."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.linears, self.outer = layers.linears, layers.outer
+        self._passes = Kept(self._make_pass)
+        self._used = False
+
+    def _make_pass(self, *shape: int) -> Any:
+        raise NotImplementedError
+
+    def keep(self) -> bool:
+        """Whether this is not the first pass; then the packed weights are kept."""
+        if self._used:
+            for linear in self.linears.values():
+                linear.packed(keep=True)
+        repeat, self._used = self._used, True
+        return repeat
+
+
 class PoolBuffers:
     """Work arrays of the MAP head."""
 
@@ -122,6 +168,7 @@ class PoolBuffers:
         self.kv = np.empty((n * length, 2 * config.width), np.float32)
         self.probs = np.empty((n, config.num_heads, 1, length), np.float32)
         self.mix, self.y = (Matrix(n, config.width, dtype) for _ in range(2))
+        self.x = np.empty((n, config.width), np.float32)
         self.mlp = Matrix(n, config.mlp_dim, dtype)
 
 
@@ -154,56 +201,61 @@ class MapHead:
     def __call__(self, work: PoolBuffers, trace: Forget) -> Array:
         """The tokens of `work` [N * L, D] -> [N, D]."""
         n, _, _, length = work.probs.shape
-        width = self.config.width
         self.kv(work.tokens, work.kv, FORGET)
-        trace[f"{self.name}.attn.q"] = np.broadcast_to(self.q, (n, width))
+        trace[f"{self.name}.attn.q"] = np.broadcast_to(self.q, (n, len(self.q)))
         trace.parts(f"{self.name}.attn", "kv", work.kv)
         map_pool.map_pool(self.q, work.kv, length, self.config.num_heads, work.probs, work.mix.out)
         trace[f"{self.name}.attn.probs"] = work.probs
         trace[f"{self.name}.attn.mix"] = work.mix
         work.mix.ready()
-        x = self.out(work.mix, np.empty((n, width), np.float32), trace)
-        self.ln(x, work.y, trace)
+        self.out(work.mix, work.x, trace)
+        self.ln(work.x, work.y, trace)
         self.fc1(work.y, work.mlp.out, trace, gelu=True)
         trace[f"{self.name}.mlp.gelu"] = work.mlp
         work.mlp.ready()
-        self.fc2(work.mlp, x, trace, residual=x)
-        trace[f"{self.name}.+mlp"] = x
-        return x
+        self.fc2(work.mlp, work.x, trace, residual=work.x)
+        trace[f"{self.name}.+mlp"] = work.x
+        return work.x
 
 
-class ImageTower:
+class ImageTower(Tower):
     """Images to vectors, not normalised."""
 
     name = "image"
 
     def __init__(self, params: Params, config: ImageConfig, dtype: str = "float32") -> None:
         layers = Layers(params, dtype)
-        self.config, self.outer, self.linears = config, layers.outer, layers.linears
+        super().__init__(layers)
+        self.config = config
         self.patch_embed = layers.linear("image.patch_embed", layers.outer)
         self.pos_embed = layers.array("image.pos_embed")
         self.blocks = Blocks(layers, "image", config)
         self.map_head = MapHead(layers, "image.map_head", config)
-        self._buffers = Kept(self._make_buffers)
 
-    def _make_buffers(self, n: int) -> tuple[Matrix, Buffers, PoolBuffers]:
+    def _make_pass(self, n: int) -> tuple[Matrix, Pass]:
         length = self.config.seq_len
         patches = Matrix(n * length, 3 * self.config.patch_size**2, self.outer, from_float32=True)
-        return patches, self.blocks.buffers(n, length), self.map_head.buffers(n, length)
+        work, pool = self.blocks.buffers(n, length), self.map_head.buffers(n, length)
+
+        def body(trace: Forget) -> Array:
+            trace["image.embed"] = self.patch_embed(patches, work.x, trace, residual=self.pos_embed)
+            self.blocks(work, work, pool.tokens, trace)
+            pooled = self.map_head(pool, trace)
+            trace["image.pooled"] = pooled
+            return pooled
+
+        return patches, Pass(body)
 
     def __call__(self, pixels: Array, trace: Forget) -> Array:
         """Pixels [N, 3, S, S] -> [N, D]."""
-        patches, work, pool = self._buffers(len(pixels))
+        repeat = self.keep()
+        patches, run = self._passes(len(pixels))
         patch_embed.extract_patches(pixels, self.config.patch_size, patches.out)
         patches.ready()
-        trace["image.embed"] = self.patch_embed(patches, work.x, trace, residual=self.pos_embed)
-        self.blocks(work, work, pool.tokens, trace)
-        pooled = self.map_head(pool, trace)
-        trace["image.pooled"] = pooled
-        return pooled
+        return run(trace, repeat)
 
 
-class TextTower:
+class TextTower(Tower):
     """Texts to vectors, not normalised. No mask: SigLIP attends to padding, and pools the last position.
 
     Nobody reads the other positions of the last block: without a trace they are not computed.
@@ -213,33 +265,38 @@ class TextTower:
 
     def __init__(self, params: Params, config: TextConfig, dtype: str = "float32") -> None:
         layers = Layers(params, dtype)
-        self.config, self.dtype, self.outer, self.linears = config, dtype, layers.outer, layers.linears
-        self.params = params
+        super().__init__(layers)
+        self.config, self.dtype, self.params = config, dtype, params
         self.pos_embed = layers.array("text.pos_embed")
         self.blocks = Blocks(layers, "text", config)
         self.head = layers.linear("text.head", layers.outer)
-        self._buffers = Kept(self._make_buffers)
 
-    def _make_buffers(self, n: int, length: int) -> tuple[Buffers, Buffers, Matrix]:
+    def _make_pass(self, n: int, length: int) -> tuple[Array, Pass]:
+        work, rest = self.blocks.buffers(n, length), self.blocks.buffers(n, 1)
         last = Matrix(n, self.config.width, self.outer)
-        return self.blocks.buffers(n, length), self.blocks.buffers(n, 1), last
+        result = np.empty((n, self.config.projection_dim), np.float32)
+
+        def body(trace: Forget) -> Array:
+            trace["text.embed"] = work.x
+            if isinstance(trace, Trace):
+                every = Matrix(n * length, self.config.width, self.outer)
+                self.blocks(work, work, every, trace)
+                last.out[:] = every.out[length - 1 :: length]
+                last.ready()
+            else:
+                self.blocks(work, rest, last, trace)
+            trace["text.pooled"] = last
+            return self.head(last, result, trace)
+
+        return work.x.reshape(n, length, -1), Pass(body)
 
     def __call__(self, ids: NDArray[np.integer], trace: Forget) -> Array:
         """Token ids [N, L] -> [N, P], P the projection."""
+        repeat = self.keep()
         n, length = ids.shape
-        work, rest, last = self._buffers(n, length)
-        x = work.x.reshape(n, length, -1)
+        x, run = self._passes(n, length)
         np.add(gather_rows(self.params, "text.token_embed", ids, self.dtype), self.pos_embed[:length], out=x)
-        trace["text.embed"] = work.x
-        if isinstance(trace, Trace):
-            every = Matrix(n * length, self.config.width, self.outer)
-            self.blocks(work, work, every, trace)
-            last.out.reshape(n, -1)[:] = every.out.reshape(x.shape)[:, -1]
-            last.ready()
-        else:
-            self.blocks(work, rest, last, trace)
-        trace["text.pooled"] = last
-        return self.head(last, np.empty((n, self.config.projection_dim), np.float32), trace)
+        return run(trace, repeat)
 
 
 def shape_taps(trace: Trace, tower: str, n: int) -> None:

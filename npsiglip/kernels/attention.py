@@ -17,31 +17,34 @@ batch and on any number of threads.
 import functools
 
 import numpy as np
-from numba import from_dtype, get_num_threads, prange, types
+from numba import types
 from numba.extending import overload
 
 from npsiglip.kernels.gemm import CHAIN, PANEL_STEP, STEP_SIZE
-from npsiglip.kernels.jit import address, call_address, callback, inline, parallel_kernel
+from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.pack import transpose
-from npsiglip.kernels.tasks import take
+from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, worker_address
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import (
     LANES,
+    fma,
     load,
+    load_bits_n,
     load_n,
     maximum,
     splat,
     store,
+    store_bits,
     store_n,
     store_pairs,
     to_f32,
     to_f64,
 )
-from npsiglip.kernels.vector_math import exp
+from npsiglip.kernels.vector_math import LOG2_E, exp2
 
 KEY_TILE = 128
-TASKS_PER_THREAD = 8
-LOWEST = np.finfo(np.float32).min  # instead of -inf: the difference of two maxima is a number
+TASKS_PER_THREAD = 4
+LOWEST = np.finfo(np.float32).min / 4  # instead of -inf: what is computed with it is a number
 
 
 # -- what depends on the element type -----------------------------------------------------------------------------------
@@ -62,34 +65,37 @@ def pack_values_bf16(qkv, start, stride, length, head_dim, values, width):
     for i in range(0, length, 2):
         for d in range(0, head_dim, LANES):
             place, left = start + i * stride + d, head_dim - d
-            second = load_n(qkv, place + stride, left) if i + 1 < length else splat(np.float32(0))
-            store_pairs(values, i // 2 * width + d, load_n(qkv, place, left), second)
+            second = load_bits_n(qkv, place + stride, left) if i + 1 < length else splat(np.int32(0))
+            store_bits(values, i // 2 * width + d, load_bits_n(qkv, place, left) + second * np.int32(1 << 16))
 
 
 @inline
-def weigh_f32(scores, column, keys, top, scale, weights, start):
-    """Weights = exp((scores - top) scale) for 16 queries, and their sum."""
+def weight(scores, place, factor, shift):
+    """exp of 16 scores, each less the maximum of its query; `factor` and `shift` are in units of log 2."""
+    return exp2(fma(load(scores, place), factor, shift))
+
+
+@inline
+def weigh_f32(scores, column, keys, factor, shift, weights, start):
+    """The weights of 16 queries, and their sum."""
     panel, total = weights.view(np.float32), splat(np.float32(0))
     for j in range(keys):
-        w = exp((load(scores, j * PANEL + column) - top) * scale)
+        w = weight(scores, j * PANEL + column, factor, shift)
         store(panel, start + j * LANES, w)
         total = total + w
     return total
 
 
 @inline
-def weigh_bf16(scores, column, keys, top, scale, weights, start):
+def weigh_bf16(scores, column, keys, factor, shift, weights, start):
     """The same, as pairs of keys in bfloat16; summed before they are rounded."""
     total = splat(np.float32(0))
-    for j in range(0, keys - 1, 2):
-        w = exp((load(scores, j * PANEL + column) - top) * scale)
-        w1 = exp((load(scores, (j + 1) * PANEL + column) - top) * scale)
+    for j in range(0, keys, 2):
+        w, w1 = weight(scores, j * PANEL + column, factor, shift), splat(np.float32(0))
+        if j + 1 < keys:
+            w1 = weight(scores, (j + 1) * PANEL + column, factor, shift)
         store_pairs(weights, start + j // 2 * LANES, w, w1)
         total = total + (w + w1)
-    if keys % 2:
-        w = exp((load(scores, (keys - 1) * PANEL + column) - top) * scale)
-        store_pairs(weights, start + keys // 2 * LANES, w, splat(np.float32(0)))
-        total = total + w
     return total
 
 
@@ -98,7 +104,7 @@ def pack_values(qkv, start, stride, length, head_dim, values, width):
     raise NotImplementedError
 
 
-def weigh(qkv, scores, column, keys, top, scale, weights, start):
+def weigh(qkv, scores, column, keys, factor, shift, weights, start):
     """The weights of 16 queries, and their sum; only inside compiled code."""
     raise NotImplementedError
 
@@ -112,10 +118,10 @@ def _overload_pack_values(qkv, start, stride, length, head_dim, values, width):
 
 
 @overload(weigh)
-def _overload_weigh(qkv, scores, column, keys, top, scale, weights, start):
+def _overload_weigh(qkv, scores, column, keys, factor, shift, weights, start):
     function = weigh_bf16 if qkv.dtype == types.uint16 else weigh_f32
-    return lambda qkv, scores, column, keys, top, scale, weights, start: function(
-        scores, column, keys, top, scale, weights, start
+    return lambda qkv, scores, column, keys, factor, shift, weights, start: function(
+        scores, column, keys, factor, shift, weights, start
     )
 
 
@@ -145,8 +151,23 @@ def score(product, qkv, k_start, stride, valid, queries, units, steps, first, ke
 
 
 @inline
+def largest(scores, column, keys):
+    """The largest score of each of 16 queries; four chains, since one would wait for itself."""
+    top0 = load(scores, column)
+    top1, top2, top3 = top0, top0, top0
+    for j in range(0, keys - 3, 4):
+        top0 = maximum(top0, load(scores, j * PANEL + column))
+        top1 = maximum(top1, load(scores, (j + 1) * PANEL + column))
+        top2 = maximum(top2, load(scores, (j + 2) * PANEL + column))
+        top3 = maximum(top3, load(scores, (j + 3) * PANEL + column))
+    for j in range(keys - keys % 4, keys):
+        top0 = maximum(top0, load(scores, j * PANEL + column))
+    return maximum(maximum(top0, top1), maximum(top2, top3))
+
+
+@inline
 def attend(
-    product, product_t, qkv, k_start, stride, valid, queries, units, steps, length, head_dim, per_step, scale, values, width,
+    product, product_t, qkv, k_start, stride, valid, queries, units, steps, length, head_dim, per_step, factor, values, width,
     scores, weights, mix, tops, sums,
 ):  # fmt: skip
     """A tile of queries: mix = sum_j exp(s_j - top) v_j, and tops and sums of each query."""
@@ -159,12 +180,12 @@ def attend(
         score(product, qkv, k_start, stride, valid, queries, units, steps, first, keys, scores)
         for c in range(0, units * LANES, LANES):
             before = load(tops, c)
-            top = before
-            for j in range(keys):
-                top = maximum(top, load(scores, j * PANEL + c))
+            top = maximum(before, largest(scores, c, keys))
             store(tops, c, top)
-            total = weigh(qkv, scores, c, keys, top, scale, weights, c * KEY_TILE)
-            faded = exp((before - top) * scale)
+            # exp(scale (s - top)), with one rounding of the exponent; that of `shift` is the same for all keys
+            shift = splat(np.float32(0)) - top * factor
+            total = weigh(qkv, scores, c, keys, factor, shift, weights, c * KEY_TILE)
+            faded = exp2(fma(before, factor, shift))
             store(sums, c, load(sums, c) * to_f64(faded) + to_f64(total))
             if first > 0:
                 for d in range(head_dim):
@@ -177,9 +198,8 @@ def attend(
 
 
 @inline
-def write_mix(mix, sums, units, head_dim, rows, out, start, turned, width):
+def write_mix(mix, sums, units, head_dim, rows, out, start, stride, turned, width):
     """Out rows = mix / sums, transposed back."""
-    stride = out.shape[1]
     for u in range(units):
         inverse = to_f32(1.0 / load(sums, u * LANES))
         for d in range(head_dim):
@@ -193,7 +213,7 @@ def write_mix(mix, sums, units, head_dim, rows, out, start, turned, width):
 
 @inline
 def write_probs(
-    product, qkv, k_start, stride, valid, queries, units, steps, length, rows, scale, scores, tops, sums, probs, start
+    product, qkv, k_start, stride, valid, queries, units, steps, length, rows, factor, scores, tops, sums, probs, start
 ):
     """The probabilities of a tile of queries, from scores computed once more."""
     keys_each = key_tile(length)
@@ -202,7 +222,7 @@ def write_probs(
         score(product, qkv, k_start, stride, valid, queries, units, steps, first, keys, scores)
         for j in range(keys):
             for c in range(0, units * LANES, LANES):
-                w = exp((load(scores, j * PANEL + c) - load(tops, c)) * scale)
+                w = weight(scores, j * PANEL + c, factor, splat(np.float32(0)) - load(tops, c) * factor)
                 store(scores, j * PANEL + c, to_f32(to_f64(w) / load(sums, c)))
             for q in range(rows):
                 probs[start + q * length + first + j] = scores[j * PANEL + q]
@@ -211,34 +231,41 @@ def write_probs(
 # -- all of them ----------------------------------------------------------------------------------------------------------
 
 
-@callback
-def attention_worker(counter, threads, product, product_t, qkv, length, num_heads, first_query, valid, probs, out):
-    """Tasks of `attention`, until none is left."""
-    images, row_width = qkv.shape[0] // length, qkv.shape[1]
-    head_dim = out.shape[1] // num_heads
-    lanes, flat_valid, flat_probs = qkv.reshape(-1).view(np.uint32), valid.reshape(-1), probs.reshape(-1)
+@inline
+def attention_tasks(op, threads, qkv_type, out_type):
+    """Tasks of `attention`, until none is left; two numbers have the types of `qkv` and `out`."""
+    product, product_t, images, length = number(op, 0), number(op, 1), number(op, 2), number(op, 3)
+    num_heads, head_dim, first_query = number(op, 4), number(op, 5), number(op, 6)
+    out_width = head_dim * num_heads
+    row_width, queries_each = 3 * out_width, length - first_query
+    qkv = array_at(number(op, 7), images * length * row_width, qkv_type)
+    out = array_at(number(op, 8), images * queries_each * out_width, out_type)
+    all_valid = array_at(number(op, 9), number(op, 10), np.uint8(0))
+    probs = array_at(number(op, 11), number(op, 12), np.float32(0))
+    lanes = qkv.view(np.uint32)
     per_step = STEP_SIZE // qkv.itemsize
     stride, steps = row_width // per_step, -(-head_dim // per_step)
     width = -(-head_dim // LANES) * LANES + LANES  # room for whole tiles
-    scale = np.float32(1.0 / np.sqrt(head_dim))
-    units = -(-(length - first_query) // LANES)
+    factor = np.float32(LOG2_E / np.sqrt(head_dim))
+    units = -(-queries_each // LANES)
     tiles = -(-units // UNITS)
     parts = min(tiles, -(-TASKS_PER_THREAD * threads // (images * num_heads)))
-    queries = np.zeros(steps * PANEL, np.uint32)
-    values = np.zeros(-(-length // per_step) * width, np.uint32)
-    scores = np.empty((KEY_TILE + ROWS) * PANEL, np.float32)
-    weights = np.empty(KEY_TILE * PANEL, np.uint32)
-    mix = np.empty((head_dim + ROWS) * PANEL, np.float32)
-    turned = np.empty(LANES * width, np.float32)
+    queries, values = scratch(steps * PANEL), scratch(-(-length // per_step) * width)
+    queries[:] = 0  # lanes beyond the last query, and what is beyond Dh, are never anything strange
+    values[:] = 0
+    scores = scratch((KEY_TILE + ROWS) * PANEL).view(np.float32)
+    weights = scratch(KEY_TILE * PANEL)
+    mix = scratch((head_dim + ROWS) * PANEL).view(np.float32)
+    turned = scratch(LANES * width).view(np.float32)
     tops, sums = np.empty(PANEL, np.float32), np.empty(PANEL, np.float64)
-    task = take(counter)
+    task = take(op)
     while task < images * num_heads * parts:
         head, part = task // parts, task % parts
         image, column = head // num_heads, head % num_heads * head_dim
         q_start = image * length * row_width + column
         k_start, v_start = q_start + row_width // 3, q_start + row_width // 3 * 2
         pack_values(qkv, v_start, row_width, length, head_dim, values, width)
-        keys_valid = flat_valid[image * length : (image + 1) * length]
+        keys_valid = all_valid[image * length : (image + 1) * length] if all_valid.size > 0 else all_valid
         for tile in range(part * tiles // parts, (part + 1) * tiles // parts):
             first_unit, end_unit = tile * units // tiles, (tile + 1) * units // tiles
             query = first_query + first_unit * LANES
@@ -250,36 +277,52 @@ def attention_worker(counter, threads, product, product_t, qkv, length, num_head
                 )  # fmt: skip
             attend(
                 product, product_t, qkv, k_start // per_step, stride, keys_valid, queries, end_unit - first_unit, steps, length, head_dim,
-                per_step, scale, values, width, scores, weights, mix, tops, sums,
+                per_step, factor, values, width, scores, weights, mix, tops, sums,
             )  # fmt: skip
-            row = image * (length - first_query) + query - first_query
-            write_mix(mix, sums, end_unit - first_unit, head_dim, rows, out, row * out.shape[1] + column, turned, width)
+            row = image * queries_each + query - first_query
+            write_mix(
+                mix, sums, end_unit - first_unit, head_dim, rows, out, row * out_width + column, out_width,
+                turned, width,
+            )  # fmt: skip
             if probs.size > 0:
                 write_probs(
                     product, qkv, k_start // per_step, stride, keys_valid, queries, end_unit - first_unit, steps, length, rows,
-                    scale, scores, tops, sums, flat_probs, (head * (length - first_query) + query - first_query) * length,
+                    factor, scores, tops, sums, probs, (head * queries_each + query - first_query) * length,
                 )  # fmt: skip
-        task = take(counter)
+        task = take(op)
+
+
+@callback
+def worker_f32(op, threads):
+    """Float32 to float32."""
+    attention_tasks(op, threads, np.float32(0), np.float32(0))
+
+
+@callback
+def worker_f32_bf16(op, threads):
+    """Float32 to bfloat16."""
+    attention_tasks(op, threads, np.float32(0), np.uint16(0))
+
+
+@callback
+def worker_bf16(op, threads):
+    """Bfloat16 to bfloat16."""
+    attention_tasks(op, threads, np.uint16(0), np.uint16(0))
+
+
+@callback
+def worker_bf16_f32(op, threads):
+    """Bfloat16 to float32."""
+    attention_tasks(op, threads, np.uint16(0), np.float32(0))
+
+
+WORKERS = {"ff": worker_f32, "fH": worker_f32_bf16, "HH": worker_bf16, "Hf": worker_bf16_f32}  # by dtypes' characters
 
 
 @functools.cache
-def _worker(dtype, out_dtype):
-    """The addresses of the worker and of its two products."""
-    flat, kind = types.Array(types.int64, 1, "C"), "float32" if dtype == np.float32 else "bfloat16"
-    qkv, out = (types.Array(from_dtype(d), 2, "C") for d in (dtype, out_dtype))
-    valid, probs = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 4, "C")
-    number = types.int64
-    signature = types.void(flat, number, number, number, qkv, number, number, number, valid, probs, out)
-    return address(attention_worker, signature), product(kind), product(kind, transposed=True)
-
-
-@parallel_kernel
-def _attention(threads, worker, product, product_t, qkv, length, num_heads, first_query, valid, probs, out):
-    counter = np.zeros(1, np.int64)
-    for _ in prange(threads):
-        call_address(
-            worker, counter, threads, product, product_t, qkv, length, num_heads, first_query, valid, probs, out
-        )
+def _worker(qkv, out):
+    kind = "float32" if qkv == "f" else "bfloat16"
+    return worker_address(WORKERS[qkv + out]), product(kind), product(kind, transposed=True)
 
 
 def attention(qkv, length, num_heads, first_query, valid, probs, out):
@@ -290,5 +333,10 @@ def attention(qkv, length, num_heads, first_query, valid, probs, out):
     accumulated in float32, the sum of exponentials in float64 from one tile of keys to the next. `probs`
     [N, H, L - first_query, L] float32 is filled for traces, or has no elements. With bfloat16, Dh is even.
     """
-    workers = _worker(qkv.dtype, out.dtype)
-    _attention(get_num_threads(), *workers, qkv, length, num_heads, first_query, valid, probs, out)
+    worker, *products = _worker(qkv.dtype.char, out.dtype.char)
+    images, head_dim = len(qkv) // length, out.shape[1] // num_heads
+    numbers = (
+        *products, images, length, num_heads, head_dim, first_query, qkv.ctypes.data, out.ctypes.data,
+        valid.ctypes.data, valid.size, probs.ctypes.data, probs.size,
+    )  # fmt: skip
+    launch(worker, images * num_heads, numbers, (qkv, valid, probs, out))

@@ -5,12 +5,16 @@ bfloat16 or four int8, one after the other in K. So panels are uint32 [ceil(N / 
 Columns beyond N are zeros, and so are what K lacks to whole steps.
 """
 
+import functools
+
 import numpy as np
 from numba import prange
 
-from npsiglip.kernels.jit import inline, parallel_kernel
+from npsiglip.kernels.jit import callback, inline, parallel_kernel
+from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
 from npsiglip.kernels.vector import LANES, load_n, store_n, transpose_block
 
+ROWS_EACH = 16  # of a task
 PER_STEP = {"float32": 1, "bfloat16": 2, "int8": 4}  # numbers in a lane
 
 
@@ -58,11 +62,40 @@ def pack(lanes, first, panels):
                 target[start + i * LANES + j] = 0
 
 
-@parallel_kernel
+@callback
+def bf16_worker(op, threads):
+    """Tasks of `to_bf16`, until none is left."""
+    rows, k, width = number(op, 0), number(op, 1), number(op, 2)
+    x, out = array_at(number(op, 3), rows * k, np.float32(0)), array_at(number(op, 4), rows * width, np.uint16(0))
+    first = take(op) * ROWS_EACH
+    while first < rows:
+        for row in range(first, min(first + ROWS_EACH, rows)):
+            for i in range(0, width, LANES):
+                store_n(out, row * width + i, load_n(x, row * k + i, max(k - i, 0)), width - i)
+        first = take(op) * ROWS_EACH
+
+
+@callback
+def rows_worker(op, threads):
+    """The only task of `take_rows`."""
+    n, k, every, first = number(op, 0), number(op, 1), number(op, 2), number(op, 3)
+    x, out = array_at(number(op, 4), n * every * k, np.float32(0)), array_at(number(op, 5), n * k, np.float32(0))
+    for row in range(n):
+        for i in range(0, k, LANES):
+            store_n(out, row * k + i, load_n(x, (row * every + first) * k + i, k - i), k - i)
+
+
+@functools.cache
+def _workers():
+    return worker_address(bf16_worker), worker_address(rows_worker)
+
+
 def to_bf16(x, out):
     """Out [J, K + K % 2] = x [J, K] float32 rounded to the bits of bfloat16, padded with zeros."""
-    rows, k = x.shape
-    width = out.shape[1]
-    for row in prange(rows):
-        for i in range(0, width, LANES):
-            store_n(out, row * width + i, load_n(x, row * k + i, max(k - i, 0)), width - i)
+    numbers = *x.shape, out.shape[1], x.ctypes.data, out.ctypes.data
+    launch(_workers()[0], -(-len(x) // ROWS_EACH), numbers, (x, out))
+
+
+def take_rows(x, every, first, out):
+    """Out [N, K] = rows first, first + every, ... of x [N * every, K]; float32."""
+    launch(_workers()[1], 1, (*out.shape, every, first, x.ctypes.data, out.ctypes.data), (x, out))

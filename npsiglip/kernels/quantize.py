@@ -15,13 +15,17 @@ so that the product needs one correction for each column, known beforehand (gemm
 All sums of whole numbers are exact in int32 for K up to 66,000. Rounding is to nearest, halves to even.
 """
 
+import functools
+
 import numpy as np
 from numba import prange
 
-from npsiglip.kernels.jit import inline, parallel_kernel
+from npsiglip.kernels.jit import callback, inline, parallel_kernel
+from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
 from npsiglip.kernels.vector import (
     LANES,
     absolute,
+    load,
     load_n,
     max_lanes,
     maximum,
@@ -34,6 +38,7 @@ from npsiglip.kernels.vector import (
     to_i32,
 )
 
+ROWS_EACH = 8  # of a task
 MOST_W, MOST_X = np.float32(127), np.float32(255)
 MAX_K = (2**31 - 1) // (255 * 127)
 
@@ -64,25 +69,50 @@ def quantize_weights(w, q, scale, total):
 
 
 @inline
+def to_byte(v, inverse, zero):
+    """Lanes as 0 .. 255."""
+    return to_i32(minimum(maximum(rint(v * inverse) + zero, np.float32(0)), MOST_X))
+
+
+@inline
 def quantize_row(x, start, k, q, q_start):
     """A row x.flat[start : start + k] float32 as q.flat[q_start :] uint8; its scale and zero point."""
     low, high = splat(np.float32(0)), splat(np.float32(0))
-    for i in range(0, k, LANES):
-        v = load_n(x, start + i, k - i)
+    whole = k - k % LANES
+    for i in range(0, whole, LANES):
+        v = load(x, start + i)
         low, high = minimum(low, v), maximum(high, v)
-    least = min_lanes(low)
-    scale = (max_lanes(high) - least) / MOST_X
+    v = load_n(x, start + whole, k - whole)
+    least, most = min_lanes(minimum(low, v)), max_lanes(maximum(high, v))
+    scale = (most - least) / MOST_X
     inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
     zero = np.float32(np.rint(-least * inverse))
-    for i in range(0, k, LANES):
-        v = minimum(maximum(rint(load_n(x, start + i, k - i) * inverse) + zero, np.float32(0)), MOST_X)
-        store_n(q, q_start + i, to_i32(v), k - i)
+    for i in range(0, whole, LANES):
+        store(q, q_start + i, to_byte(load(x, start + i), inverse, zero))
+    store_n(q, q_start + whole, to_byte(load_n(x, start + whole, k - whole), inverse, zero), k - whole)
     return scale, np.int32(zero)
 
 
-@parallel_kernel
+@callback
+def rows_worker(row, threads):
+    """Tasks of `quantize_rows`, until none is left."""
+    m, k, width = number(row, 0), number(row, 1), number(row, 2)
+    x, q = array_at(number(row, 3), m * k, np.float32(0)), array_at(number(row, 4), m * width, np.uint8(0))
+    scale, zero = array_at(number(row, 5), m, np.float32(0)), array_at(number(row, 6), m, np.int32(0))
+    first = take(row) * ROWS_EACH
+    while first < m:
+        for i in range(first, min(first + ROWS_EACH, m)):
+            scale[i], zero[i] = quantize_row(x, i * k, k, q, i * width)
+        first = take(row) * ROWS_EACH
+
+
+@functools.cache
+def _rows_worker():
+    return worker_address(rows_worker)
+
+
 def quantize_rows(x, q, scale, zero):
     """Rows of x [M, K] float32: q [M, K'] uint8, K' >= K, what is beyond K left as it is; scale [M], zero [M] int32."""
-    m, k = x.shape
-    for row in prange(m):
-        scale[row], zero[row] = quantize_row(x, row * k, k, q, row * q.shape[1])
+    arrays = x, q, scale, zero
+    numbers = *x.shape, q.shape[1], *(a.ctypes.data for a in arrays)
+    launch(_rows_worker(), -(-len(x) // ROWS_EACH), numbers, arrays)

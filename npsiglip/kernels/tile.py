@@ -114,71 +114,81 @@ KINDS = {
 
 
 class _Addresses(NamedTuple):
-    """Of a tile: the rows of A and the bytes from step to step in them, the panels, the rows of the result, and the
-    panels to prefetch with the bytes from round to round."""
+    """Of a tile: the rows of A and the bytes from step to step in them, the first panel and how far each unit's is from
+    it, the rows of the result, and the panel to prefetch with the bytes from round to round."""
 
     rows: list
     a_step: object
-    panels: list
+    panel: object
+    units: list
     results: list
-    ahead: list
+    ahead: object
     pace: object
 
 
-def _at(builder, address, offset, kind):
-    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+def _pointer(builder, address, kind):
+    return builder.inttoptr(address, kind.as_pointer())
 
 
-def _load_lanes(builder, address, offset, kind, size):
-    lanes = builder.load(_at(builder, address, offset, kind))
+def _load(builder, address, kind, size):
+    lanes = builder.load(_pointer(builder, address, kind))
     lanes.align = size
     return lanes
 
 
-def _emit_round(builder, kind, at, step, count, sums):
-    """`count` steps from `step` on, unrolled."""
+def _emit_round(builder, kind, at, step, panel, count, sums):
+    """`count` steps, unrolled: of A from `step` on, of the panels from the address `panel` of the first one."""
+    vectors = ir.VectorType(kind.lane, LANES)
     for i in range(count):
-        number = builder.add(step, I64(i))
-        panel_offset, a_offset = builder.mul(number, I64(kind.size * LANES)), builder.mul(number, at.a_step)
-        vectors = ir.VectorType(kind.lane, LANES)
-        b = [_load_lanes(builder, panel, panel_offset, vectors, kind.size) for panel in at.panels]
+        offset = builder.mul(builder.add(step, I64(i)), at.a_step)
+        here = builder.add(panel, I64(kind.size * LANES * i))
+        b = [_load(builder, builder.add(here, unit), vectors, kind.size) for unit in at.units]
         new = []
         for row, row_sums in zip(at.rows, sums, strict=True):
-            a = spread(builder, _load_lanes(builder, row, a_offset, kind.lane, kind.size))
+            a = spread(builder, _load(builder, builder.add(row, offset), kind.lane, kind.size))
             new.append([kind.step(builder, total, a, lanes) for total, lanes in zip(row_sums, b, strict=True)])
         sums = new
     return sums
 
 
-def _emit_loop(builder, kind, at, first, end, stride, sums):
-    """Rounds of `stride` steps from `first` to `end`, in chains that start from `sums`; none if first = end."""
+def _prefetch(builder, at, ahead):
+    for unit in at.units:
+        operands = [_pointer(builder, builder.add(ahead, unit), I8), I32(0), I32(3), I32(1)]  # to read, all levels
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), operands)
+
+
+def _emit_loop(builder, kind, at, first, end, stride, panel, ahead, sums):
+    """Rounds of `stride` steps from `first` to `end`, none if they are equal; `panel`, `ahead` and `sums` after it."""
     entry, loop, done = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("stepped")
     builder.cbranch(builder.icmp_signed("<", first, end), loop, done)
+    before = [first, panel, ahead, *(total for row in sums for total in row)]
+
     builder.position_at_end(loop)
-    step = builder.phi(I64)
-    carried = [[builder.phi(total.type) for total in row] for row in sums]
-    new = _emit_round(builder, kind, at, step, stride, carried)
+    step, here, there, *totals = carried = [builder.phi(value.type) for value in before]
+    width = len(at.units)
+    rows = [totals[i : i + width] for i in range(0, len(totals), width)]
+    new = _emit_round(builder, kind, at, step, here, stride, rows)
     if stride > 1:
-        offset = builder.mul(builder.udiv(step, I64(stride)), at.pace)
-        for panel in at.ahead:
-            operands = [_at(builder, panel, offset, I8), I32(0), I32(3), I32(1)]  # to read, into all levels, data
-            call(builder, "llvm.prefetch.p0", ir.VoidType(), operands)
-    following = builder.add(step, I64(stride))
-    builder.cbranch(builder.icmp_signed("<", following, end), loop, done)
-    step.add_incoming(first, entry)
-    step.add_incoming(following, loop)
+        _prefetch(builder, at, there)
+    after = [
+        builder.add(step, I64(stride)),
+        builder.add(here, I64(kind.size * LANES * stride)),
+        builder.add(there, at.pace if stride > 1 else I64(0)),
+        *(total for row in new for total in row),
+    ]
+    builder.cbranch(builder.icmp_signed("<", after[0], end), loop, done)
+    for phi, start, following in zip(carried, before, after, strict=True):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, loop)
+
     builder.position_at_end(done)
     results = []
-    for row, carried_row, new_row in zip(sums, carried, new, strict=True):
-        results.append([])
-        for start, total, new_total in zip(row, carried_row, new_row, strict=True):
-            total.add_incoming(start, entry)
-            total.add_incoming(new_total, loop)
-            result = builder.phi(start.type)
-            result.add_incoming(start, entry)
-            result.add_incoming(new_total, loop)
-            results[-1].append(result)
-    return results
+    for start, following in zip(before, after, strict=True):
+        results.append(builder.phi(start.type))
+        results[-1].add_incoming(start, entry)
+        results[-1].add_incoming(following, loop)
+    _, panel, ahead, *totals = results
+    return panel, ahead, [totals[i : i + width] for i in range(0, len(totals), width)]
 
 
 def _emit_tile(builder, kind, at, steps, chain, fresh):
@@ -189,16 +199,15 @@ def _emit_tile(builder, kind, at, steps, chain, fresh):
     builder.branch(loop)
 
     builder.position_at_end(loop)
-    first = builder.phi(I64)
-    first.add_incoming(I64(0), entry)
+    first, panel, ahead = (builder.phi(I64) for _ in range(3))
     end = builder.add(first, chain)
     end = builder.select(builder.icmp_signed("<", end, steps), end, steps)
     rounds_end = builder.sub(end, builder.and_(builder.sub(end, first), I64(UNROLL - 1)))
-    sums = [[kind.zero()] * len(at.panels) for _ in at.rows]
-    sums = _emit_loop(builder, kind, at, first, rounds_end, UNROLL, sums)
-    sums = _emit_loop(builder, kind, at, rounds_end, end, 1, sums)
+    sums = [[kind.zero()] * len(at.units) for _ in at.rows]
+    panel_end, ahead_end, sums = _emit_loop(builder, kind, at, first, rounds_end, UNROLL, panel, ahead, sums)
+    panel_end, ahead_end, sums = _emit_loop(builder, kind, at, rounds_end, end, 1, panel_end, ahead_end, sums)
     places = [
-        [_at(builder, row, I64(kind.size * LANES * u), total.type) for u, total in enumerate(row_sums)]
+        [_pointer(builder, builder.add(row, I64(kind.size * LANES * u)), total.type) for u, total in enumerate(row_sums)]
         for row, row_sums in zip(at.results, sums, strict=True)
     ]
     builder.cbranch(builder.and_(fresh, builder.icmp_signed("==", first, I64(0))), replace, add)
@@ -214,7 +223,13 @@ def _emit_tile(builder, kind, at, steps, chain, fresh):
                 builder.store(value, place).align = kind.size
         builder.branch(again)
     builder.position_at_end(again)
-    first.add_incoming(end, again)
+    for phi, start, following in (
+        (first, I64(0), end),
+        (panel, at.panel, panel_end),
+        (ahead, at.ahead, ahead_end),
+    ):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, again)
     builder.cbranch(builder.icmp_signed("<", end, steps), loop, done)
     builder.position_at_end(done)
 
@@ -242,7 +257,6 @@ def _tile_intrinsic(kind, transposed):
                 starts = [builder.add(a, builder.mul(a_stride, number)) for number in numbers]
                 step_size = I64(kind.size)
             offsets = [builder.mul(panel_stride, I64(u)) for u in range(kind.units)]
-            panels, panels_ahead = ([builder.add(start, offset) for offset in offsets] for start in (panel, ahead))
             results = [builder.add(out, builder.mul(out_stride, I64(r))) for r in range(kind.rows)]
             fewer = builder.icmp_signed("<=", rows, I64(heights[-1])) if len(heights) > 1 else ir.Constant(I1, 0)
             end = builder.append_basic_block("tile_end")
@@ -253,7 +267,7 @@ def _tile_intrinsic(kind, transposed):
                     case = builder.append_basic_block(f"tile_{height}x{u}")
                     switch.add_case(I64(2 * u + small), case)
                     builder.position_at_end(case)
-                    at = _Addresses(starts[:height], step_size, panels[:u], results[:height], panels_ahead[:u], pace)
+                    at = _Addresses(starts[:height], step_size, panel, offsets[:u], results[:height], ahead, pace)
                     _emit_tile(builder, kind, at, steps, chain, fresh)
                     builder.branch(end)
             builder.position_at_end(end)

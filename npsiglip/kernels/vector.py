@@ -189,27 +189,32 @@ def store(typingctx, a, i, v):
     return types.void(a, types.intp, v), codegen
 
 
+def _load_n(context, builder, signature, args):
+    """The first n lanes as they are in memory."""
+    array = signature.args[0]
+    pointer, size = _pointer(context, builder, array, args[0], args[1]), array.dtype.bitwidth // 8
+    vector = pointer.type.pointee
+    with builder.if_else(builder.icmp_signed(">=", args[2], I64(LANES))) as (whole, part):
+        with whole:
+            all_lanes = builder.load(pointer)
+            all_lanes.align = size
+            from_whole = builder.block
+        with part:
+            operands = [pointer, I32(size), _first_lanes(builder, args[2]), ir.Constant(vector, None)]
+            some_lanes = call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, operands)
+            from_part = builder.block
+    lanes = builder.phi(vector)
+    lanes.add_incoming(all_lanes, from_whole)
+    lanes.add_incoming(some_lanes, from_part)
+    return lanes
+
+
 @intrinsic
 def load_n(typingctx, a, i, n):
     """Lanes a.flat[i : i + n], the others zero; nothing beyond is touched. All lanes for n >= 16."""
 
     def codegen(context, builder, signature, args):
-        pointer, size = _pointer(context, builder, signature.args[0], args[0], args[1]), a.dtype.bitwidth // 8
-        vector = pointer.type.pointee
-        with builder.if_else(builder.icmp_signed(">=", args[2], I64(LANES))) as (whole, part):
-            with whole:
-                all_lanes = builder.load(pointer)
-                all_lanes.align = size
-                from_whole = builder.block
-            with part:
-                zeros = ir.Constant(vector, None)
-                operands = [pointer, I32(size), _first_lanes(builder, args[2]), zeros]
-                some_lanes = call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, operands)
-                from_part = builder.block
-        lanes = builder.phi(vector)
-        lanes.add_incoming(all_lanes, from_whole)
-        lanes.add_incoming(some_lanes, from_part)
-        return _from_memory(builder, lanes, a.dtype)
+        return _from_memory(builder, _load_n(context, builder, signature, args), a.dtype)
 
     return _IN_MEMORY[a.dtype](a, types.intp, types.intp), codegen
 
@@ -246,6 +251,28 @@ def store_pairs(typingctx, a, i, low, high):
         return context.get_dummy_value()
 
     return types.void(a, types.intp, low, high), codegen
+
+
+@intrinsic
+def load_bits_n(typingctx, a, i, n):
+    """As `load_n`, from uint16: the bits as whole numbers, int32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.zext(_load_n(context, builder, signature, args), ir.VectorType(I32, LANES))
+
+    return I32X(a, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_bits(typingctx, a, i, v):
+    """a.flat[i : i + 16] = the bits of v; int32 lanes into uint32."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        builder.store(args[2], pointer).align = 4
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, v), codegen
 
 
 @intrinsic

@@ -57,6 +57,22 @@ def _exp_f64(x):
     return scale_by_power_of_two(y, n)
 
 
+@inline
+def exp2(x):
+    """2^x in the lanes of a float32 vector."""
+    # Beyond these limits the result is 0 or inf whatever x is; the operand order lets NaN through.
+    x = minimum(np.float32(129.0), maximum(np.float32(-151.0), x))
+    n = rint(x)
+    r = x - n  # exactly
+    # 2^r = 1 + r q(r), q of degree 5 by Lawson's algorithm for the relative error: 2^-28.9
+    q = fma(r, np.float32(0.00015353361959569156), np.float32(0.0013398875016719103))
+    q = fma(q, r, np.float32(0.00961843691766262))
+    q = fma(q, r, np.float32(0.055503323674201965))
+    q = fma(q, r, np.float32(0.24022647738456726))
+    q = fma(q, r, np.float32(0.6931471824645996))
+    return scale_by_power_of_two(fma(q, r, np.float32(1.0)), n)
+
+
 def exp(v):
     """e^v in the lanes of a float32 or float64 vector."""
     raise NotImplementedError("only inside compiled code")
@@ -73,9 +89,9 @@ def gelu_tanh(x):
 
     The second form needs no tanh, and keeps its digits where 1 + tanh u cancels.
     """
-    # -2 sqrt(2/pi) and 0.044715 times it
-    minus_2u = x * fma(x * x, np.float32(-0.07135481627600336), np.float32(-1.5957691216057308))
-    return x / (exp(minus_2u) + np.float32(1.0))
+    # -2 sqrt(2/pi) log2(e) and 0.044715 times it
+    exponent = x * fma(x * x, np.float32(-0.1029432395800235), np.float32(-2.302208198144325))
+    return x / (exp2(exponent) + np.float32(1.0))
 
 
 @inline
