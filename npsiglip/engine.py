@@ -20,7 +20,7 @@ from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.kernels import attention, map_pool, patch_embed
 from npsiglip.kernels.pack import take_rows
 from npsiglip.kernels.tasks import Program, recording
-from npsiglip.layers import Array, Layers, Matrix
+from npsiglip.layers import Array, Layers, Matrix, Room
 from npsiglip.params import Params, block_name
 from npsiglip.quantized import gather_rows
 from npsiglip.trace import FORGET, Forget, Trace
@@ -32,14 +32,14 @@ SHAPES_KEPT = 3  # by one tower: full passes, the rest of a batch, single inputs
 class Buffers:
     """Work arrays of one tower for one shape of input, used again by every block and every pass."""
 
-    def __init__(self, n: int, length: int, config: ImageConfig | TextConfig, dtype: str) -> None:
+    def __init__(self, n: int, length: int, config: ImageConfig | TextConfig, dtype: str, room: Room) -> None:
         rows, width = n * length, config.width
         self.n, self.length, self.num_heads = n, length, config.num_heads
-        self.x = np.empty((rows, width), np.float32)
-        self.y = Matrix(rows, width, dtype)
+        self.x = room.array((rows, width), np.float32)
+        self.y = Matrix(rows, width, dtype, room=room)
         in_pairs = dtype != "float32" and width // config.num_heads % 2 == 0  # bfloat16, two in a step
-        self.qkv = np.empty((rows, 3 * width), np.uint16 if in_pairs else np.float32)
-        self.mlp = Matrix(rows, config.mlp_dim, dtype)
+        self.qkv = room.array((rows, 3 * width), np.uint16 if in_pairs else np.float32)
+        self.mlp = Matrix(rows, config.mlp_dim, dtype, room=room)
 
 
 class Block:
@@ -88,9 +88,9 @@ class Blocks:
         self.blocks = [Block(layers, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
         self.final_ln = layers.layer_norm(f"{tower}.final_ln", config.layer_norm_eps)
 
-    def buffers(self, n: int, length: int) -> Buffers:
+    def buffers(self, n: int, length: int, room: Room) -> Buffers:
         """Work arrays for n inputs of `length` tokens."""
-        return Buffers(n, length, self.config, self.dtype)
+        return Buffers(n, length, self.config, self.dtype, room)
 
     def __call__(self, work: Buffers, rest: Buffers, out: Matrix, trace: Forget) -> Matrix:
         """The tokens in work.x to normalised tokens [N * L, D]; the last block and LayerNorm only for those of `rest`."""
@@ -163,13 +163,13 @@ class Tower:
 class PoolBuffers:
     """Work arrays of the MAP head."""
 
-    def __init__(self, n: int, length: int, config: ImageConfig, dtype: str) -> None:
-        self.tokens = Matrix(n * length, config.width, dtype)
-        self.kv = np.empty((n * length, 2 * config.width), np.float32)
+    def __init__(self, n: int, length: int, config: ImageConfig, dtype: str, room: Room) -> None:
+        self.tokens = Matrix(n * length, config.width, dtype, room=room)
+        self.kv = room.array((n * length, 2 * config.width), np.float32)
         self.probs = np.empty((n, config.num_heads, 1, length), np.float32)
-        self.mix, self.y = (Matrix(n, config.width, dtype) for _ in range(2))
+        self.mix, self.y = (Matrix(n, config.width, dtype, room=room) for _ in range(2))
         self.x = np.empty((n, config.width), np.float32)
-        self.mlp = Matrix(n, config.mlp_dim, dtype)
+        self.mlp = Matrix(n, config.mlp_dim, dtype, room=room)
 
 
 class MapHead:
@@ -194,9 +194,9 @@ class MapHead:
             q += number * row
         return q.astype(np.float32)
 
-    def buffers(self, n: int, length: int) -> PoolBuffers:
+    def buffers(self, n: int, length: int, room: Room) -> PoolBuffers:
         """Work arrays for n images of `length` tokens."""
-        return PoolBuffers(n, length, self.config, self.dtype)
+        return PoolBuffers(n, length, self.config, self.dtype, room)
 
     def __call__(self, work: PoolBuffers, trace: Forget) -> Array:
         """The tokens of `work` [N * L, D] -> [N, D]."""
@@ -234,8 +234,9 @@ class ImageTower(Tower):
 
     def _make_pass(self, n: int) -> tuple[Matrix, Pass]:
         length = self.config.seq_len
-        patches = Matrix(n * length, 3 * self.config.patch_size**2, self.outer, from_float32=True)
-        work, pool = self.blocks.buffers(n, length), self.map_head.buffers(n, length)
+        room = Room()
+        patches = Matrix(n * length, 3 * self.config.patch_size**2, self.outer, from_float32=True, room=room)
+        work, pool = self.blocks.buffers(n, length, room), self.map_head.buffers(n, length, room)
 
         def body(trace: Forget) -> Array:
             trace["image.embed"] = self.patch_embed(patches, work.x, trace, residual=self.pos_embed)
@@ -272,8 +273,9 @@ class TextTower(Tower):
         self.head = layers.linear("text.head", layers.outer)
 
     def _make_pass(self, n: int, length: int) -> tuple[Array, Pass]:
-        work, rest = self.blocks.buffers(n, length), self.blocks.buffers(n, 1)
-        last = Matrix(n, self.config.width, self.outer)
+        room = Room()
+        work, rest = self.blocks.buffers(n, length, room), self.blocks.buffers(n, 1, room)
+        last = Matrix(n, self.config.width, self.outer, room=room)
         result = np.empty((n, self.config.projection_dim), np.float32)
 
         def body(trace: Forget) -> Array:

@@ -32,49 +32,8 @@ def padded(k: int, dtype: str) -> int:
     return pack.steps(k, dtype) * pack.PER_STEP[dtype]
 
 
-class Matrix:
-    """A matrix [M, K] that linear layers of a dtype read.
-
-    Args:
-        rows, columns: M and K.
-        dtype: of the layers.
-        from_float32: what fills it writes float32 also where bfloat16 could be written directly.
-
-    Attributes:
-        out: what a kernel fills; then `ready` must be called.
-        values: what a product reads; uint16 for bfloat16, uint8 for int8; each row has whole steps.
-        scales: of int8 rows, and their zero points.
-    """
-
-    def __init__(self, rows: int, columns: int, dtype: str, from_float32: bool = False) -> None:
-        self.scales: tuple[Array, NDArray[np.int32]] = (gemm.NO_SCALES[0], gemm.NO_SCALES[1])
-        shape = rows, padded(columns, dtype)
-        if dtype == "float32":
-            self.values: NDArray[Any] = np.empty(shape, np.float32)
-        elif dtype == "bfloat16":
-            self.values = np.zeros(shape, np.uint16)
-        else:
-            self.values = np.zeros(shape, np.uint8)
-            self.scales = np.empty(rows, np.float32), np.empty(rows, np.int32)
-        direct = dtype == "float32" or (dtype == "bfloat16" and shape[1] == columns and not from_float32)
-        self.out = self.values if direct else np.empty((rows, columns), np.float32)
-
-    def ready(self) -> None:
-        """Make `values` of what was written to `out`."""
-        if self.out is self.values:
-            return
-        if self.values.dtype == np.uint16:
-            pack.to_bf16(self.out, self.values)
-        else:
-            quantize.quantize_rows(self.out, self.values, *self.scales)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """What was written to `out`, for traces."""
-        return np.array(self.out, dtype, copy=copy)
-
-
 class Room:
-    """Where packed weights lie: scratch arrays for a single use, large blocks for those that are kept.
+    """Where packed weights and work arrays lie: scratch arrays for a single use, large blocks for those that are kept.
 
     The system backs large blocks with large pages.
     """
@@ -105,6 +64,57 @@ class Room:
         start = -block.ctypes.data // block.itemsize % self.ALIGNMENT
         return block[start:]
 
+    def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """An array of one's own, of any type; uninitialised."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.keep(-(-size // 4)).view(np.uint8)[:size].view(dtype).reshape(shape)
+
+
+class Matrix:
+    """A matrix [M, K] that linear layers of a dtype read.
+
+    Args:
+        rows, columns: M and K.
+        dtype: of the layers.
+        from_float32: what fills it writes float32 also where bfloat16 could be written directly.
+        room: where it lies.
+
+    Attributes:
+        out: what a kernel fills; then `ready` must be called.
+        values: what a product reads; uint16 for bfloat16, uint8 for int8; each row has whole steps.
+        scales: of int8 rows, and their zero points.
+    """
+
+    def __init__(
+        self, rows: int, columns: int, dtype: str, from_float32: bool = False, room: Room | None = None
+    ) -> None:
+        room = room or Room()
+        self.scales: tuple[Array, NDArray[np.int32]] = (gemm.NO_SCALES[0], gemm.NO_SCALES[1])
+        shape = rows, padded(columns, dtype)
+        if dtype == "float32":
+            self.values: NDArray[Any] = room.array(shape, np.float32)
+        elif dtype == "bfloat16":
+            self.values = room.array(shape, np.uint16)
+        else:
+            self.values = room.array(shape, np.uint8)
+            self.scales = np.empty(rows, np.float32), np.empty(rows, np.int32)
+        self.values[:, columns:] = 0
+        direct = dtype == "float32" or (dtype == "bfloat16" and shape[1] == columns and not from_float32)
+        self.out = self.values if direct else room.array((rows, columns), np.float32)
+
+    def ready(self) -> None:
+        """Make `values` of what was written to `out`."""
+        if self.out is self.values:
+            return
+        if self.values.dtype == np.uint16:
+            pack.to_bf16(self.out, self.values)
+        else:
+            quantize.quantize_rows(self.out, self.values, *self.scales)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """What was written to `out`, for traces."""
+        return np.array(self.out, dtype, copy=copy)
+
 
 class Packed(NamedTuple):
     """The weights of linear layers beside each other as `npsiglip.kernels.gemm` reads them.
@@ -124,32 +134,55 @@ def _read_only(a: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-class Packer:
-    """Packs the weights of linear layers beside each other, [N, K] each, of any float type."""
+def _rows(params: Params, name: str) -> NDArray[np.floating]:
+    """The weights of each output, [N, K]."""
+    w = params[name]
+    if name == "image.patch_embed.w":  # in the order of `extract_patches`, where a channel's rows lie together
+        size = int((len(w) // 3) ** 0.5)
+        return w.reshape(size, size, 3, -1).transpose(3, 2, 0, 1).reshape(-1, len(w))
+    return w.T
 
-    def __init__(self, weights: list[NDArray[np.floating]], dtype: str, room: Room) -> None:
-        self.weights, self.dtype, self.room = weights, dtype, room
-        self.n, self.k = sum(len(w) for w in weights), weights[0].shape[1]
+
+class Packer:
+    """Packs the weights of linear layers beside each other, of any float type.
+
+    They are read when they are packed. Those of a checkpoint, which are mapped files, are let go then.
+
+    Args:
+        params: hold the weights.
+        names: of the weights, [K, N] each.
+        dtype: that they are packed in.
+        room: where they are packed to.
+    """
+
+    def __init__(self, params: Params, names: list[str], dtype: str, room: Room) -> None:
+        self.params, self.names, self.dtype, self.room = params, names, dtype, room
 
     def __call__(self, keep: bool) -> Packed:
         """The packed weights, in memory of their own or in scratch memory that the next layer overwrites."""
-        shape = pack.panels_shape(self.k, self.n, self.dtype)
+        weights = [_rows(self.params, name) for name in self.names]
+        n, k = sum(map(len, weights)), weights[0].shape[1]
+        shape = pack.panels_shape(k, n, self.dtype)
         size = int(np.prod(shape))
         panels = (self.room.keep(size) if keep else self.room.lend("panels", size))[:size].reshape(shape)
-        quantized = self.dtype == "int8"
-        scale, total = (np.empty(self.n if quantized else 0, dtype) for dtype in (np.float32, np.int32))
+        sums = n if self.dtype == "int8" else 0
+        scale, total = np.empty(sums, np.float32), np.empty(sums, np.int32)
         first = 0
-        for weight in self.weights:
+        for weight in weights:
             end = first + len(weight)
             lanes = self._lanes(weight, scale[first:end], total[first:end])
             pack.pack(_read_only(lanes), first, panels)
             first = end
+        if hasattr(self.params, "release"):
+            for name in self.names:
+                self.params.release(name)
         return Packed(_read_only(panels), scale, total)
 
     def _lanes(self, weight: NDArray[np.floating], scale: Array, total: NDArray[np.int32]) -> Lanes:
         """[N, steps]: what each column holds, in its element type."""
-        n, width = len(weight), padded(self.k, self.dtype)
-        if self.dtype == "bfloat16" and weight.dtype == ml_dtypes.bfloat16 and width == self.k:
+        n, k = weight.shape
+        width = padded(k, self.dtype)
+        if self.dtype == "bfloat16" and weight.dtype == ml_dtypes.bfloat16 and width == k:
             return np.ascontiguousarray(weight).view(np.uint32)
         w = np.ascontiguousarray(weight, np.float32)
         if self.dtype == "float32":
@@ -166,8 +199,9 @@ class Packer:
 class Linear:
     """A linear layer, or several with the same input beside each other.
 
-    The first pass packs the weights into scratch memory, which stays in the cache; the second packs them for good and
-    lets the originals go. So a program that classifies one image does not fill memory with weights that it uses once.
+    Weights that nobody has kept are packed into scratch memory, which stays in the cache, whenever they are needed; to
+    keep them lets the originals go. So a program that classifies one image does not fill memory with weights that it
+    uses once.
 
     Args:
         name: of the trace's tap.
@@ -180,7 +214,6 @@ class Linear:
         self.name, self.b, self.dtype = name, b, dtype
         self._packed = weights if isinstance(weights, Packed) else None
         self._packer = None if isinstance(weights, Packed) else weights
-        self._used = False
 
     def packed(self, keep: bool) -> Packed:
         """The packed weights; with `keep` they stay, and the originals are let go."""
@@ -196,8 +229,7 @@ class Linear:
         self, x: Matrix, out: NDArray[Any], trace: Forget, *, gelu: bool = False, residual: Array = NO_RESIDUAL
     ) -> NDArray[Any]:
         """Out = residual + gelu(x w + b); what comes before gelu and residual is traced under the layer's name."""
-        panels, scale, total = self.packed(keep=self._used)
-        self._used = True
+        panels, scale, total = self.packed(keep=False)
         fused = gelu or residual.size > 0
         before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
         activation = gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION
@@ -259,7 +291,7 @@ class Layers:
             b = self.array(f"{stored}.b")
         else:
             names = [f"{name}.{part}" for part in parts] or [name]
-            weights = Packer([self.params[f"{n}.w"].T for n in names], dtype, self._room)
+            weights = Packer(self.params, [f"{n}.w" for n in names], dtype, self._room)
             b = np.concatenate([self.array(f"{n}.b") for n in names])
         self.linears[stored] = Linear(name, weights, b, dtype)
         return self.linears[stored]
