@@ -167,4 +167,6 @@ def hf_taps(model: SiglipModel, pixel_values: np.ndarray, input_ids: np.ndarray)
         taps["zimg"], taps["ztxt"] = output.image_embeds, output.text_embeds
         taps["logits"] = output.logits_per_image
         taps["probs"] = torch.sigmoid(output.logits_per_image)
-    return {name: np.ascontiguousarray(value.numpy()) for name, value in taps.items()}
+    # NumPy has no bfloat16; float32 holds its numbers exactly
+    known = {name: value.float() if value.dtype is torch.bfloat16 else value for name, value in taps.items()}
+    return {name: np.ascontiguousarray(value.numpy()) for name, value in known.items()}
