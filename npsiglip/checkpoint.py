@@ -3,9 +3,9 @@
 Everything that headers can tell is checked when a folder is opened: every tensor is consumed exactly once and has
 the shape that config.json asks for. Values are checked for NaN and infinity when they are first taken.
 
-Source: the folders that Hugging Face's `save_pretrained` writes.
+Source: the folders that Hugging Face's `save_pretrained` writes; `npsiglip.quantized` for those in 8 bits.
 
-Leaves out: PyTorch pickles, quantised tensors, big_vision's npz.
+Leaves out: PyTorch pickles, tensors that others quantised, big_vision's npz.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hf_names import Layout, bare_prefix, buffer_keys, layout, match_keys
 from npsiglip.params import Params, Shape, param_shapes
+from npsiglip.quantized import TABLE, is_quantized, quantized_specs
 from npsiglip.safetensors_files import FLOATS, StoredTensor, open_folder, write_folder
+
+Entries = Mapping[str, tuple[Layout, StoredTensor]]
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -72,9 +75,7 @@ def _users(layouts: Mapping[str, Layout]) -> dict[str, list[str]]:
     return users
 
 
-def _match(
-    folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]
-) -> dict[str, tuple[Layout, StoredTensor]]:
+def _match(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]) -> Entries:
     """Each parameter with its stored tensor, every tensor consumed exactly once."""
     layouts = {name: layout(name, shape) for name, shape in param_shapes(config).items()}
     uses = _users(layouts)
@@ -102,7 +103,7 @@ def _match(
     if wrong_type:
         raise CheckpointError(
             f"{folder}: tensors that are not of a float type ({', '.join(FLOATS)}): {len(wrong_type)}\n"
-            f"{_listing(wrong_type)}\nquantised checkpoints cannot be read: use the original weights"
+            f"{_listing(wrong_type)}\nquantised checkpoints of others cannot be read: use the original weights"
         )
     if wrong_shape:
         raise CheckpointError(
@@ -110,6 +111,25 @@ def _match(
             f"{_listing(wrong_shape)}\nconfig.json and the weights are of different models: download both again"
         )
     return {name: (place, stored[found[place.key]]) for name, place in layouts.items()}
+
+
+def _quantized_shapes(config: SigLIPConfig) -> dict[str, Shape]:
+    return {name: spec.shape for name, spec in quantized_specs(config).items()}
+
+
+def _match_quantized(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]) -> Entries:
+    """Each tensor of a quantised folder, which is stored as it is used."""
+    specs = quantized_specs(config)
+    fix = "config.json and the weights must be of one quantised model: quantise the original again"
+    _check_names(str(folder), {name: "" for name in specs if name not in stored}, sorted(set(stored) - set(specs)), fix)
+    wrong = [
+        f"{name}: {stored[name].dtype} {list(stored[name].shape)} stored, {spec.dtype} {list(spec.shape)} expected"
+        for name, spec in specs.items()
+        if (stored[name].dtype, stored[name].shape) != spec
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder}: tensors of another type or shape: {len(wrong)}\n{_listing(wrong)}\n{fix}")
+    return {name: (Layout(name, spec.shape, lambda x: x), stored[name]) for name, spec in specs.items()}
 
 
 class Checkpoint(Mapping[str, NDArray[Any]]):
@@ -120,25 +140,29 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
     files, so linear weights [in, out] are transposed views of the stored [out, in]; only `image.patch_embed.w`, and
     tensors that a file does not align, are copies.
 
+    A quantised folder has other tensors, those of `npsiglip.quantized.quantized_specs(config)`.
+
     The files must stay as they are while a checkpoint is in use: replacing one is harmless (as `save_folder` does
     it), cutting one short in place is not.
 
     Attributes:
         folder: where it was read.
         config: what config.json says.
+        quantized: whether the folder is one that `npsiglip quantize` wrote.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: SigLIPConfig,
-        entries: Mapping[str, tuple[Layout, StoredTensor]],
-    ) -> None:
+    def __init__(self, folder: Path, config: SigLIPConfig, entries: Entries, quantized: bool = False) -> None:
         self.folder = folder
         self.config = config
-        self._shapes = param_shapes(config)
+        self.quantized = quantized
+        self._shapes = _quantized_shapes(config) if quantized else param_shapes(config)
         self._entries = entries
         self._known_finite: set[str] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the files that hold the weights."""
+        return sum(path.stat().st_size for path in {stored.path for _, stored in self._entries.values()})
 
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
@@ -146,7 +170,8 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
 
         Raises:
             CheckpointError: if the folder, its configuration or its weights cannot be used, or do not belong
-                together: tensors missing or left over, of another shape, or not of a float type.
+                together: tensors missing or left over, of another shape, or not of a float type; or if it was
+                quantised by a version of npsiglip with another format.
         """
         try:
             folder = Path(folder)
@@ -160,7 +185,9 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 "model.safetensors and spiece.model: check the path, or download the model"
             )
         config = SigLIPConfig.from_folder(folder)
-        return cls(folder, config, _match(folder, config, open_folder(folder)))
+        quantized = is_quantized(folder)
+        match = _match_quantized if quantized else _match
+        return cls(folder, config, match(folder, config, open_folder(folder)), quantized)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The values of parameter `name`.
@@ -172,7 +199,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         place, stored = self._entries[name]
         view = place.view(stored.array().reshape(place.shape))
         values = view.reshape(self._shapes[name])
-        if name not in self._known_finite:
+        if name not in self._known_finite and stored.dtype in FLOATS:
             if not all_finite(values):
                 raise CheckpointError(
                     f"{stored.path}: {name} (stored as {place.key}) has {_describe_non_finite(values)}; expected "
@@ -180,8 +207,14 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                     "for its values, or by a training run that diverged"
                 )
             self._known_finite.add(name)
+            if name == TABLE:
+                stored.release()  # a text reads a few of its rows
         values.flags.writeable = False
         return values
+
+    def release(self, name: str) -> None:
+        """Let the memory go that the values of `name` were read into; they are read again when they are used."""
+        self._entries[name][1].release()
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would read and check the values
         return name in self._entries

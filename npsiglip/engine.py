@@ -93,7 +93,7 @@ class Blocks:
         return Buffers(n, length, self.config, self.dtype, room)
 
     def __call__(self, work: Buffers, rest: Buffers, out: Matrix, trace: Forget) -> Matrix:
-        """The tokens in work.x to normalised tokens [N * L, D]; the last block and LayerNorm only for those of `rest`."""
+        """The tokens in work.x to normalised tokens [N * L, D]; the last block and LayerNorm of `rest` only."""
         for block in self.blocks[:-1]:
             block(work, work, trace)
         self.blocks[-1](work, rest, trace)
@@ -103,11 +103,11 @@ class Blocks:
 class Kept:
     """The last few results of a function of numbers: passes, which are made once for a shape."""
 
-    def __init__(self, make: Callable[..., Any]) -> None:
+    def __init__(self, make: Callable[..., tuple[Any, Pass]]) -> None:
         self.make = make
-        self._kept: dict[tuple[int, ...], Any] = {}
+        self._kept: dict[tuple[int, ...], tuple[Any, Pass]] = {}
 
-    def __call__(self, *shape: int) -> Any:
+    def __call__(self, *shape: int) -> tuple[Any, Pass]:
         """What is kept for these numbers, or made."""
         result = self._kept.pop(shape, None) or self.make(*shape)
         self._kept[shape] = result
@@ -143,13 +143,10 @@ class Pass:
 class Tower:
     """What both towers share: layers that pack their weights, passes that are kept."""
 
-    def __init__(self, layers: Layers) -> None:
+    def __init__(self, layers: Layers, make_pass: Callable[..., tuple[Any, Pass]]) -> None:
         self.linears, self.outer = layers.linears, layers.outer
-        self._passes = Kept(self._make_pass)
+        self.passes = Kept(make_pass)
         self._used = False
-
-    def _make_pass(self, *shape: int) -> Any:
-        raise NotImplementedError
 
     def keep(self) -> bool:
         """Whether this is not the first pass; then the packed weights are kept."""
@@ -225,7 +222,7 @@ class ImageTower(Tower):
 
     def __init__(self, params: Params, config: ImageConfig, dtype: str = "float32") -> None:
         layers = Layers(params, dtype)
-        super().__init__(layers)
+        super().__init__(layers, self._make_pass)
         self.config = config
         self.patch_embed = layers.linear("image.patch_embed", layers.outer)
         self.pos_embed = layers.array("image.pos_embed")
@@ -250,7 +247,7 @@ class ImageTower(Tower):
     def __call__(self, pixels: Array, trace: Forget) -> Array:
         """Pixels [N, 3, S, S] -> [N, D]."""
         repeat = self.keep()
-        patches, run = self._passes(len(pixels))
+        patches, run = self.passes(len(pixels))
         patch_embed.extract_patches(pixels, self.config.patch_size, patches.out)
         patches.ready()
         return run(trace, repeat)
@@ -266,7 +263,7 @@ class TextTower(Tower):
 
     def __init__(self, params: Params, config: TextConfig, dtype: str = "float32") -> None:
         layers = Layers(params, dtype)
-        super().__init__(layers)
+        super().__init__(layers, self._make_pass)
         self.config, self.dtype, self.params = config, dtype, params
         self.pos_embed = layers.array("text.pos_embed")
         self.blocks = Blocks(layers, "text", config)
@@ -296,7 +293,7 @@ class TextTower(Tower):
         """Token ids [N, L] -> [N, P], P the projection."""
         repeat = self.keep()
         n, length = ids.shape
-        x, run = self._passes(n, length)
+        x, run = self.passes(n, length)
         np.add(gather_rows(self.params, "text.token_embed", ids, self.dtype), self.pos_embed[:length], out=x)
         return run(trace, repeat)
 

@@ -67,7 +67,8 @@ class Room:
     def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array of one's own, of any type; uninitialised."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.keep(-(-size // 4)).view(np.uint8)[:size].view(dtype).reshape(shape)
+        found: NDArray[Any] = self.keep(-(-size // 4)).view(np.uint8)[:size].view(dtype).reshape(shape)
+        return found
 
 
 class Matrix:
@@ -89,7 +90,7 @@ class Matrix:
         self, rows: int, columns: int, dtype: str, from_float32: bool = False, room: Room | None = None
     ) -> None:
         room = room or Room()
-        self.scales: tuple[Array, NDArray[np.int32]] = (gemm.NO_SCALES[0], gemm.NO_SCALES[1])
+        self.scales: tuple[Array, NDArray[np.int32]] = (np.empty(0, np.float32), np.empty(0, np.int32))
         shape = rows, padded(columns, dtype)
         if dtype == "float32":
             self.values: NDArray[Any] = room.array(shape, np.float32)

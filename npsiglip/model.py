@@ -24,6 +24,7 @@ from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
 from npsiglip.layers import DTYPES
 from npsiglip.params import Params, check_params
+from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.trace import FORGET, Forget, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
@@ -32,9 +33,9 @@ Array = NDArray[np.float32]
 Images = Any  # a path, a PIL image, a uint8 array, a list of these, or float32 pixels [N, 3, H, W]
 Texts = str | Sequence[str] | NDArray[np.integer]
 
-# Inputs go through a tower in passes of so many tokens: enough to use every weight often, few enough that the
-# activations stay small. Results do not depend on it.
-TOKENS_PER_PASS = 4096
+# Inputs go through a tower in passes of about so many tokens: enough to use every weight often, few enough that the
+# activations stay in the cache. Results do not depend on it.
+TOKENS_PER_PASS = 800
 
 
 def inputs_per_pass(length: int) -> int:
@@ -75,6 +76,24 @@ def check_dtype(dtype: str) -> None:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
 
 
+def _choose_dtype(dtype: str | None, params: Params) -> str:
+    """What to compute in: as asked, or else what the weights are quantised to, or float32.
+
+    Raises:
+        InputError: an unknown dtype, or another than that of quantised weights.
+    """
+    if dtype is not None:
+        check_dtype(dtype)
+    if not isinstance(params, Checkpoint) or not params.quantized:
+        return dtype or "float32"
+    if dtype not in (None, QUANTIZED):
+        raise InputError(
+            f"{params.folder} holds weights quantised to {QUANTIZED}, which cannot be computed with in {dtype}: leave "
+            f"dtype out, or load the original model in {dtype}"
+        )
+    return QUANTIZED
+
+
 def _as_it_is(batch: Any, first: int) -> Any:
     return batch
 
@@ -91,12 +110,15 @@ class SigLIP:
             use: views of them are kept.
         processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size.
         tokenizer: for texts other than ids.
-        dtype: what linear layers compute in, see `npsiglip.layers`: "float32", "bfloat16" or "int8".
+        dtype: what linear layers compute in, see `npsiglip.layers`: "float32", "bfloat16" or "int8"; None: float32,
+            or int8 for a quantised checkpoint.
         threads: how many threads to run on; None: Numba's setting (all cores, or NUMBA_NUM_THREADS).
 
     Raises:
-        InputError: more threads than Numba has, or fewer than one; parameters missing, not finite, or of another
-            shape.
+        InputError: an unknown dtype, or another than int8 for a quantised checkpoint; more threads than Numba has, or
+            fewer than one; parameters missing, not finite, or of another shape.
+        CheckpointError: values of a checkpoint are not finite; of those that are first used by a later call, that
+            call tells.
     """
 
     def __init__(
@@ -106,9 +128,9 @@ class SigLIP:
         processor: ImageProcessor | None = None,
         tokenizer: Tokenizer | None = None,
         threads: int | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
     ) -> None:
-        check_dtype(dtype)
+        dtype = _choose_dtype(dtype, params)
         if threads is not None and not 1 <= threads <= max_threads():
             raise InputError(
                 f"threads must be from 1 to {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
@@ -117,6 +139,7 @@ class SigLIP:
         if not isinstance(params, Checkpoint):  # which has been checked
             check_params(params, config)
         self.config = config
+        self.dtype = dtype
         self.threads = threads
         self.tokenizer = tokenizer
         self.processor = processor
@@ -125,24 +148,28 @@ class SigLIP:
         with RUN_LOCK, thread_count(threads):
             self._image = engine.ImageTower(params, config.image, dtype) if config.image else None
             self._text = engine.TextTower(params, config.text, dtype) if config.text else None
-        self.t_prime = float(params["t_prime"]) if "t_prime" in params else None
-        self.bias = float(params["bias"]) if "bias" in params else None
+        self.t_prime = float(np.float32(params["t_prime"])) if "t_prime" in params else None
+        self.bias = float(np.float32(params["bias"])) if "bias" in params else None
 
     @classmethod
-    def from_pretrained(cls, folder_or_name: str | Path, dtype: str = "float32", threads: int | None = None) -> SigLIP:
+    def from_pretrained(
+        cls, folder_or_name: str | Path, dtype: str | None = None, threads: int | None = None
+    ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model.
 
         Args:
             folder_or_name: the folder.
             dtype: what linear layers compute in: "float32", "bfloat16" or "int8", whatever float type the weights
-                are stored in.
+                are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others.
-            InputError: an unknown dtype, or a number of threads that cannot be.
+            InputError: an unknown dtype, another than int8 for a quantised folder, or a number of threads that
+                cannot be.
         """
-        check_dtype(dtype)
+        if dtype is not None:
+            check_dtype(dtype)
         checkpoint = Checkpoint.open(folder_or_name)
         config = checkpoint.config
         processor = tokenizer = None
@@ -265,7 +292,8 @@ class SigLIP:
     ) -> Array:
         """Send items of `length` tokens through a tower, a few at a time, or all at once for a trace."""
         n = len(items)
-        step = n if isinstance(trace, Trace) else inputs_per_pass(length)
+        passes = 1 if isinstance(trace, Trace) else -(-n // inputs_per_pass(length))
+        step = max(1, -(-n // max(1, passes)))  # equal ones
         parts = []
         for start in range(0, n, step):
             batch = prepare(items[start : start + step], start)

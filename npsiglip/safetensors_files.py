@@ -6,7 +6,8 @@ tensors are copies: another 768 MB for the embedding of a vocabulary of 250,000,
 Source: the format's description at https://huggingface.co/docs/safetensors, and the `model.safetensors.index.json`
 of Hugging Face's `save_pretrained`.
 
-Leaves out: integer, 8-bit and complex tensors (their names are listed, their values are not readable).
+Leaves out: complex tensors, and whole numbers other than int8 and int32 (their names are listed, their values are
+not readable).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -39,6 +40,22 @@ FLOATS: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+TYPES: dict[str, np.dtype[Any]] = FLOATS | {"I8": np.dtype("i1"), "I32": np.dtype("<i4")}
+
+ALIGNMENT = 4  # bytes: compiled code reads smaller elements, too, in lanes of this size
+START = 64  # bytes, a cache line: where data begin in files written tensor by tensor
+
+
+class Spec(NamedTuple):
+    """A tensor's type, by the format's name (`F32`), and its shape."""
+
+    dtype: str
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in a file."""
+        return int(np.prod(self.shape, dtype=np.int64)) * TYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -57,11 +74,22 @@ class StoredTensor:
     def array(self) -> NDArray[Any]:
         """The values: a read-only view of the mapped file, or a copy where the file does not align them."""
         count = int(np.prod(self.shape, dtype=np.int64))
-        values = np.frombuffer(self.memory, FLOATS[self.dtype], count, self.offset).reshape(self.shape)
-        if not values.flags.aligned:  # compiled code wants aligned loads
+        values = np.frombuffer(self.memory, TYPES[self.dtype], count, self.offset).reshape(self.shape)
+        if not values.flags.aligned or values.ctypes.data % ALIGNMENT:  # compiled code wants aligned loads
             values = values.copy()
             values.flags.writeable = False
         return values
+
+    def release(self) -> None:
+        """Let the memory go that the values were read into, where the system can; it is read again when touched.
+
+        Pages that hold other tensors, too, stay.
+        """
+        page = mmap.PAGESIZE
+        first = -(-self.offset // page) * page
+        end = (self.offset + Spec(self.dtype, self.shape).nbytes) // page * page
+        if end > first and hasattr(mmap, "MADV_DONTNEED"):
+            self.memory.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -202,6 +230,33 @@ def json_writer(content: Any) -> Callable[[Path], object]:
     """For `write_all`: what writes `content` as JSON."""
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     return lambda path: path.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Path, specs: Mapping[str, Spec], parts: Callable[[str], Iterable[NDArray[Any]]]) -> None:
+    """Write a file tensor by tensor, in the order of `specs`; the library wants all of them in memory.
+
+    Data begin at a multiple of 64 bytes. Readers that look at the metadata, as transformers does, find the format
+    "npsiglip" there and refuse the file.
+
+    Args:
+        path: of the file.
+        specs: of each tensor.
+        parts: name -> the values, whole or in parts that follow each other; of the type in `specs`.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "npsiglip"}}
+    end = 0
+    for name, spec in specs.items():
+        header[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [end, end := end + spec.nbytes]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % START)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, spec in specs.items():
+            written = 0
+            for part in parts(name):
+                assert part.dtype == TYPES[spec.dtype], f"{name}: {part.dtype}"
+                written += file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            assert written == spec.nbytes, f"{name}: {written} bytes of {spec.nbytes}"
 
 
 def _split(sizes: Mapping[str, int], limit: int | None) -> list[list[str]]:

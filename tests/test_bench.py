@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,8 @@ from npsiglip.bench import machine
 from npsiglip.bench.cases import Case, default_cases, parse_case, random_inputs
 from npsiglip.bench.engines import limits
 from npsiglip.bench.flop import blocks_flop, case_flop, image_flop, text_flop
-from npsiglip.bench.measure import PAUSE, WARMUP, Bench
-from npsiglip.bench.peers import PEERS, Engine, own_engine, peer_engine
+from npsiglip.bench.measure import AGREEMENT, PAUSE, WARMUP, Bench
+from npsiglip.bench.peers import PEERS, Engine, choose_peers, own_engine, peer_engine
 from npsiglip.bench.process import WORKER, MissingModule, Worker, WorkerError
 from npsiglip.bench.report import header
 from npsiglip.bench.stats import ratio, summarize
@@ -32,27 +34,40 @@ from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import bench as command
 from npsiglip.config import SigLIPConfig, variant
 from npsiglip.errors import InputError, NpsiglipError
+from npsiglip.kernels.vector import LANES
+from npsiglip.layers import DTYPES
 from npsiglip.params import param_shapes, random_params
 
 TEXT = Case("text", 1)
 
 # A worker written from the description of the protocol alone. Its arguments: the file that it gives as its output, the
-# file that it logs requests to, and the seconds that a run takes by its own account.
+# file that it logs requests to, the seconds that a run takes by its own account, and a module that it has to miss.
 STAND_IN = """
-    import json, shutil, sys
-    _, output, log, seconds = sys.argv
+    import json, os, shutil, sys
+    _, output, log, seconds, missing = sys.argv
+    dtype = ""
     for line in sys.stdin:
         request = json.loads(line)
         do = request["do"]
-        print(do, request.get("case", ""), file=open(log, "a"))
+        dtype = request.get("dtype", dtype)
+        print(do, request.get("case", request.get("tower", "")), file=open(log, "a"))
+        print(json.dumps({**request, "environment": dict(os.environ)}), file=open(log + ".json", "a"))
         if do == "output":
-            shutil.copyfile(output, request["file"])
+            in_dtype = output.replace(".npy", "." + dtype + ".npy")
+            shutil.copyfile(in_dtype if os.path.exists(in_dtype) else output, request["file"])
+        if do == "export" and float(seconds) < 0:
+            print(json.dumps({"error": "OSError: no space left", "missing": None}), flush=True)
+            continue
+        if missing:
+            print(json.dumps({"error": "No module", "missing": missing}), flush=True)
+            continue
         print(json.dumps({"say": "busy with " + do}), flush=True)
         print(json.dumps({"ok": {
             "load": {"about": {"stand-in": "1"}},
             "prepare": {"work": 5e9, "setting": "by hand"},
             "output": {},
             "time": {"seconds": float(seconds)},
+            "export": {},
         }[do]}), flush=True)
 """
 
@@ -234,6 +249,7 @@ def test_missing_module_is_told(start):
     with pytest.raises(MissingModule) as error:
         worker.ask("time", case="a")
     assert error.value.args[1] == "a_module_that_is_not_there"
+    assert str(error.value) == "the worker for the test could not time: No module named 'a_module_that_is_not_there'"
 
 
 def test_crash_shows_the_last_lines(start):
@@ -320,6 +336,8 @@ def test_peers_do_not_load_kernels():
     assert imported(WORKER) == imported(engines / "__init__.py") == imported(WORKER.parent / "__init__.py") == set()
     for peer in PEERS.values():
         assert imported(engines / f"{peer.module}.py") == {"npsiglip.bench.worker"}
+    allowed = {"npsiglip.bench.worker", "npsiglip.bench.engines.peer_transformers"}
+    assert imported(engines / "export_onnx.py") == allowed
 
 
 # -- measuring ----------------------------------------------------------------------------------------------------
@@ -330,12 +348,18 @@ def engine(tmp_path):
     """Makes a stand-in for an engine, which gives `output` and logs to NAME.log."""
     code = script(tmp_path, STAND_IN)
 
-    def make(name, output, seconds=1.0):
+    def make(name, output, seconds=1.0, missing="", **options):
         files = tmp_path / f"{name}.npy", tmp_path / f"{name}.log"
         np.save(files[0], output)
-        return Engine(name, [sys.executable, code, *map(str, files), str(seconds)])
+        return Engine(name, [sys.executable, code, *map(str, files), str(seconds), missing], **options)
 
     return make
+
+
+@pytest.fixture
+def requests(tmp_path):
+    """The requests that a stand-in was sent, with the environment that it had."""
+    return lambda name: [json.loads(line) for line in (tmp_path / f"{name}.log.json").read_text().splitlines()]
 
 
 OUTPUT = np.random.default_rng(0).standard_normal((1, 36)).astype(np.float32)
@@ -416,8 +440,198 @@ def test_refused_before_anything_runs(engine, tiny_config, tmp_path):
         measure(engine, tiny_config, threads=machine.cores() + 1)
     with pytest.raises(InputError, match="at least one round"):
         measure(engine, tiny_config, rounds=0)
-    with pytest.raises(InputError, match="'caffe' is not known; expected one of: transformers"):
+    with pytest.raises(InputError, match=r"dtype must be one of float32, .* got 'float8'"):
+        Bench(TINY, tiny_config, [engine("other", OUTPUT)], engine("limits", OUTPUT), 1, dtype="float8")
+    assert not (tmp_path / "other.log").exists()
+
+
+# -- peers, and what they need ------------------------------------------------------------------------------------
+
+
+def names_of(engines):
+    return [engine.name for engine in engines]
+
+
+def test_peers_by_name():
+    engines, left_out = choose_peers(["openvino", "transformers", "openvino"], "float32", "/a/python")
+    assert (names_of(engines), left_out) == (["openvino", "transformers"], {})
+    assert not any(engine.optional for engine in engines)
+    assert {engine.command[0] for engine in engines} == {"/a/python"} == {engines[0].exporter.command[0]}
+    assert choose_peers([], "int8") == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "there"),
+    [
+        ("float32", ["transformers", "onnxruntime", "openvino"]),
+        ("bfloat16", ["transformers", "openvino"]),
+        ("int8", ["onnxruntime"]),
+    ],
+)
+def test_all_peers_are_those_that_have_the_dtype(dtype, there):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engines, left_out = choose_peers(["all"], dtype)
+    assert names_of(engines) == there
+    assert all(engine.optional for engine in engines)
+    assert set(left_out) == set(PEERS) - set(there)
+    assert [str(warning.message) for warning in caught] == [
+        f"{name} is left out: {reason}" for name, reason in left_out.items()
+    ]
+    assert all(reason.endswith(f"not in {dtype}") for reason in left_out.values())
+
+
+def test_a_name_beside_all_is_not_optional():
+    engines, _ = choose_peers(["all", "onnxruntime"], "float32")
+    assert {engine.name: engine.optional for engine in engines} == {
+        "transformers": True,
+        "onnxruntime": False,
+        "openvino": True,
+    }
+
+
+def test_peers_that_are_refused():
+    expected = "'caffe' is not known; expected one of: transformers, onnxruntime, openvino, all"
+    with pytest.raises(InputError, match=expected):
+        choose_peers(["all", "caffe"], "float32")
+    with pytest.raises(InputError, match=expected):
         peer_engine("caffe")
+    with pytest.raises(
+        InputError, match="onnxruntime cannot be timed: it computes in float32 or int8, not in bfloat16"
+    ):
+        choose_peers(["onnxruntime"], "bfloat16")
+    with pytest.warns(RuntimeWarning), pytest.raises(InputError, match=r"openvino .* float32 or bfloat16, not in int8"):
+        choose_peers(["all", "openvino"], "int8")
+
+
+def test_missing_packages(engine, tiny_config, tmp_path, requests):
+    """The engine's own or its exporter's: one that may be left out is, with a warning, and its worker ends."""
+    exporter = engine("exporter", OUTPUT, missing="onnx")
+    engines = [
+        engine("ours", OUTPUT),
+        engine("first", OUTPUT, missing="torch", install="by hand", optional=True),
+        engine("second", OUTPUT, exporter=exporter, optional=True),
+        engine("third", OUTPUT),
+    ]
+    reason = f"{sys.executable} has no module 'onnx'; install it there"
+    with pytest.warns(RuntimeWarning) as caught:
+        bench = Bench(TINY, tiny_config, engines, engine("limits", OUTPUT), 1, left_out={"zeroth": "too old"})
+    assert [str(warning.message).split(":")[0] for warning in caught] == ["first is left out", "second is left out"]
+    assert str(caught[1].message).startswith(f"second is left out: {reason}")
+    with bench:
+        report = bench.run([TEXT], 1)
+    assert [timing.engine for timing in report.cases[0].timings] == ["ours", "third"]
+    assert list(report.left_out) == ["zeroth", "first", "second"]
+    assert report.left_out["first"] == f"{sys.executable} has no module 'torch'; install it there (by hand)"
+    assert set(report.engines) == {"ours", "third", "limits"}
+    assert [request["do"] for request in requests("second")] == ["load"]
+    assert [request["do"] for request in requests("exporter")] == ["load"]
+    with pytest.raises(InputError, match=f"second cannot be timed: {reason} .*--peer-python"):
+        Bench(TINY, tiny_config, [engines[0], replace(engines[2], optional=False)], engine("limits", OUTPUT), 1)
+
+
+def test_exports(engine, tiny_config, tmp_path, requests):
+    """One exporter, in float32, writes each tower once, before anyone who reads it is asked for a case."""
+    exporter = engine("exporter", OUTPUT)
+    peers = [engine(name, OUTPUT, exporter=exporter) for name in ("peer0", "peer1")]
+    cases = [Case("text", 1), Case("text", 2)]
+    with Bench(TINY, tiny_config, [engine("ours", OUTPUT), *peers], engine("limits", OUTPUT), 1, dtype="int8") as bench:
+        bench.run(cases, 1)
+        times = {name: len(requests(name)) for name in ("exporter", "peer0")}
+        folder = Path(requests("peer0")[0]["folder"])
+        assert folder.is_dir()
+        assert times["exporter"] == 2
+        bench.run([*cases, Case("image", 1)], 1)
+    assert not folder.exists()
+    loaded, *exported = requests("exporter")
+    assert (loaded["folder"], loaded["dtype"], loaded["threads"]) == (str(TINY), "float32", 1)
+    assert [(r["do"], r["tower"], r["folder"]) for r in exported] == [
+        ("export", tower, str(folder)) for tower in ("text", "image")
+    ]
+    for name in ("peer0", "peer1"):
+        assert (requests(name)[0]["folder"], requests(name)[0]["dtype"]) == (str(folder), "int8")
+    assert requests("ours")[0]["folder"] == str(TINY)
+
+
+def test_export_that_fails(engine, tiny_config, requests):
+    peer = engine("peer", OUTPUT, exporter=engine("the export", OUTPUT, seconds=-1.0))
+    with (
+        Bench(TINY, tiny_config, [engine("ours", OUTPUT), peer], engine("limits", OUTPUT), 1) as bench,
+        pytest.raises(WorkerError, match="the worker for the export could not export: OSError: no space left"),
+    ):
+        bench.run([TEXT], 1)
+    assert [request["do"] for request in requests("peer")] == ["load"]
+
+
+def test_what_workers_are_given(engine, tiny_config, requests, monkeypatch):
+    """As many threads as were asked for, whatever the user's shell says, and a folder for what they leave behind."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    peer = engine("peer", OUTPUT, environment={"HELLO": "you"}, exporter=engine("exporter", OUTPUT))
+    with Bench(TINY, tiny_config, [engine("ours", OUTPUT), peer], engine("limits", OUTPUT), 1) as bench:
+        bench.run([TEXT], 1)
+    for name in ("ours", "peer", "exporter", "limits"):
+        given = requests(name)[0]["environment"]
+        assert {given[v] for v in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"1"}
+        assert given["TMPDIR"] == str(Path(requests("peer")[0]["folder"]).parent)
+        assert not Path(given["TMPDIR"]).exists()
+    assert requests("peer")[0]["environment"]["HELLO"] == "you"
+
+
+# -- other dtypes -------------------------------------------------------------------------------------------------
+
+
+def away(distance):
+    """Embeddings at a relative L2 from OUTPUT."""
+    return OUTPUT * np.float32(1 + distance)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_other_dtypes_are_compared_with_our_float32(engine, tiny_config, tmp_path, requests, dtype):
+    """Ours too; and the worker that knows float32 is gone before anything is timed."""
+    engines = [engine("ours", away(0.1)), engine("peer", away(-0.05))]
+    np.save(tmp_path / "ours.float32.npy", OUTPUT)
+    alive = []
+    time_one = Bench._time_case
+
+    def time_case(bench, *arguments):
+        alive.append([request["do"] for request in requests("ours")])
+        return time_one(bench, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "_time_case", time_case)
+        with Bench(TINY, tiny_config, engines, engine("limits", OUTPUT), 1, dtype=dtype) as bench:
+            report = bench.run([TEXT], 1)
+    assert alive == [["load", "load", "prepare", "output"]]
+    ours, peer = report.cases[0].timings
+    assert [ours.agreement, peer.agreement] == pytest.approx([0.1, 0.05], rel=1e-3)
+    assert (ours.ratio, peer.ratio.of_medians) == (None, 1.0)
+    assert report.dtype == dtype
+    assert [request["dtype"] for request in requests("ours") if request["do"] == "load"] == [dtype, "float32"]
+    assert set(report.engines) == {"ours", "ours in float32", "peer", "limits"}
+    assert f"{dtype}, 1 threads, 1 rounds" in list(header(report))
+
+
+def test_every_dtype_has_a_bound():
+    assert set(AGREEMENT) == set(DTYPES)
+    assert AGREEMENT["float32"] < AGREEMENT["bfloat16"] < AGREEMENT["int8"] < 0.6  # swapped axes are 0.7 away
+
+
+@pytest.mark.parametrize(("dtype", "who"), [("float32", 1), ("bfloat16", 0), ("bfloat16", 1), ("int8", 0), ("int8", 1)])
+def test_bound_of_a_dtype(engine, tiny_config, tmp_path, dtype, who):
+    """Of ours, where that is not what is compared with, as of the others'."""
+
+    def run(distance):
+        outputs = [away(distance if i == who else 0) for i in range(2)]
+        engines = [engine(name, output) for name, output in zip(("ours", "peer"), outputs, strict=True)]
+        np.save(tmp_path / "ours.float32.npy", OUTPUT)
+        with Bench(TINY, tiny_config, engines, engine("limits", OUTPUT), 1, dtype=dtype) as bench:
+            bench.run([TEXT], 1)
+
+    run(AGREEMENT[dtype] * 0.95)
+    wrong = ["ours", "peer"][who]
+    right = "ours" if dtype == "float32" else "ours in float32"
+    with pytest.raises(NpsiglipError, match=f"embeddings of {wrong} and {right} are .* nothing was timed"):
+        run(AGREEMENT[dtype] * 1.05)
 
 
 def test_workers_end_when_one_cannot_start(engine, tiny_config, tmp_path):
@@ -453,20 +667,34 @@ def test_own_engine_gives_our_embeddings(tiny_folder, tiny_config, tmp_path):
             worker.ask("load", folder=str(tiny_folder), dtype="float8", threads=1)
 
 
-def test_limits_do_what_they_say(monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_limits_do_what_they_say(monkeypatch, dtype):
+    """Twos in every place: each step of a chain adds 4 for each number that it takes."""
     monkeypatch.setattr(limits, "STEPS", 10)
-    engine = limits.load("", "float32", 1, print)
-    assert engine.prepare("multiply_add:1", None).work == 10 * limits.limit_kernels.FLOP_PER_STEP
-    out = np.zeros(3, np.float32)
-    limits.limit_kernels.multiply_add(np.float32(2), np.float32(0.5), 10, out)
-    chains = limits.limit_kernels.CHAINS
-    np.testing.assert_array_equal(out, 16 * (sum(range(chains)) + 10 * chains))  # each lane of chain i starts at i
-    x = np.arange(2 * limits.limit_kernels.BLOCK, dtype=np.float32) % 7
+    kernels = limits.limit_kernels
+    work = limits.load("", dtype, 1, print).prepare("multiply_add:1", None).work
+    assert work == 10 * kernels.operations_per_step(dtype)
+    twos = {"float32": 0x40000000, "bfloat16": 0x40004000, "int8": 0x02020202}[dtype]
+    out = np.zeros(3, np.int32)
+    kernels.STEPS[dtype](twos, 10, out)
+    sums = out.view(np.float32) if dtype != "int8" else out
+    added = sums - sum(range(kernels.CHAINS))  # chain i starts at i
+    np.testing.assert_array_equal(added, 4 * work / (2 * LANES))
+
+
+def test_memory_is_read(monkeypatch):
+    monkeypatch.setattr(limits, "BLOCKS", 2)
+    block = limits.limit_kernels.BLOCK
+    assert limits.load("", "int8", 1, print).prepare("read:1", None).work == 2 * 4 * block
+    x = np.arange(2 * block, dtype=np.float32) % 7
     sums = np.empty(2, np.float32)
     limits.limit_kernels.read(x, sums)
     np.testing.assert_array_equal(sums, x.reshape(2, -1).sum(1, dtype=np.float64))
-    with pytest.raises(InputError, match="float32"):
-        limits.load("", "int8", 1, print)
+
+
+def test_limits_refuse_another_dtype():
+    with pytest.raises(InputError, match="'float8'"):
+        limits.load("", "float8", 1, print)
 
 
 # -- the command --------------------------------------------------------------------------------------------------
@@ -510,26 +738,67 @@ def test_command_json():
     assert set(report["engines"]["npsiglip"]) == {"npsiglip", "numba", "numpy", "python"}
 
 
-@pytest.mark.parametrize("module", ["torch", "transformers"])
-def test_command_without_the_peer(tmp_path, module):
-    python = tmp_path / "python"
-    hide = f"import sys, runpy; sys.modules[{module!r}] = None; sys.argv[:] = sys.argv[1:]"
-    stub = "import types; sys.modules.setdefault('torch', types.ModuleType('torch'))"
-    run = "sys.path.insert(0, ''); runpy.run_path(sys.argv[0], run_name='__main__')"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{hide}; {stub}; {run}" "$@"\n')
-    python.chmod(0o755)
-    result = run_command("--model", TINY, "--threads", 1, "--peer", "transformers", "--peer-python", python)
+@pytest.fixture
+def python_without(tmp_path):
+    """Makes a Python that lacks modules; torch is there, if it is not one of them."""
+
+    def make(*modules):
+        python = tmp_path / "python"
+        hide = f"import sys, runpy; sys.modules.update(dict.fromkeys({modules!r})); sys.argv[:] = sys.argv[1:]"
+        stub = "import types; sys.modules.setdefault('torch', types.ModuleType('torch'))"
+        run = "sys.path.insert(0, ''); runpy.run_path(sys.argv[0], run_name='__main__')"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{hide}; {stub}; {run}" "$@"\n')
+        python.chmod(0o755)
+        return python
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("peer", "module"),
+    [
+        ("transformers", "torch"),
+        ("transformers", "transformers"),
+        ("onnxruntime", "onnxruntime"),
+        ("openvino", "openvino"),
+    ],
+)
+def test_command_without_the_peer(python_without, peer, module):
+    python = python_without(module)
+    result = run_command("--model", TINY, "--threads", 1, "--peer", peer, "--peer-python", python)
     assert result.returncode == 1
     assert result.stdout == ""
     message = " ".join(result.stderr.split())
-    assert f"error: transformers cannot be timed: {python} has no module '{module}'; install it there" in message
+    assert f"error: {peer} cannot be timed: {python} has no module '{module}'; install it there" in message
     assert "pip install 'npsiglip[bench]'" in message
+
+
+def test_command_with_all_peers_of_which_none_is_there(python_without):
+    python = python_without("torch", "onnxruntime", "openvino")
+    arguments = ["--model", TINY, "--threads", 1, "--runs", 1, "--case", "text:1", "--dtype", "bfloat16"]
+    result = run_command(*arguments, "--peer", "all", "--peer-python", python, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["dtype"] == "bfloat16"
+    assert report["left_out"] == {
+        "onnxruntime": "it computes in float32 or int8, not in bfloat16",
+        **{
+            peer: f"{python} has no module '{module}'; install it there (pip install 'npsiglip[bench]')"
+            for peer, module in (("transformers", "torch"), ("openvino", "openvino"))
+        },
+    }
+    (timing,) = report["cases"][0]["timings"]
+    assert 0 < timing["agreement"] < 0.1
+    for name, reason in report["left_out"].items():
+        assert result.stderr.count(f"warning: {name} is left out: {reason}") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--peer", "caffe"], 1, "peer 'caffe' is not known"),
+        (["--peer", "openvino", "--dtype", "int8"], 1, "openvino cannot be timed: it computes in float32 or bfloat16"),
+        (["--dtype", "float8"], 1, "dtype must be one of float32, bfloat16, int8; got 'float8'"),
         (["--case", "image"], 1, "such as image:8"),
         (["--threads", "4096"], 1, "threads must be from 1 to"),
         (["--variant", "siglip-huge"], 1, "unknown variant 'siglip-huge'; known are: siglip-base-patch16-224"),
@@ -557,3 +826,27 @@ def test_random_folder_is_the_model_and_is_deleted(tiny_config, tmp_path, monkey
         assert Path(folder).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
     assert said == ["random weights for tiny"]
+
+
+def test_kernels_are_timed_in_the_shapes_of_a_block(tiny_folder):
+    """Products, attention and LayerNorm of both towers, each beside its limit."""
+    arguments = ["--model", str(tiny_folder), "--kernels", "--threads", "1", "--runs", "2", "--json"]
+    result = run_command(*arguments, "--dtype", "int8", "--case", "image:2")
+    report = json.loads(result.stdout)
+    found = {kernel["kernel"]: kernel for kernel in report["kernels"]}
+    names = ["LayerNorm + quantise", "q, k and v", "attention", "out + residual", "fc1 + GELU", "fc2 + residual"]
+    assert list(found) == names
+    assert found["q, k and v"]["shape"] == "50 x 36 x 108"
+    assert found["q, k and v"]["dtype"] == "int8"
+    assert found["attention"]["dtype"] == "float32"  # an odd head width
+    for name in names[1:]:
+        kernel = found[name]
+        assert len(kernel["runs"]) == 2
+        assert kernel["rate"] > 0
+        assert 0 < kernel["of_limit"]["median"] < 2
+
+
+def test_kernels_have_no_peers(tiny_folder):
+    result = run_command("--model", str(tiny_folder), "--kernels", "--peer", "transformers", "--threads", "1")
+    assert result.returncode == 2
+    assert "nobody else can be timed" in " ".join(result.stderr.split())

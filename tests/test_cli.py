@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ def assert_refused(result, *phrases):
 # The command
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["embed", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["embed", "--help"], ["quantize", "--help"]])
 def test_help_and_version_load_nothing_heavy(args):
     heavy = ["numba", "numpy", "rich", "PIL", "safetensors", "sentencepiece"]
     script = (
@@ -108,6 +109,7 @@ def test_help_lists_the_commands():
     stdout = run("--help", model=None).stdout
     assert "\n  classify  " in stdout
     assert "\n  embed  " in stdout
+    assert "\n  quantize  " in stdout
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,17 @@ def test_an_interrupt_exits_with_130(images, monkeypatch):
     monkeypatch.setattr(npsiglip.SigLIP, "from_pretrained", interrupt)
     result = run("classify", "one.png", "-l", "a")
     assert (result.exit_code, result.output) == (130, "")
+
+
+@pytest.mark.parametrize("folder, code", [(TINY, 0), ("nowhere", 1)])
+def test_what_was_loaded_is_not_collected_and_the_rest_is(images, monkeypatch, folder, code):
+    load, before, states = npsiglip.SigLIP.from_pretrained, gc.get_freeze_count(), []
+    monkeypatch.setattr(npsiglip.SigLIP, "from_pretrained", lambda *a: (states.append(gc.isenabled()), load(*a))[1])
+    assert run("embed", "a", "-o", "x.npy", model=folder).exit_code == code
+    assert states == [False]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before
+    gc.unfreeze()
 
 
 def test_a_bug_keeps_its_traceback(images, monkeypatch):
@@ -214,13 +227,112 @@ def test_compiling_is_told_once(images, monkeypatch, compile_some, cache, stderr
     assert (result.exit_code, result.stderr) == (0, stderr)
 
 
+# What is computed in
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """The tiny model in 8 bits, as the command writes it."""
+    folder = tmp_path_factory.mktemp("quantized") / "tiny"
+    result = run("quantize", TINY, "-o", folder, model=None)
+    assert (result.exit_code, result.stdout) == (0, "")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_dtype(images, dtype):
+    expected = npsiglip.SigLIP.from_pretrained(TINY, dtype=dtype)
+    result = run("classify", *images, *LABEL_OPTIONS, "--json", "--dtype", dtype)
+    assert [entry["scores"] for entry in json.loads(result.stdout)] == expected.classify(images, LABELS)
+    assert run("embed", images[0], "-o", "x.safetensors", "--dtype", dtype).exit_code == 0
+    np.testing.assert_array_equal(load_file("x.safetensors")["embeddings"], expected.encode_image(images[0]))
+    with safe_open("x.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["dtype"]) == dtype
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "int8"]])
+def test_a_quantised_model_gives_what_the_original_gives_in_int8(images, quantized, options):
+    original = run("classify", *images, *LABEL_OPTIONS, "--json", "--dtype", "int8").stdout
+    result = run("classify", *images, *LABEL_OPTIONS, "--json", *options, model=quantized)
+    assert (result.exit_code, result.stderr, result.stdout) == (0, "", original)
+    assert original != run("classify", *images, *LABEL_OPTIONS, "--json").stdout
+    for model, output in ((TINY, "original.npy"), (quantized, "quantised.npy")):
+        assert run("embed", "a cat", images[0], "-o", output, "--dtype", "int8", model=model).exit_code == 0
+    assert Path("original.npy").read_bytes() == Path("quantised.npy").read_bytes()
+
+
+@pytest.mark.parametrize("command", [["classify", "one.png", "-l", "a"], ["embed", "a", "-o", "x.npy"]])
+def test_a_dtype_that_cannot_be(images, quantized, command):
+    for model in (TINY, quantized, "nowhere"):
+        result = run(*command, "--dtype", "float16", model=model)
+        assert_refused(result, "dtype must be one of float32, bfloat16, int8; got 'float16'")
+    assert_refused(run(*command, "--dtype", "bfloat16", model=quantized), "quantised to int8", "leave dtype out")
+    assert not Path("x.npy").exists()
+
+
+# quantize
+
+
+def test_quantize_tells_the_sizes(images):
+    result = run("quantize", TINY, "-o", "tiny-int8", model=None)
+    before, after = ((f / "model.safetensors").stat().st_size for f in (TINY, Path("tiny-int8")))
+    megabytes = f"{after / 1e6:.1f} MB of weights, {after / before:.0%} of the {before / 1e6:.1f} MB of {TINY}"
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"tiny-int8: int8, {megabytes}\n"
+
+
+BAD_QUANTIZATIONS = {
+    "no model": (["nowhere", "-o", "new"], ["nowhere does not exist"]),
+    "quantised": (["quantised", "-o", "new"], ["quantised is quantised already", "expected the original"]),
+    "itself": (["model", "-o", "model"], ["model is the model itself", "choose another folder"]),
+    "another": (["model", "-o", "quantised"], ["quantised already holds a model (config.json, model.safetensors)"]),
+    "a file": (["model", "-o", "one.png"], ["one.png cannot be written"]),
+    "below a file": (["model", "-o", "one.png/new"], ["one.png/new cannot be written"]),
+    "NaN": (["damaged", "-o", "new"], [FC1, "1 of 1,872 values not finite"]),
+}
+
+
+@pytest.mark.parametrize("args, phrases", BAD_QUANTIZATIONS.values(), ids=BAD_QUANTIZATIONS)
+def test_what_is_not_quantised(images, quantized, args, phrases):
+    shutil.copytree(quantized, "quantised")
+    for name in ("model", "damaged"):
+        shutil.copytree(TINY, name)
+    change_weights(set_nan)(Path("damaged"))
+    before = sorted(Path().rglob("*"))
+    assert_refused(run("quantize", *args, model=None), *phrases)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("args", [["quantize"], ["quantize", "model"], ["quantize", "-o", "x"]])
+def test_quantize_wants_both_folders(args):
+    result = run(*args, model=None)
+    assert result.exit_code == 2
+    assert "Missing" in result.stderr
+
+
 # A terminal
+
+
+def on_terminal(args, **options):
+    """Exit code, stdout, and what a terminal shows of stderr."""
+    import pty
+
+    leader, terminal = pty.openpty()
+    options = {"stdout": subprocess.PIPE, "stderr": terminal, "text": True, **options}
+    env = environment(TERM="xterm", COLUMNS="80")
+    with subprocess.Popen([sys.executable, *args], env=env, **options) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+            while part := os.read(leader, 4096):
+                shown += part
+        os.close(leader)
+        stdout = process.stdout.read()
+    return process.returncode, stdout, shown.decode()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
 def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
-    import pty
-
     script = (
         "import sys, npsiglip.kernels.jit as jit, npsiglip.model as model, contextlib\n"
         "from npsiglip.cli import main\n"
@@ -231,24 +343,24 @@ def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
         "jit.on_compile, model.TOKENS_PER_PASS = on_compile, 25\n"  # one image in a pass
         "main()"
     )
-    args = [sys.executable, "-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", str(TINY)]
-    leader, terminal = pty.openpty()
-    env = environment(TERM="xterm", COLUMNS="80")
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=terminal, env=env, text=True) as process:
-        os.close(terminal)
-        shown = b""
-        with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
-            while part := os.read(leader, 4096):
-                shown += part
-        os.close(leader)
-        stdout = process.stdout.read()
-    shown = shown.decode()
-    assert process.returncode == 0
+    args = ["-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", str(TINY)]
+    returncode, stdout, shown = on_terminal(args)
+    assert returncode == 0
     assert [entry["image"] for entry in json.loads(stdout)] == images
     for phrase in ("Loading the model", "Compiling kernels (first run only): linear", "Images", "1/3", "0:00:0"):
         assert phrase in shown
     assert "score" not in shown
     assert shown.endswith("\x1b[2K")  # nothing is left
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
+def test_progress_of_quantize(tmp_path):
+    args = ["-m", "npsiglip", "quantize", str(TINY), "-o", str(tmp_path / "new")]
+    returncode, _, shown = on_terminal(args, cwd=tmp_path)
+    assert returncode == 0
+    for phrase in ("Quantising image.patch_embed", "0/125"):
+        assert phrase in shown
+    assert "int8, 0.2 MB" in shown.rsplit("\x1b[2K")[-1]  # what is left
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -516,7 +628,7 @@ def test_embed_safetensors(images, model, options, normalize):
         assert list(file.keys()) == ["embeddings"]
         np.testing.assert_array_equal(file.get_tensor("embeddings"), expected_embeddings(model, normalize))
     kinds = ["text", "image", "text", "image", "image"]
-    assert metadata == {"inputs": MIXED, "kinds": kinds, "normalized": normalize}
+    assert metadata == {"inputs": MIXED, "kinds": kinds, "normalized": normalize, "dtype": "float32"}
 
 
 def test_embed_as_text(images, model):

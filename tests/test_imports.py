@@ -49,11 +49,15 @@ def test_no_circles():
 
 
 def layer(name):
-    """0 at the bottom. Kernels know arrays only; the engine is above them, the model above it, commands on top."""
+    """0 at the bottom. Kernels know arrays only; the engine is above them, the model above it, commands on top.
+
+    Between kernels and engine: parameters and files, what quantised ones hold, then checkpoints and layers.
+    """
     parts = name.split(".")
     if len(parts) > 1 and parts[1] in ("reference", "kernels", "cli", "bench"):
-        return {"reference": 0, "kernels": 1, "bench": 5, "cli": 6}[parts[1]]
-    return {"engine": 3, "loss": 3, "model": 4, "__main__": 7}.get(parts[-1], 2)
+        return {"reference": 0, "kernels": 1, "bench": 7, "cli": 8}[parts[1]]
+    above = {"quantized": 3, "layers": 4, "checkpoint": 4, "engine": 5, "loss": 5, "model": 6, "quantizer": 6}
+    return 9 if parts[-1] == "__main__" else above.get(parts[-1], 2)
 
 
 @pytest.mark.parametrize("name", sorted(GRAPH))

@@ -1,113 +1,25 @@
-"""Every kernel against its plain twin in float64, on awkward sizes, with nothing written outside of `out`.
+"""Small kernels against their plain twins in float64, on awkward sizes; and what all kernels have in common.
 
-Tolerances are relative L2 errors. A chain of K fused multiply-adds in float32 has a random error of about
-2^-25 sqrt(K / 3) of the result (docs/numerics.md); kernels add their last rounding. The bounds below are 4 times that.
+Products, attention and quantisation have files of their own (test_tile.py, test_gemm.py, test_attention.py,
+test_quantize.py), as have the operations that kernels are written in (test_vector.py, test_vector_math.py).
 """
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from arrays import NO_MASK, NO_PROBS, NONE, UNIT, guarded, normal, panels_of, to_bits
+from golden_data import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 
-from npsiglip.kernels import attention, gemm, layer_norm, map_pool, patch_embed, similarity, tile
-from npsiglip.kernels.jit import thread_count
-from npsiglip.metrics import relative_l2
+from npsiglip.kernels import attention, gemm, layer_norm, map_pool, patch_embed, similarity, tasks
+from npsiglip.kernels.jit import max_threads, thread_count
 from npsiglip.reference import model
 
-NONE = np.empty((0, 0), np.float32)
-NO_PROBS = np.empty((0, 0, 0, 0), np.float32)
-UNIT = 2.0**-24
-
-sizes = st.integers(1, 70)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def guarded(*shape):
-    """An array inside a larger one filled with a sentinel, and a check that the surroundings are untouched."""
-    size = int(np.prod(shape))
-    whole = np.full(size + 64, np.float32(12345.0))
-    view = whole[32 : 32 + size].reshape(shape)
-
-    def check():
-        assert np.all(whole[:32] == 12345.0), "written before the array"
-        assert np.all(whole[32 + size :] == 12345.0), "written behind the array"
-
-    return view, check
-
-
-def chain_bound(k):
-    """4 times the random error of one chain of min(k, K_BLOCK) terms, the sum of chains, and the last rounding."""
-    return 4 * UNIT * (1 + np.sqrt(min(k, gemm.K_BLOCK) / 3) + np.sqrt(k / gemm.K_BLOCK))
-
-
-def packed(w):
-    panels = np.full(gemm.packed_size(*w.shape), np.nan, np.float32)
-    packable = np.ascontiguousarray(w.T)
-    packable.flags.writeable = False
-    part = w.shape[1] // 3  # in two calls, as layers beside each other are
-    for first, last in ((0, part), (part, w.shape[1])):
-        if last > first:
-            gemm.pack(packable[first:last], first, w.shape[1], panels)
-    return panels
-
-
-@given(sizes, st.integers(1, 200), st.integers(1, 110), seeds)
-def test_linear(m, k, n, seed):
-    x, w, b = normal(seed, m, k), normal(seed + 1, k, n), normal(seed + 2, n)
-    out, check = guarded(m, n)
-    gemm.linear(x, packed(w), b, gemm.NO_ACTIVATION, NONE, NONE, out)
-    check()
-    reference = x.astype(np.float64) @ w + b
-    assert np.linalg.norm(out - reference) <= chain_bound(k) * np.linalg.norm(np.abs(x) @ np.abs(w) + np.abs(b))
-
-
-@given(sizes, sizes, st.integers(1, 110), st.sampled_from([1, 2, 5]), seeds)
-def test_linear_fused_steps_are_the_separate_ones(m, k, n, period, seed):
-    """GELU and residual in the tile give the bits of linear, GELU and addition one after the other."""
-    m *= period
-    x, w, b, residual = (
-        normal(seed, m, k),
-        normal(seed + 1, k, n),
-        normal(seed + 2, n),
-        normal(seed + 3, m // period, n),
-    )
-    panels = packed(w)
-    plain = np.empty((m, n), np.float32)
-    gemm.linear(x, panels, b, gemm.NO_ACTIVATION, NONE, NONE, plain)
-    before, check_before = guarded(m, n)
-    out, check = guarded(m, n)
-    gemm.linear(x, panels, b, gemm.GELU_TANH, residual, before, out)
-    check()
-    check_before()
-    np.testing.assert_array_equal(before, plain)
-    activated = np.empty_like(plain)
-    gemm.linear(x, panels, b, gemm.GELU_TANH, NONE, NONE, activated)
-    np.testing.assert_array_equal(out, np.tile(residual, (period, 1)) + activated)
-    assert relative_l2(activated, model.gelu_tanh(plain.astype(np.float64))) < 2 * UNIT
-
-
-def test_linear_may_add_to_its_own_output():
-    x, w, b, stream = normal(0, 9, 20), normal(1, 20, 33), normal(2, 33), normal(3, 9, 33)
-    panels = packed(w)
-    out = np.empty_like(stream)
-    gemm.linear(x, panels, b, gemm.NO_ACTIVATION, stream, NONE, out)
-    gemm.linear(x, panels, b, gemm.NO_ACTIVATION, stream, NONE, stream)
-    np.testing.assert_array_equal(stream, out)
-
-
-@given(st.integers(1, 600), st.integers(1, 150), seeds)
-def test_linear_row_has_the_same_bits_in_any_batch(m, k, seed):
-    x, w, b = normal(seed, m, k), normal(seed + 1, k, 50), normal(seed + 2, 50)
-    panels = packed(w)
-    whole, alone = np.empty((m, 50), np.float32), np.empty((1, 50), np.float32)
-    gemm.linear(x, panels, b, gemm.GELU_TANH, NONE, NONE, whole)
-    row = seed % m
-    gemm.linear(x[row : row + 1].copy(), panels, b, gemm.GELU_TANH, NONE, NONE, alone)
-    np.testing.assert_array_equal(alone[0], whole[row])
 
 
 @given(st.integers(1, 40), st.integers(2, 300), seeds, st.sampled_from([0.0, 100.0]))
@@ -119,66 +31,10 @@ def test_layer_norm(m, d, seed, offset):
     reference = model.layer_norm(x.astype(np.float64), scale.astype(np.float64), b.astype(np.float64), 1e-6)
     # One rounding at the end; the variance loses 2^-52 (1 + mean^2 / var), and var of few values may be small.
     np.testing.assert_allclose(out, reference, rtol=2 * UNIT, atol=1e-5 * UNIT * offset**2 + 1e-30)
-
-
-@given(st.integers(1, 3), st.integers(1, 60), st.integers(1, 3), st.integers(1, 40), seeds)
-def test_attention(n, length, num_heads, head_dim, seed):
-    check_attention(n, length, num_heads, head_dim, seed)
-
-
-@pytest.mark.parametrize("length", [attention.KEY_TILE - 1, attention.KEY_TILE, attention.KEY_TILE + 1, 900])
-def test_attention_over_several_tiles_of_keys(length):
-    check_attention(1, length, 2, 24, length)
-
-
-def check_attention(n, length, num_heads, head_dim, seed):
-    width = num_heads * head_dim
-    qkv = 2 * normal(seed, n * length, 3 * width)
-    scratch = np.full(attention.scratch_size(n, length, num_heads, head_dim), np.nan, np.float32)
-    probs, check_probs = guarded(n, num_heads, length, length)
-    out, check = guarded(n * length, width)
-    attention.attention(qkv, length, num_heads, scratch, probs, out)
+    narrow, check = guarded(m, d, dtype=np.uint16)
+    layer_norm.layer_norm(x, scale, b, 1e-6, narrow)
     check()
-    check_probs()
-    q, k, v = (
-        model.split_heads(part.reshape(n, length, width), num_heads)
-        for part in np.split(qkv.astype(np.float64), 3, axis=1)
-    )
-    scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(head_dim)
-    reference = model.softmax(scores)
-    # A score's absolute error is the relative error of its exponential.
-    score_error = chain_bound(head_dim) * np.abs(q).max() * np.abs(k).max() * np.sqrt(head_dim) + 8 * UNIT
-    np.testing.assert_allclose(probs, reference, rtol=2 * score_error, atol=1e-30)
-    expected = model.merge_heads(reference @ v).reshape(out.shape)
-    assert np.abs(out - expected).max() <= (2 * score_error + chain_bound(length)) * np.abs(v).max()
-    quiet = np.empty_like(out)
-    attention.attention(qkv, length, num_heads, scratch, NO_PROBS, quiet)
-    np.testing.assert_array_equal(quiet, out)
-
-
-def test_attention_survives_scores_that_exp_cannot_take():
-    """Scores of +-1e4: the running maximum keeps exp in range, across tiles of keys too."""
-    length, width = 2 * attention.KEY_TILE + 5, 16
-    qkv = normal(1, length, 3 * width)
-    qkv[:, : 2 * width] *= 50
-    scratch = np.empty(attention.scratch_size(1, length, 1, width), np.float32)
-    out = np.empty((length, width), np.float32)
-    attention.attention(qkv, length, 1, scratch, NO_PROBS, out)
-    q, k, v = np.split(qkv.astype(np.float64), 3, axis=1)
-    assert relative_l2(out, model.softmax(q @ k.T / 4) @ v) < 1e-3  # scores of 1e4 have errors of 1e-3
-
-
-def test_attention_where_every_score_is_far_below_zero():
-    """The lanes behind the last key must not take part in the maximum: exp would underflow for every key."""
-    length, width = 21, 16
-    qkv = normal(2, length, 3 * width)
-    qkv[:, :width] += 20
-    qkv[:, width : 2 * width] -= 20  # scores of about -1600
-    scratch = np.empty(attention.scratch_size(1, length, 1, width), np.float32)
-    out = np.empty((length, width), np.float32)
-    attention.attention(qkv, length, 1, scratch, NO_PROBS, out)
-    q, k, v = np.split(qkv.astype(np.float64), 3, axis=1)
-    assert relative_l2(out, model.softmax(q @ k.T / 4) @ v) < 1e-3  # scores of 6400 have errors of 1e-3
+    np.testing.assert_array_equal(narrow, to_bits(out))
 
 
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 4), st.integers(1, 40), seeds)
@@ -199,16 +55,22 @@ def test_map_pool(n, length, num_heads, head_dim, seed):
     np.testing.assert_allclose(probs, reference, rtol=2 * UNIT, atol=1e-30)
     # Rounded once, but for cancellation in the weighted sum.
     assert np.abs(out - model.merge_heads(reference @ v)[:, 0]).max() <= 2 * UNIT * np.abs(v).max()
+    narrow, check = guarded(n, width, dtype=np.uint16)
+    map_pool.map_pool(q, kv, length, num_heads, probs, narrow)
+    check()
+    np.testing.assert_array_equal(narrow, to_bits(out))
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), seeds)
 def test_extract_patches(n, patch_size, rest, grid, seed):
+    """The reference's patches, (channel, row, column) instead of (row, column, channel)."""
     side = patch_size * grid + min(rest, patch_size - 1)
     pixels = normal(seed, n, 3, side, side)
     out, check = guarded(n * grid * grid, patch_size * patch_size * 3)
     patch_embed.extract_patches(pixels, patch_size, out)
     check()
-    np.testing.assert_array_equal(out, model.extract_patches(pixels, patch_size).reshape(out.shape))
+    expected = model.extract_patches(pixels, patch_size).reshape(-1, patch_size, patch_size, 3)
+    np.testing.assert_array_equal(out, expected.transpose(0, 3, 1, 2).reshape(out.shape))
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 100), seeds)
@@ -223,41 +85,125 @@ def test_unit_vectors_and_logits(n, k, d, seed):
     np.testing.assert_allclose(out, expected, rtol=2 * UNIT, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 13])
-def test_tile_with_any_strides_adds_to_what_it_holds(dtype, rows):
-    from numba import njit
-
-    units = 1 if dtype == np.float64 else tile.UNITS_F32
-
-    @njit
-    def run(rows, units, a, a_start, row_stride, k_stride, panel, k, k_block, out, out_stride):
-        tile.add_product(rows, units, a, a_start, row_stride, k_stride, panel, 16, k, k_block, out, 3, out_stride)
-
-    rng = np.random.default_rng(rows)
-    k, width = 29, 16 * units
-    a = rng.integers(-4, 5, (k, rows + 2)).astype(dtype)  # small whole numbers: every sum is exact
-    panel = rng.integers(-4, 5, 16 + k * width).astype(dtype)
-    out = rng.integers(-4, 5, 3 + rows * (width + 5)).astype(dtype)
-    expected = out.copy()
-    block = expected[3:].reshape(rows, width + 5)[:, :width]
-    block += a[:, 1 : rows + 1].T @ panel[16:].reshape(k, width)
-    run(rows, units, a, 1, 1, rows + 2, panel, k, 11, out, width + 5)
-    np.testing.assert_array_equal(out, expected)
+# -- threads ------------------------------------------------------------------------------------------------------
 
 
-def test_every_kernel_gives_the_same_bits_on_one_and_two_threads():
+@njit(nogil=True, error_model="numpy")
+def count_tasks(row, threads):
+    taken = tasks.array_at(tasks.number(row, 0), tasks.number(row, 1), np.int64(0))
+    task = tasks.take(row)
+    while task < taken.size:
+        taken[task] += 1
+        task = tasks.take(row)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 100_000])
+def test_every_task_is_taken_once(count):
+    """However often it is done: the counter starts anew."""
+    taken = np.zeros(count, np.int64)
+    for times in (1, 2):
+        tasks.launch(tasks.worker_address(count_tasks), count, (taken.ctypes.data, count), (taken,))
+        assert np.all(taken == times)
+
+
+def test_a_program_does_again_what_was_recorded():
+    """In the order in which it was recorded, with whatever the arrays hold by then; nothing is done meanwhile."""
+    x, w, b, scale = normal(0, 20, 33), normal(1, 33, 33), normal(2, 33), normal(3, 33)
+    panels, out, normed = panels_of(w, "float32"), np.zeros((20, 33), np.float32), np.zeros((20, 33), np.float32)
+
+    def block():
+        gemm.linear(x, panels, gemm.NO_SCALES, b, gemm.GELU_TANH, NONE, NONE, out)
+        layer_norm.layer_norm(out, scale, b, 1e-6, normed)
+        gemm.linear(normed, panels, gemm.NO_SCALES, b, gemm.NO_ACTIVATION, out, NONE, out)
+
+    program = tasks.Program()
+    with tasks.recording(program):
+        block()
+    assert not out.any()
+    for seed in (4, 5):
+        x[:] = normal(seed, 20, 33)
+        program.run()
+        recorded = out.copy()
+        block()
+        np.testing.assert_array_equal(recorded, out)
+
+
+def test_the_kernels_of_a_block_give_the_same_bits_on_any_threads():
     m, length = 600, 150  # several blocks of rows and of queries
     x, w, b = normal(0, m, 130), normal(1, 130, 192), normal(2, 192)
-    panels, results = packed(w), []
-    scratch = np.empty(attention.scratch_size(4, length, 4, 16), np.float32)
-    for threads in (1, 2):
+    panels, results = panels_of(w, "float32"), []
+    for threads in range(1, max_threads() + 1):
         hidden, normed = np.empty((m, 192), np.float32), np.empty((m, 192), np.float32)
         mixed = np.empty((m, 64), np.float32)
         with thread_count(threads):
-            gemm.linear(x, panels, b, gemm.GELU_TANH, NONE, NONE, hidden)
+            gemm.linear(x, panels, gemm.NO_SCALES, b, gemm.GELU_TANH, NONE, NONE, hidden)
             layer_norm.layer_norm(hidden, b, b, 1e-6, normed)
-            attention.attention(normed, length, 4, scratch, NO_PROBS, mixed)
+            attention.attention(normed, length, 4, 0, NO_MASK, NO_PROBS, mixed)
         results.append((hidden, normed, mixed))
-    for one, two in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+# Every array, read or written, ends where memory that nobody may touch begins.
+AT_THE_END_OF_MEMORY = """
+import ctypes, mmap, sys
+sys.path.insert(0, "tests")
+import numpy as np
+from arrays import NO_MASK, NO_PROBS, NONE, normal, panels_of, read_only, stored, whole_steps
+from npsiglip.kernels import attention, gemm, layer_norm, map_pool, pack, quantize
+
+def at_end(a):
+    size = -(-a.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    region = np.frombuffer(mmap.mmap(-1, size + mmap.PAGESIZE), np.uint8)
+    forbidden = ctypes.c_void_p(region.ctypes.data + size)
+    assert ctypes.CDLL(None).mprotect(forbidden, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    view = region[size - a.nbytes : size].view(a.dtype).reshape(a.shape)
+    view[:] = a
+    return view
+
+def new(*shape, dtype=np.float32):
+    return at_end(np.zeros(shape, dtype))
+
+for m, k, n in ((1, 1, 1), (3, 5, 17), (9, 66, 47), (21, 130, 50)):
+    x, w, b, residual = (at_end(normal(i, *shape)) for i, shape in enumerate(((m, k), (k, n), (n,), (m, n))))
+    q, scale, zero = at_end(whole_steps(np.zeros((m, k), np.uint8), "int8")), new(m), new(m, dtype=np.int32)
+    quantize.quantize_rows(x, q, scale, zero)
+    q_w, scale_w, total = new(n, q.shape[1], dtype=np.uint8), new(n), new(n, dtype=np.int32)
+    quantize.quantize_weights(read_only(at_end(np.ascontiguousarray(w.T))), q_w, scale_w, total)
+    bits, bits_w = new(m, k + k % 2, dtype=np.uint16), new(n, k + k % 2, dtype=np.uint16)
+    pack.to_bf16(x, bits)
+    pack.to_bf16(read_only(at_end(np.ascontiguousarray(w.T))), bits_w)
+    for dtype, values, lanes in (
+        ("float32", x, at_end(np.ascontiguousarray(w.T))), ("bfloat16", bits, bits_w), ("int8", q, q_w)
+    ):
+        panels = new(*pack.panels_shape(k, n, dtype), dtype=np.uint32)
+        pack.pack(read_only(lanes.view(np.uint32)), 0, panels)
+        scales = (scale, zero, scale_w, total) if dtype == "int8" else gemm.NO_SCALES
+        for out_dtype in (np.float32, np.uint16):
+            for rest in ((NONE, NONE), (residual, new(m, n))):
+                gemm.linear(values, read_only(panels), scales, b, gemm.GELU_TANH, *rest, new(m, n, dtype=out_dtype))
+    layer_norm.layer_norm(x, at_end(x[0]), at_end(x[0]), 1e-6, new(m, k))
+
+for length, heads, head_dim in ((1, 1, 2), (17, 2, 6), (131, 1, 20)):
+    for dtype in (np.float32, np.uint16):
+        qkv, valid = at_end(stored(normal(0, length, 3 * heads * head_dim), dtype)), new(1, length, dtype=np.uint8)
+        valid[:, 0] = 1
+        first = length // 2
+        for first, mask, probs in ((0, NO_MASK, NO_PROBS), (first, valid, new(1, heads, length - first, length))):
+            out = new(length - first, heads * head_dim, dtype=dtype)
+            attention.attention(qkv, length, heads, first, mask, probs, out)
+    width = heads * head_dim
+    kv = at_end(normal(0, length, 2 * width))
+    map_pool.map_pool(at_end(normal(1, width)), kv, length, heads, new(1, heads, 1, length), new(1, width))
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect")
+def test_nothing_is_read_or_written_behind_an_array():
+    command = [sys.executable, "-c", AT_THE_END_OF_MEMORY]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr

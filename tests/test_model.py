@@ -11,6 +11,7 @@ from PIL import Image
 import npsiglip
 from npsiglip import InputError, SigLIP
 from npsiglip.kernels.jit import max_threads
+from npsiglip.layers import DTYPES
 from npsiglip.metrics import relative_l2
 from npsiglip.params import random_params
 from npsiglip.reference import siglip, text_tower
@@ -326,3 +327,34 @@ def test_callers_in_several_threads(tiny_folder, layer):
 def test_ids_shorter_than_the_position_table(model, ids, length, tiny_params, tiny_config):
     reference = text_tower(tiny_params, tiny_config.text, ids[:, :length])
     assert relative_l2(model.encode_text(ids[:, :length], normalize=False), reference) < FLOAT32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [48, 36])
+def test_text_tower_computes_only_what_is_read(dtype, width):
+    """Without a trace the last block is for the last token alone: the bits of a pass that computes them all.
+
+    The first pass runs from Python, the second is recorded, the third repeats it. Heads of 12, and of 9, which bfloat16
+    cannot take in pairs.
+    """
+    text = npsiglip.TextConfig(
+        width=width, depth=2, num_heads=4, mlp_dim=50, seq_len=130, vocab_size=40, projection_dim=21
+    )
+    config = npsiglip.SigLIPConfig(image=None, text=text)
+    model = SigLIP(config, random_params(config, seed=0), dtype=dtype)
+    ids = np.random.default_rng(0).integers(0, 40, (3, 130))
+    for length in (130, 1, 2, 17):
+        passes = [model.encode_text(ids[:, :length], normalize=False) for _ in range(3)]
+        whole = model.trace(texts=ids[:, :length])
+        assert whole["text.blocks.01.+mlp"].shape == (3, length, width)
+        for some in passes:
+            np.testing.assert_array_equal(some, whole["text.head"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_tracing_does_not_change_a_bit_in_other_dtypes(tiny_folder, pixels, ids, dtype):
+    model = SigLIP.from_pretrained(tiny_folder, dtype=dtype)
+    trace = model.trace(pixels, ids)
+    for _ in range(2):
+        np.testing.assert_array_equal(trace["image.pooled"], model.encode_image(pixels, normalize=False))
+        np.testing.assert_array_equal(trace["text.head"], model.encode_text(ids, normalize=False))

@@ -20,7 +20,7 @@ CHAINS = ROWS * UNITS
 BLOCK = 1 << 16
 
 
-def operations_per_step(dtype):
+def operations_per_step(dtype: str) -> int:
     """What a step of all chains does: a multiplication and an addition for each number in each lane."""
     return 2 * LANES * CHAINS * PER_STEP[dtype]
 

@@ -1,8 +1,9 @@
 """Who runs when: every engine in a process of its own, one run each in turn, round after round.
 
-Before anything is timed, the outputs are compared: a fast engine that computes something else is not worth timing.
-The order within a round is another one each time, so that nobody always runs after the same neighbour. After each
-change of process there is a pause, in which the threads of the last one stop spinning and go to sleep.
+Before anything is timed, the outputs are compared with ours in float32: a fast engine that computes something else is
+not worth timing. The order within a round is another one each time, so that nobody always runs after the same
+neighbour. After each change of process there is a pause, in which the threads of the last one stop spinning and go to
+sleep.
 """
 
 from __future__ import annotations
@@ -11,31 +12,40 @@ import contextlib
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from npsiglip.bench import machine
 from npsiglip.bench.cases import SEED, Case, random_inputs
 from npsiglip.bench.flop import case_flop
-from npsiglip.bench.peers import Engine, limits_engine, own_engine
+from npsiglip.bench.peers import Engine, leave_out, limits_engine, own_engine
 from npsiglip.bench.process import MissingModule, Worker
 from npsiglip.bench.results import CaseResult, Report, Timing
 from npsiglip.bench.stats import ratio, summarize
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.metrics import relative_l2
+from npsiglip.model import check_dtype
 from npsiglip.params import count_params
 
 PAUSE = 0.03  # seconds; threads of GNU's OpenMP were seen to spin for up to 10 ms after a run
 WARMUP = 3  # runs
 
-# The largest relative L2 between embeddings of one computation. Float32 engines were seen up to 6e-6 apart on
-# B/16-224; a swapped axis, a lost bias or another GELU makes 1e-3 and more.
-AGREEMENT = {"float32": 1e-4}
+# The largest relative L2 from the embeddings in float32 to one engine's, in each dtype. Seen with random weights of
+# B/16-224 and So400m/14-384, image:1, text:1 and text:8:
+# float32   up to 7e-6. A swapped axis, a lost bias or another GELU makes 1e-3 and more.
+# bfloat16  0.02 to 0.08, transformers and OpenVINO alike.
+# int8      0.08 to 0.23, ONNX Runtime. The bound only tells this from nonsense: zeros are 1 away, other texts 1.1,
+#           pixels with swapped axes 0.7. With outliers in the activations, scales for whole matrices do worse.
+AGREEMENT = {"float32": 1e-4, "bfloat16": 0.2, "int8": 0.5}
+
+# How many threads libraries of linear algebra start, unless they are told otherwise later on.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Say = Callable[[str, str], None]
 """Told what is being done: a stage, and a detail of it that changes often."""
@@ -53,9 +63,12 @@ class Bench:
         say: told what is being done.
         dtype: what the engines compute in.
         name: of the model, for the report; None: the folder.
+        left_out: peers that are not among the engines, and why, for the report.
+
+    An optional engine whose packages are not installed is left out, with a warning.
 
     Raises:
-        InputError: more threads than cores, or an engine whose packages are not installed.
+        InputError: more threads than cores, a dtype that is not known, or an engine whose packages are not installed.
         WorkerError: an engine fails.
     """
 
@@ -69,17 +82,26 @@ class Bench:
         say: Say = lambda stage, detail: None,
         dtype: str = "float32",
         name: str | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         machine.check_threads(threads)
-        self.config, self.threads, self.dtype, self.say = config, threads, dtype, say
-        self.name = name or str(folder)
+        check_dtype(dtype)
+        self.folder, self.config, self.reference = str(folder), config, engines[0]
+        if dtype != "float32":
+            self.reference = replace(self.reference, name=f"{self.reference.name} in float32")
+        self.threads, self.dtype, self.say = threads, dtype, say
+        self.name, self.left_out = name or self.folder, dict(left_out or {})
         self.machine = machine.describe()
         self.about: dict[str, dict[str, str]] = {}
+        self._exporters: dict[str, Worker] = {}
+        self._exported: set[str] = set()
         self._stack = contextlib.ExitStack()
         try:
             self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="npsiglip-bench-")))
-            self.workers = [self._start(engine, str(folder)) for engine in engines]
-            self._limits = self._start(limits, str(folder))
+            self._exports = self._scratch / "exports"
+            self._exports.mkdir()
+            self.workers = list(self._start(engines))
+            self._limits = self._load(limits)
             self._limit_work = {
                 name: self._limits.ask("prepare", case=name, inputs=None)["work"]
                 for name in dict.fromkeys(("multiply_add:1", f"multiply_add:{threads}", f"read:{threads}"))
@@ -94,19 +116,44 @@ class Bench:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _start(self, engine: Engine, folder: str) -> Worker:
+    @contextlib.contextmanager
+    def _loaded(self, engine: Engine, folder: str, dtype: str) -> Iterator[Worker]:
+        """A worker that has loaded the folder."""
         stage = f"starting {engine.name}"
         self.say(stage, "")
-        worker = Worker(engine.name, engine.command, engine.environment, lambda detail: self.say(stage, detail))
-        self._stack.enter_context(worker)
-        try:
-            self.about[engine.name] = worker.ask("load", folder=folder, dtype=self.dtype, threads=self.threads)["about"]
-        except MissingModule as error:
-            raise InputError(
-                f"{engine.name} cannot be timed: {engine.command[0]} has no module {error.args[1]!r}; install it "
-                f"there ({engine.install}), or pass --peer-python PATH, a Python that has it"
-            ) from None
+        variables = {**dict.fromkeys(THREAD_VARIABLES, str(self.threads)), "TMPDIR": str(self._scratch)}
+        with Worker(
+            engine.name, engine.command, {**variables, **engine.environment}, lambda detail: self.say(stage, detail)
+        ) as worker:
+            answer = worker.ask("load", folder=folder, dtype=dtype, threads=self.threads)
+            self.about[engine.name] = answer["about"]
+            yield worker
+
+    def _load(self, engine: Engine) -> Worker:
+        """A worker, and that of its exporter; engines whose exporters have the same name share it."""
+        exporter = engine.exporter
+        folder = str(self._exports) if exporter else self.folder
+        with contextlib.ExitStack() as stack:
+            worker = stack.enter_context(self._loaded(engine, folder, self.dtype))
+            if exporter and exporter.name not in self._exporters:
+                loaded = self._loaded(exporter, self.folder, "float32")
+                self._exporters[exporter.name] = stack.enter_context(loaded)
+            self._stack.enter_context(stack.pop_all())
         return worker
+
+    def _start(self, engines: Sequence[Engine]) -> Iterator[Worker]:
+        """The workers of all engines but those that are left out."""
+        for engine in engines:
+            try:
+                yield self._load(engine)
+            except MissingModule as error:
+                self.about.pop(engine.name, None)
+                reason = f"{engine.command[0]} has no module {error.args[1]!r}; install it there ({engine.install})"
+                if not engine.optional:
+                    raise InputError(
+                        f"{engine.name} cannot be timed: {reason}, or pass --peer-python PATH, a Python that has it"
+                    ) from None
+                leave_out(self.left_out, engine.name, reason)
 
     def run(self, cases: Sequence[Case], rounds: int) -> Report:
         """Time all cases.
@@ -118,43 +165,71 @@ class Bench:
         """
         if rounds < 1 or not cases:
             raise InputError(f"expected at least one round and one case, got {rounds} and {len(cases)}")
-        results = [self._time_case(case, rounds) for case in cases]
+        self._export(cases)
+        expected = self._expected(cases)
+        results = [self._time_case(case, rounds, expected.get(case)) for case in cases]
         model = {"name": self.name, "parameters": count_params(self.config), **asdict(self.config)}
         about = {name: about for name, about in self.about.items() if about}
-        return Report(self.machine, model, self.dtype, self.threads, rounds, about, results)
+        return Report(self.machine, model, self.dtype, self.threads, rounds, about, self.left_out, results)
 
-    def _prepare(self, case: Case) -> tuple[list[int], list[str]]:
-        """Make all engines ready: the shape of the inputs, and what each engine chose."""
-        inputs = random_inputs(case, self.config)
-        file = str(self._scratch / f"{case.tower}-{case.batch}.npy")
-        np.save(file, inputs)
-        settings = []
-        for worker in self.workers:
-            self.say(str(case), f"preparing {worker.name}")
-            worker.say = lambda detail: self.say(str(case), detail)
-            settings.append(worker.ask("prepare", case=str(case), inputs=file)["setting"])
-        return list(inputs.shape), settings
+    def _export(self, cases: Sequence[Case]) -> None:
+        """Write the towers of these cases for the engines that do not load the model folder itself."""
+        for tower in {case.tower: None for case in cases if case.tower not in self._exported}:
+            for worker in self._exporters.values():
+                self.say(f"exporting the {tower} tower", "")
+                worker.ask("export", tower=tower, folder=str(self._exports))
+            self._exported.add(tower)
 
-    def _compare(self, case: Case) -> list[float | None]:
-        """The relative L2 of each engine's embeddings to the first one's, None for that; refuses what is too far."""
-        outputs = []
+    def _expected(self, cases: Sequence[Case]) -> dict[Case, NDArray[Any]]:
+        """Our embeddings in float32, where another dtype is timed; their worker ends before anything is timed."""
+        if self.dtype == "float32":
+            return {}
+        expected = {}
+        with self._loaded(self.reference, self.folder, "float32") as worker:
+            for case in cases:
+                self._prepare(worker, case)
+                expected[case] = self._output(worker, case)
+        return expected
+
+    def _prepare(self, worker: Worker, case: Case) -> dict[str, Any]:
+        """Make an engine ready for a case, whose inputs are in the scratch folder then."""
+        self.say(str(case), f"preparing {worker.name}")
+        worker.say = lambda detail: self.say(str(case), detail)
+        file = self._scratch / f"{case.tower}-{case.batch}.npy"
+        if not file.exists():
+            np.save(file, random_inputs(case, self.config))
+        return worker.ask("prepare", case=str(case), inputs=str(file))
+
+    def _output(self, worker: Worker, case: Case) -> NDArray[Any]:
+        """The embeddings of a case that is ready."""
+        file = str(self._scratch / "output.npy")
+        worker.ask("output", case=str(case), file=file)
+        return np.asarray(np.load(file))
+
+    def _compare(self, case: Case, expected: NDArray[Any] | None) -> list[float | None]:
+        """The relative L2 of each engine's embeddings to what is expected; refuses what is too far.
+
+        Nothing expected: the first engine gives it, and has no distance.
+        """
+        ours = self.reference.name
+        distances: list[float | None] = []
         for worker in self.workers:
-            file = str(self._scratch / "output.npy")
-            worker.ask("output", case=str(case), file=file)
-            outputs.append(np.load(file))
-        distances: list[float | None] = [None]
-        for worker, output in zip(self.workers[1:], outputs[1:], strict=True):
-            if output.shape != outputs[0].shape:
+            output = self._output(worker, case)
+            if expected is None:
+                expected = output
+                distances.append(None)
+                continue
+            if output.shape != expected.shape:
                 raise NpsiglipError(
-                    f"{case}: {worker.name} gives embeddings {list(output.shape)}, {self.workers[0].name} "
-                    f"{list(outputs[0].shape)}; nothing was timed: they do not compute the same"
+                    f"{case}: {worker.name} gives embeddings {list(output.shape)}, {ours} {list(expected.shape)}; "
+                    "nothing was timed: they do not compute the same"
                 )
-            distance = relative_l2(output, outputs[0])
+            distance = relative_l2(output, expected)
             if not distance <= AGREEMENT[self.dtype]:  # nor NaN
                 raise NpsiglipError(
-                    f"{case}: the embeddings of {worker.name} and {self.workers[0].name} are {distance:.1e} apart "
-                    f"(relative L2; expected at most {AGREEMENT[self.dtype]:.0e}); nothing was timed: they do not "
-                    "compute the same. Do the versions of the engines fit the model?"
+                    f"{case}: the embeddings of {worker.name} and {ours} are {distance:.1e} apart (relative L2; "
+                    f"expected at most {AGREEMENT[self.dtype]:.0e}); nothing was timed: they do not compute the "
+                    "same. Do the versions of the engines fit the model?"
                 )
             distances.append(distance)
         return distances
@@ -178,9 +253,10 @@ class Bench:
                     times[key].append(worker.ask("time", case=name)["seconds"])
         return times
 
-    def _time_case(self, case: Case, rounds: int) -> CaseResult:
-        shape, settings = self._prepare(case)
-        distances = self._compare(case)
+    def _time_case(self, case: Case, rounds: int, expected: NDArray[Any] | None) -> CaseResult:
+        shape = list(random_inputs(case, self.config).shape)
+        settings = [self._prepare(worker, case)["setting"] for worker in self.workers]
+        distances = self._compare(case, expected)
         times = self._rounds(case, rounds)
         limits = {name: summarize([work / t / 1e9 for t in times[name]]) for name, work in self._limit_work.items()}
         limit = limits[f"multiply_add:{self.threads}"].median

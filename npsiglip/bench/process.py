@@ -26,6 +26,9 @@ class WorkerError(NpsiglipError):
 class MissingModule(WorkerError):
     """A worker's Python lacks a package, named by `args[1]`."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class Worker:
     """A running engine. Leaving its context ends it, whatever it is doing.
@@ -88,10 +91,10 @@ class Worker:
             answer = self._receive(do)
         if "ok" in answer:
             return dict(answer["ok"])
+        failed = f"the worker for {self.name} could not {do}"
         if answer.get("missing"):
-            raise MissingModule(f"{self.name}: {answer['error']}", answer["missing"])
-        reason = str(answer.get("error"))[:MAX_REASON]
-        raise WorkerError(f"the worker for {self.name} could not {do}: {reason}")
+            raise MissingModule(f"{failed}: {answer['error']}", answer["missing"])
+        raise WorkerError(f"{failed}: {str(answer.get('error'))[:MAX_REASON]}")
 
     def _receive(self, do: str) -> dict[str, Any]:
         """The next message."""

@@ -21,7 +21,7 @@ class Timing:
     of_limit: float
     """That, as a fraction of the limit of as many threads, measured in the same rounds."""
     agreement: float | None
-    """The relative L2 of its embeddings to ours; None for ours."""
+    """The relative L2 of its embeddings to ours in float32; None for ours in float32."""
     ratio: Ratio | None
     """Our time to its time; None for ours."""
     runs: list[float]
@@ -38,7 +38,7 @@ class CaseResult:
     gflop: float
     timings: list[Timing]
     limits: dict[str, Summary]
-    """"multiply_add:2": float32 GFLOP/s of 2 threads; "read:2": GB/s."""
+    """"multiply_add:2": GFLOP/s of 2 threads, in the report's dtype; "read:2": GB/s."""
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,6 @@ class Report:
     rounds: int
     engines: dict[str, dict[str, str]]
     """Versions and settings of every engine."""
+    left_out: dict[str, str]
+    """The peers that were asked for by "all" and could not be timed, and why."""
     cases: list[CaseResult]

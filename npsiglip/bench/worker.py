@@ -4,6 +4,7 @@
     {"do": "prepare", "case": "image:8", "inputs": "x.npy" or null}    {"ok": {"work": 0, "setting": ""}}
     {"do": "output", "case": "image:8", "file": "y.npy"}               {"ok": {}}, and the file is written
     {"do": "time", "case": "image:8"}                                  {"ok": {"seconds": 0.088}}, one run
+    {"do": "export", "tower": "image", "folder": ...}                  {"ok": {}}, of an exporter, after "load"
 
 Before an answer there may be lines {"say": ...}, which tell what takes so long. Instead of "ok" there may be
 {"error": ..., "missing": ...}: a text, and the module if one is not installed. The worker ends when its stdin does.
@@ -53,7 +54,18 @@ class Engine(Protocol):
         ...
 
 
-Load = Callable[[str, str, int, Say], Engine]
+class Exporter(Protocol):
+    """What writes a model in the form that other engines load; its module's `load` is that of an engine."""
+
+    about: dict[str, str]
+
+    def export(self, tower: str, folder: str) -> None:
+        """Write a tower, "image" or "text", for any batch, to a file of the folder."""
+        ...
+
+
+Load = Callable[[str, str, int, Say], Any]
+"""Makes an Engine or an Exporter."""
 
 
 class _Worker:
@@ -80,6 +92,10 @@ class _Worker:
         start = time.perf_counter()
         function()
         return {"seconds": time.perf_counter() - start}
+
+    def export(self, tower: str, folder: str) -> dict[str, Any]:
+        self.engine.export(tower, folder)
+        return {}
 
 
 def serve(load: Load) -> None:

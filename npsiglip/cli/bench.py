@@ -15,6 +15,7 @@ import typer
 from npsiglip.cli.console import Activity, err, out, warn
 
 if TYPE_CHECKING:
+    from npsiglip.bench.cases import Case
     from npsiglip.bench.results import Report
     from npsiglip.config import SigLIPConfig
 
@@ -62,6 +63,24 @@ def _print(report: Report) -> None:
     out().print(tables.NOTES)
 
 
+def _bench_kernels(
+    config: SigLIPConfig, cases: list[Case], dtype: str, threads: int, rounds: int, name: str, as_json: bool
+) -> None:
+    from npsiglip.bench.kernels import time_kernels
+    from npsiglip.bench.report import kernel_header, kernel_table
+
+    with Activity() as activity:
+        report = time_kernels(config, cases, dtype, threads, rounds, _Progress(activity), name)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2), flush=True)
+        return
+    out().width = max(out().width, WIDE)
+    for line in kernel_header(report):
+        out().print(line)
+    out().print()
+    out().print(kernel_table(report))
+
+
 def bench(
     model: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Model folder in Hugging Face's format.", show_default=False)
@@ -75,7 +94,13 @@ def bench(
         ),
     ] = None,
     peers: Annotated[
-        list[str], typer.Option("--peer", metavar="NAME", help="Who else is timed: transformers. Give several.")
+        list[str],
+        typer.Option(
+            "--peer",
+            metavar="NAME",
+            help="Who else is timed: transformers, onnxruntime, openvino, or all that are there. Give several.",
+            show_default=False,
+        ),
     ] = [],  # noqa: B006  Typer copies it
     peer_python: Annotated[
         str | None,
@@ -90,6 +115,12 @@ def bench(
             show_default="image:1, text:1",
         ),
     ] = [],  # noqa: B006
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="What the engines compute in: float32, bfloat16 or int8.")
+    ] = "float32",
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Time the kernels of a block, one by one, instead of the towers.")
+    ] = False,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads that each engine runs on.")] = 2,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds, of one run for each engine.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON, with every run.")] = False,
@@ -100,19 +131,29 @@ def bench(
     from npsiglip.bench.cases import default_cases, parse_case
     from npsiglip.bench.machine import check_threads
     from npsiglip.bench.measure import bench as measure
-    from npsiglip.bench.peers import peer_engine
+    from npsiglip.bench.peers import choose_peers
     from npsiglip.checkpoint import Checkpoint
     from npsiglip.config import variant as variant_config
+    from npsiglip.model import check_dtype
 
     check_threads(threads)
-    engines = [peer_engine(name, peer_python) for name in dict.fromkeys(peers)]
+    check_dtype(dtype)
+    engines, left_out = choose_peers(peers, dtype, peer_python)
     name = model or variant or DEFAULT_VARIANT
     config = Checkpoint.open(model).config if model else variant_config(name)
     parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
+    if kernels:
+        if peers:
+            raise typer.BadParameter("kernels are npsiglip's own: nobody else can be timed", param_hint="--peer")
+        _bench_kernels(config, parsed, dtype, threads, runs, name, as_json)
+        return
     with Activity() as activity:
         progress = _Progress(activity)
         with contextlib.nullcontext(model) if model else _random_folder(name, config, progress) as folder:
-            report = measure(folder, config, parsed, runs, engines, threads=threads, say=progress, name=name)
+            report = measure(
+                folder, config, parsed, runs, engines,
+                threads=threads, say=progress, dtype=dtype, name=name, left_out=left_out,
+            )  # fmt: skip
     busy = report.machine["load_average"]
     if busy is not None and busy > BUSY:
         warn(f"others were using the machine (load average {busy:.1f}): the times may not repeat")

@@ -11,6 +11,7 @@ import typer
 
 from npsiglip.cli.console import (
     Activity,
+    DtypeOption,
     ModelOption,
     ThreadsOption,
     TruncateOption,
@@ -62,6 +63,7 @@ def classify(
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
     truncate: TruncateOption = False,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON list, with every digit.")] = False,
 ) -> None:
@@ -77,7 +79,7 @@ def classify(
     check_images(images)
     found = []
     with Activity() as activity:
-        siglip = activity.load(model, threads)
+        siglip = activity.load(model, dtype, threads)
         check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)
         activity.say("Labels")
         ztxt = siglip.encode_text(texts)

@@ -15,6 +15,7 @@ import typer
 
 from npsiglip.cli.console import (
     Activity,
+    DtypeOption,
     ModelOption,
     ThreadsOption,
     TruncateOption,
@@ -161,19 +162,21 @@ def embed(
     ] = Kind.AUTO,
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
     truncate: TruncateOption = False,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
     The rows are those of the arguments, in their order. A .safetensors file holds the tensor "embeddings" and, as
-    metadata in JSON, the "inputs", their "kinds", and whether they are "normalized".
+    metadata in JSON, the "inputs", their "kinds", whether they are "normalized", and the "dtype" of the computation.
     """
     target = check_output(output)
     kinds = [kind_of(argument) if kind is Kind.AUTO else kind for argument in inputs]
     check_images([argument for argument, k in zip(inputs, kinds, strict=True) if k is Kind.IMAGE])
     with Activity() as activity:
-        siglip = activity.load(model, threads)
+        siglip = activity.load(model, dtype, threads)
         embeddings = _encode(activity, siglip, inputs, kinds, normalize, truncate)
-    write(output, target, embeddings, {"inputs": inputs, "kinds": kinds, "normalized": normalize})
+    metadata = {"inputs": inputs, "kinds": kinds, "normalized": normalize, "dtype": siglip.dtype}
+    write(output, target, embeddings, metadata)
     what = [_count(n, k) for k in (Kind.IMAGE, Kind.TEXT) if (n := kinds.count(k))]
     note(f"{' and '.join(what)} in {output}: float32 {list(embeddings.shape)}")

@@ -47,7 +47,7 @@ TASKS_PER_THREAD = 4
 LOWEST = np.finfo(np.float32).min / 4  # instead of -inf: what is computed with it is a number
 
 
-# -- what depends on the element type -----------------------------------------------------------------------------------
+# -- what depends on the element type --------------------------------------------------------------------------------
 
 
 @inline
@@ -125,7 +125,7 @@ def _overload_weigh(qkv, scores, column, keys, factor, shift, weights, start):
     )
 
 
-# -- one tile of queries --------------------------------------------------------------------------------------------------
+# -- one tile of queries ---------------------------------------------------------------------------------------------
 
 
 @inline
@@ -167,8 +167,8 @@ def largest(scores, column, keys):
 
 @inline
 def attend(
-    product, product_t, qkv, k_start, stride, valid, queries, units, steps, length, head_dim, per_step, factor, values, width,
-    scores, weights, mix, tops, sums,
+    product, product_t, qkv, k_start, stride, valid, queries, units, steps, length, head_dim, per_step, factor,
+    values, width, scores, weights, mix, tops, sums,
 ):  # fmt: skip
     """A tile of queries: mix = sum_j exp(s_j - top) v_j, and tops and sums of each query."""
     keys_each = key_tile(length)
@@ -182,10 +182,11 @@ def attend(
             before = load(tops, c)
             top = maximum(before, largest(scores, c, keys))
             store(tops, c, top)
-            # exp(scale (s - top)), with one rounding of the exponent; that of `shift` is the same for all keys
+            # exp(scale (s - top)), with one rounding of the exponent; that of `shift` is the same for all keys of a
+            # tile, and what came before is scaled by the difference of the rounded ones
             shift = splat(np.float32(0)) - top * factor
             total = weigh(qkv, scores, c, keys, factor, shift, weights, c * KEY_TILE)
-            faded = exp2(fma(before, factor, shift))
+            faded = exp2(shift + before * factor)
             store(sums, c, load(sums, c) * to_f64(faded) + to_f64(total))
             if first > 0:
                 for d in range(head_dim):
@@ -228,7 +229,7 @@ def write_probs(
                 probs[start + q * length + first + j] = scores[j * PANEL + q]
 
 
-# -- all of them ----------------------------------------------------------------------------------------------------------
+# -- all of them -----------------------------------------------------------------------------------------------------
 
 
 @inline
@@ -267,27 +268,25 @@ def attention_tasks(op, threads, qkv_type, out_type):
         pack_values(qkv, v_start, row_width, length, head_dim, values, width)
         keys_valid = all_valid[image * length : (image + 1) * length] if all_valid.size > 0 else all_valid
         for tile in range(part * tiles // parts, (part + 1) * tiles // parts):
-            first_unit, end_unit = tile * units // tiles, (tile + 1) * units // tiles
+            first_unit = tile * units // tiles
+            count = (tile + 1) * units // tiles - first_unit
             query = first_query + first_unit * LANES
-            rows = min((end_unit - first_unit) * LANES, length - query)
-            for u in range(end_unit - first_unit):
+            rows = min(count * LANES, length - query)
+            for u in range(count):
                 transpose(
-                    lanes, q_start // per_step + (query + u * LANES) * stride, stride, min(LANES, rows - u * LANES), steps,
-                    queries, u * steps * LANES, LANES,
+                    lanes, q_start // per_step + (query + u * LANES) * stride, stride, min(LANES, rows - u * LANES),
+                    steps, queries, u * steps * LANES, LANES,
                 )  # fmt: skip
             attend(
-                product, product_t, qkv, k_start // per_step, stride, keys_valid, queries, end_unit - first_unit, steps, length, head_dim,
-                per_step, factor, values, width, scores, weights, mix, tops, sums,
+                product, product_t, qkv, k_start // per_step, stride, keys_valid, queries, count, steps, length,
+                head_dim, per_step, factor, values, width, scores, weights, mix, tops, sums,
             )  # fmt: skip
             row = image * queries_each + query - first_query
-            write_mix(
-                mix, sums, end_unit - first_unit, head_dim, rows, out, row * out_width + column, out_width,
-                turned, width,
-            )  # fmt: skip
+            write_mix(mix, sums, count, head_dim, rows, out, row * out_width + column, out_width, turned, width)
             if probs.size > 0:
                 write_probs(
-                    product, qkv, k_start // per_step, stride, keys_valid, queries, end_unit - first_unit, steps, length, rows,
-                    factor, scores, tops, sums, probs, (head * queries_each + query - first_query) * length,
+                    product, qkv, k_start // per_step, stride, keys_valid, queries, count, steps, length, rows, factor,
+                    scores, tops, sums, probs, (head * queries_each + query - first_query) * length,
                 )  # fmt: skip
         task = take(op)
 

@@ -101,10 +101,10 @@ def address(function: Any, signature: Any) -> int:
 
 
 @intrinsic
-def call_address(typingctx, address, *args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN201
+def call_address(typingctx, address, *args):
     """Call a `callback` at its address; the arguments have the types it was compiled for, nothing is checked."""
 
-    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def codegen(context, builder, signature, values):
         operands = cgutils.unpack_tuple(builder, values[1])
         function = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
         builder.call(builder.inttoptr(values[0], function.as_pointer()), operands)

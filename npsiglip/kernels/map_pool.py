@@ -58,8 +58,14 @@ def pool_head(q, kv, width, length, head_dim, image, column, probs, probs_start,
 def pool(op, like):
     """Tasks of `map_pool`, until none is left; `like` has the type of `out`."""
     n, length, num_heads, width = number(op, 0), number(op, 1), number(op, 2), number(op, 3)
-    q, kv = array_at(number(op, 4), width, np.float32(0)), array_at(number(op, 5), n * length * 2 * width, np.float32(0))
-    probs, out = array_at(number(op, 6), n * num_heads * length, np.float32(0)), array_at(number(op, 7), n * width, like)
+    q, kv = (
+        array_at(number(op, 4), width, np.float32(0)),
+        array_at(number(op, 5), n * length * 2 * width, np.float32(0)),
+    )
+    probs, out = (
+        array_at(number(op, 6), n * num_heads * length, np.float32(0)),
+        array_at(number(op, 7), n * width, like),
+    )
     head_dim = width // num_heads
     task = take(op)
     while task < n * num_heads:
@@ -88,7 +94,7 @@ def _worker(out):
 def map_pool(q, kv, length, num_heads, probs, out):
     """softmax(q k^T / sqrt(Dh)) v for one q [D]; kv [N * L, 2 D] holds keys and values, float32.
 
-    `out` [N, D] float32 or bfloat16. Scores and sums are accumulated in float64. `probs` [N, H, 1, L] float32 is filled.
+    `out` [N, D] float32 or bfloat16. Scores and sums are accumulated in float64. `probs` [N, H, 1, L] is filled.
     """
     n, width = out.shape
     arrays = q, kv, probs, out

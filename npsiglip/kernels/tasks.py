@@ -10,8 +10,8 @@ shares would make all wait. Which thread computes a task must not matter for its
         task = take(row)
         while task < tasks: ...; task = take(row)
 
-A row knows no types and holds no reference: the functions that make rows (`launch`) keep the arrays alive, and choose the
-worker by the arrays' types. Python's part of a forward pass is so done once for a shape: `Program` keeps the rows.
+A row knows no types and holds no reference: the functions that make rows (`launch`) keep the arrays alive, and choose
+the worker by the arrays' types. Python's part of a forward pass is so done once for a shape: `Program` keeps the rows.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ class Program:
         run(get_num_threads(), self.rows)
 
 
-_recorders = []
+_recorders: list[Program] = []
 
 
 @contextlib.contextmanager

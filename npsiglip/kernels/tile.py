@@ -91,7 +91,7 @@ class Kind(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of a step."""
-        return self.lane.width // 8
+        return int(self.lane.width) // 8
 
     def add(self, builder, x, y):
         """X + y, of vectors of sums."""
@@ -115,7 +115,8 @@ KINDS = {
 
 class _Addresses(NamedTuple):
     """Of a tile: the rows of A and the bytes from step to step in them, the first panel and how far each unit's is from
-    it, the rows of the result, and the panel to prefetch with the bytes from round to round."""
+    it, the rows of the result, and the panel to prefetch with the bytes from round to round.
+    """
 
     rows: list
     a_step: object
@@ -207,7 +208,10 @@ def _emit_tile(builder, kind, at, steps, chain, fresh):
     panel_end, ahead_end, sums = _emit_loop(builder, kind, at, first, rounds_end, UNROLL, panel, ahead, sums)
     panel_end, ahead_end, sums = _emit_loop(builder, kind, at, rounds_end, end, 1, panel_end, ahead_end, sums)
     places = [
-        [_pointer(builder, builder.add(row, I64(kind.size * LANES * u)), total.type) for u, total in enumerate(row_sums)]
+        [
+            _pointer(builder, builder.add(row, I64(kind.size * LANES * u)), total.type)
+            for u, total in enumerate(row_sums)
+        ]
         for row, row_sums in zip(at.results, sums, strict=True)
     ]
     builder.cbranch(builder.and_(fresh, builder.icmp_signed("==", first, I64(0))), replace, add)
@@ -238,7 +242,7 @@ def _emit_tile(builder, kind, at, steps, chain, fresh):
 
 
 def _tile_intrinsic(kind, transposed):
-    """An intrinsic for one tile of `rows` rows, see `add_product`; rows that a tile has too many compute the last one."""
+    """An intrinsic for one tile of `rows` rows, see `add_product`; rows beyond them compute the last one."""
     heights = [kind.rows, kind.rows // 2] if kind.rows > 2 else [kind.rows]
 
     @intrinsic
@@ -253,7 +257,9 @@ def _tile_intrinsic(kind, transposed):
                 starts = [builder.add(a, I64(kind.size * r)) for r in range(kind.rows)]
                 step_size = a_stride
             else:
-                numbers = [builder.select(builder.icmp_signed("<", I64(r), last), I64(r), last) for r in range(kind.rows)]
+                numbers = [
+                    builder.select(builder.icmp_signed("<", I64(r), last), I64(r), last) for r in range(kind.rows)
+                ]
                 starts = [builder.add(a, builder.mul(a_stride, number)) for number in numbers]
                 step_size = I64(kind.size)
             offsets = [builder.mul(panel_stride, I64(u)) for u in range(kind.units)]

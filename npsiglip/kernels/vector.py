@@ -6,7 +6,7 @@ LLVM splits it into 1, 2 or 4 registers. So the order of every sum is the same o
 wherever the CPU has a fused multiply-add.
 
     v = load(x, i)            lanes x.flat[i : i + 16]
-    v = load_n(x, i, n)       lanes x.flat[i : i + n], the others zero (the ragged end of a row); all of them for n >= 16
+    v = load_n(x, i, n)       lanes x.flat[i : i + n], the others zero (the ragged end of a row); all for n >= 16
 
 Narrow numbers exist in memory only. NumPy has no bfloat16, so an array of uint16 holds its bits: `load` widens them to
 float32 lanes, `store` rounds float32 lanes to them, to nearest, halves to even. `store` into an array of uint8 keeps
@@ -464,7 +464,7 @@ max_lanes = _reduction(_select(">"))
 min_lanes = _reduction(_select("<"))
 
 
-# -- blocks of 16 x 16 --------------------------------------------------------------------------------------------------
+# -- blocks of 16 x 16 ------------------------------------------------------------------------------------------------
 
 
 @intrinsic

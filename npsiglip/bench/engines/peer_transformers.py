@@ -18,11 +18,27 @@ from npsiglip.bench.worker import Run, Say
 ATTENTION = ("sdpa", "eager")  # its default, and what was seen to be up to 7 % faster with one image
 TRIALS = 3
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 CLASSES = {  # by the model_type of config.json; AutoModel does not know the text tower
     "siglip": "SiglipModel",
     "siglip_vision_model": "SiglipVisionModel",
     "siglip_text_model": "SiglipTextModel",
 }
+TOWERS = {"image": "vision_model", "text": "text_model"}
+INPUTS = {"image": "pixel_values", "text": "input_ids"}
+
+
+def load_model(folder: str, dtype: str, **options: Any) -> Any:
+    """`SiglipModel`, or one of its towers."""
+    kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    loader = getattr(transformers, CLASSES[kind])
+    return loader.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True, **options).eval()
+
+
+def tower_of(model: Any, tower: str) -> Any:
+    """A tower of a model, which may be that tower itself."""
+    return getattr(model, TOWERS[tower], model)
 
 
 def _seconds(function: Callable[[], Any]) -> float:
@@ -32,13 +48,11 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 class Transformers:
-    """`SiglipModel`, or one of its towers."""
+    """The model on as many threads."""
 
     def __init__(self, folder: str, dtype: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-        loader = getattr(transformers, CLASSES[kind])
-        self.model = loader.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
+        self.model = load_model(folder, dtype)
         self.about = {
             "transformers": transformers.__version__,
             "torch": torch.__version__,
@@ -47,8 +61,8 @@ class Transformers:
 
     def prepare(self, case: str, inputs: Any) -> Run:
         """Turn the inputs into tensors, and take the attention that is the faster one here."""
-        name, argument = ("vision_model", "pixel_values") if case.startswith("image") else ("text_model", "input_ids")
-        tower = getattr(self.model, name, self.model)
+        name = case.partition(":")[0]
+        tower, argument = tower_of(self.model, name), INPUTS[name]
         tensor = torch.from_numpy(inputs)
         if tensor.is_floating_point():
             tensor = tensor.to(self.model.dtype)

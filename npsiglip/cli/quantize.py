@@ -1,0 +1,45 @@
+"""`npsiglip quantize`: a model folder in 8 bits, a quarter of the size, ready to be used without packing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npsiglip.cli.console import Activity, note
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.{0 if size >= 10e6 else 1}f} MB"
+
+
+def quantize(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model folder in Hugging Face's format.", show_default=False)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Where to: a folder that holds no model.", show_default=False
+        ),
+    ],
+) -> None:
+    """Write a model's weights in 8 bits, with all else it needs, to a folder.
+
+    The folder is used like the original, as --model of other commands, and gives the same results as the original
+    with --dtype int8. Other programs cannot read it.
+    """
+    with Activity() as activity:
+        activity.tell_compiling()
+        from npsiglip.quantizer import quantize_folder
+
+        def say(name: str, number: int, count: int) -> None:
+            activity.say(f"Quantising {name}")
+            activity.count(number - 1, count)
+
+        sizes = quantize_folder(model, output, say)
+    note(
+        f"{output}: int8, {_megabytes(sizes.after)} of weights, {sizes.after / sizes.before:.0%} of the "
+        f"{_megabytes(sizes.before)} of {model}"
+    )
