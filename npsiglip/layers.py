@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.errors import InputError
 from npsiglip.kernels import gemm, layer_norm, pack, quantize
 from npsiglip.params import Params
 from npsiglip.trace import Forget
@@ -163,6 +164,11 @@ class Packer:
         """The packed weights, in memory of their own or in scratch memory that the next layer overwrites."""
         weights = [_rows(self.params, name) for name in self.names]
         n, k = sum(map(len, weights)), weights[0].shape[1]
+        if self.dtype == "int8" and k > quantize.MAX_K:
+            raise InputError(
+                f"{', '.join(self.names)}: int8 products have at most {quantize.MAX_K:,} terms, this has {k:,}; use "
+                "bfloat16"
+            )
         shape = pack.panels_shape(k, n, self.dtype)
         size = int(np.prod(shape))
         panels = (self.room.keep(size) if keep else self.room.lend("panels", size))[:size].reshape(shape)

@@ -39,8 +39,10 @@ from npsiglip.kernels.vector import (
 )
 
 ROWS_EACH = 8  # of a task
-MOST_W, MOST_X = np.float32(127), np.float32(255)
 MAX_K = (2**31 - 1) // (255 * 127)
+LEAST_W = np.float32(1e-36)  # rows of smaller numbers are rounded to zeros: 127 / x is no number for them
+LEAST_X = np.float32(1e-38)  # and so are those whose scale is smaller
+MOST_W, MOST_X = np.float32(127), np.float32(255)
 
 
 @parallel_kernel
@@ -56,6 +58,8 @@ def quantize_weights(w, q, scale, total):
         for i in range(0, k, LANES):
             top = maximum(top, absolute(load_n(w, row * k + i, k - i)))
         largest = max_lanes(top)
+        if largest <= LEAST_W:
+            largest = np.float32(0)
         inverse = MOST_W / largest if largest > 0 else np.float32(0)
         sums = splat(np.int32(0))
         for i in range(0, width, LANES):
@@ -85,6 +89,8 @@ def quantize_row(x, start, k, q, q_start):
     v = load_n(x, start + whole, k - whole)
     least, most = min_lanes(minimum(low, v)), max_lanes(maximum(high, v))
     scale = (most - least) / MOST_X
+    if scale < LEAST_X:
+        scale = np.float32(0)
     inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
     zero = np.float32(np.rint(-least * inverse))
     for i in range(0, whole, LANES):

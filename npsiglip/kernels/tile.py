@@ -14,6 +14,8 @@ LLVM splits the 16-lane vectors into what the CPU has.
     bfloat16    c = fma(a1, b1, c), then c = fma(a0, b0, c)      AVX512-BF16   two float32 multiply-adds
     int8        c += a0 b0 + a1 b1 + a2 b2 + a3 b3, a unsigned   AVX512-VNNI   shifts and 32-bit products
 
+The bfloat16 instruction takes numbers below 2^-126 for zeros, float32 multiply-adds do not.
+
 The order of the sum is the order of the steps for every element, whatever the tile: chains of `chain` steps, each from
 zero, added up in order. So a row gives the same bits in a tile of 8 rows as in a tile of 1.
 """

@@ -64,10 +64,10 @@ def exp2(x):
     x = minimum(np.float32(129.0), maximum(np.float32(-151.0), x))
     n = rint(x)
     r = x - n  # exactly
-    # 2^r = 1 + r q(r), q of degree 5 by Lawson's algorithm for the relative error: 2^-28.9
-    q = fma(r, np.float32(0.00015353361959569156), np.float32(0.0013398875016719103))
-    q = fma(q, r, np.float32(0.00961843691766262))
-    q = fma(q, r, np.float32(0.055503323674201965))
+    # 2^r = 1 + r q(r), q of degree 5, fitted to what is left after rounding its coefficients: 2^-28.3
+    q = fma(r, np.float32(0.00015326455468311906), np.float32(0.0013390807434916496))
+    q = fma(q, r, np.float32(0.009618505835533142))
+    q = fma(q, r, np.float32(0.05550359934568405))
     q = fma(q, r, np.float32(0.24022647738456726))
     q = fma(q, r, np.float32(0.6931471824645996))
     return scale_by_power_of_two(fma(q, r, np.float32(1.0)), n)
