@@ -53,7 +53,9 @@ def plot(file, dtype, batches, tokens):
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     left.plot(*zip(*((n, 1e3 * t) for n, t, _ in batches), strict=True), "o-")
-    left.set(xscale="log", xlabel="images in a batch", ylabel="ms for each image", ylim=(0, None), title=dtype)
+    top = 1.2e3 * max(t for _, t, _ in batches)
+    left.set(xscale="log", xlabel="images in a batch", ylabel="ms for each image", ylim=(0, top), title=dtype)
+    left.set_xticks(BATCHES, BATCHES, minor=False)
     right.plot(*zip(*((n, t) for n, t, _, _ in tokens), strict=True), "o-", label="seconds")
     first = tokens[0]
     right.plot(
@@ -62,6 +64,9 @@ def plot(file, dtype, batches, tokens):
     )  # fmt: skip
     right.set(xscale="log", yscale="log", xlabel="tokens of one image", title=dtype)
     right.legend()
+    right.set_xticks([n for n, *_ in tokens], [f"{n:,}" for n, *_ in tokens])
+    for axes in (left, right):
+        axes.xaxis.minorticks_off()
     figure.savefig(file, dpi=100)
 
 
