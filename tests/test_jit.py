@@ -233,19 +233,8 @@ def results(tmp_path_factory):
     return {cpu: {path.stem: np.load(path) for path in folder.glob("*.npy")} for cpu, folder in folders.items()}
 
 
-# The process dies when a kernel that rounds to bfloat16 is compiled; the text tower compiles one beside `take_rows`.
-NO_ROUNDING = pytest.mark.xfail(reason="LLVM's fptrunc to bfloat calls __truncsfbf2, which is nowhere")
-DEAD = ("towers", "loss", "rounding", "attention in bfloat16")
-CASES = [
-    pytest.param(cpu, name, marks=[NO_ROUNDING] if name in DEAD else [])
-    for cpu in X86
-    for name in NAMES
-    if computed(cpu, name)
-]
-
-
 @pytest.mark.skipif(not ON_X86, reason="names features of x86")
-@pytest.mark.parametrize(("cpu", "name"), CASES)
+@pytest.mark.parametrize(("cpu", "name"), [(cpu, name) for cpu in X86 for name in NAMES if computed(cpu, name)])
 def test_same_bits_on_lesser_cpus(results, cpu, name):
     """Smaller vectors and tiles, and products that this CPU may have an instruction for, by other instructions.
 

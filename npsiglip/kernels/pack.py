@@ -86,16 +86,21 @@ def rows_worker(op, threads):
 
 
 @functools.cache
-def _workers():
-    return worker_address(bf16_worker), worker_address(rows_worker)
+def _bf16_worker():
+    return worker_address(bf16_worker)
+
+
+@functools.cache
+def _rows_worker():
+    return worker_address(rows_worker)
 
 
 def to_bf16(x, out):
     """Out [J, K + K % 2] = x [J, K] float32 rounded to the bits of bfloat16, padded with zeros."""
     numbers = *x.shape, out.shape[1], x.ctypes.data, out.ctypes.data
-    launch(_workers()[0], -(-len(x) // ROWS_EACH), numbers, (x, out))
+    launch(_bf16_worker(), -(-len(x) // ROWS_EACH), numbers, (x, out))
 
 
 def take_rows(x, every, first, out):
     """Out [N, K] = rows first, first + every, ... of x [N * every, K]; float32."""
-    launch(_workers()[1], 1, (*out.shape, every, first, x.ctypes.data, out.ctypes.data), (x, out))
+    launch(_rows_worker(), 1, (*out.shape, every, first, x.ctypes.data, out.ctypes.data), (x, out))

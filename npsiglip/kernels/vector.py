@@ -135,8 +135,19 @@ def _first_lanes(builder, count):
 
 
 def round_to_bf16(builder, lanes):
-    """<16 x float> to the bits of bfloat16, <16 x i16>: nearest, halves to even; one instruction with AVX512-BF16."""
-    return builder.bitcast(builder.fptrunc(lanes, ir.VectorType(BF16, LANES)), ir.VectorType(I16, LANES))
+    """<16 x float> to the bits of bfloat16, <16 x i16>: nearest, halves to even; one instruction with AVX512-BF16.
+
+    Without it, LLVM would call a function of the compiler's library that is not there: the carry out of the lower half
+    rounds the upper one.
+    """
+    if has("avx512bf16"):
+        return builder.bitcast(builder.fptrunc(lanes, ir.VectorType(BF16, LANES)), ir.VectorType(I16, LANES))
+    bits = builder.bitcast(lanes, ir.VectorType(I32, LANES))
+    odd = builder.and_(builder.lshr(bits, constant(I32, 16)), constant(I32, 1))
+    rounded = builder.add(bits, builder.add(odd, constant(I32, 0x7FFF)))
+    quiet = builder.or_(bits, constant(I32, 0x400000))  # a NaN stays one
+    chosen = builder.select(builder.fcmp_unordered("uno", lanes, lanes), quiet, rounded)
+    return builder.trunc(builder.lshr(chosen, constant(I32, 16)), ir.VectorType(I16, LANES))
 
 
 def widen_bf16(builder, bits):
