@@ -32,9 +32,9 @@ CODE = """
 import json, sys, time
 times = [time.time()]
 start, folder, dtype, threads, picture = sys.argv[1:]
-import npsiglip.model
+from npsiglip import SigLIP
 times.append(time.time())
-model = npsiglip.model.SigLIP.from_pretrained(folder, dtype or None, int(threads))
+model = SigLIP.from_pretrained(folder, dtype or None, int(threads))
 times.append(time.time())
 embedding = model.encode_image(picture)
 times.append(time.time())
