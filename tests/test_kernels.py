@@ -97,11 +97,11 @@ def count_tasks(row, threads):
         task = tasks.take(row)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3_000_000])  # the last keeps all threads busy at once
+@pytest.mark.parametrize("count", [0, 1, 2, 300_000])
 def test_every_task_is_taken_once(count):
-    """However often it is done: the counter starts anew."""
+    """However often it is done: the counter starts anew, and threads that ask for it together get different numbers."""
     taken = np.zeros(count, np.int64)
-    for times in (1, 2):
+    for times in range(1, 11):
         tasks.launch(tasks.worker_address(count_tasks), count, (taken.ctypes.data, count), (taken,))
         assert np.all(taken == times)
 
