@@ -20,7 +20,7 @@ from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, worker_address
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import LANES, load, load_n, store_n, to_f32
-from npsiglip.kernels.vector_math import gelu_tanh
+from npsiglip.kernels.vector_math import gelu_tanh, gelu_tanh_gradient
 
 CHAIN = 64  # steps of float32; those of bfloat16 round so much that longer chains add nothing, whole numbers not at all
 CHAINS = {"float32": CHAIN, "bfloat16": 2 * CHAIN, "int8": 1 << 30}
@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 8
 STEP_SIZE = 4  # bytes
 PANEL_STEP = STEP_SIZE * LANES
 
-NO_ACTIVATION, GELU_TANH = 0, 1
+NO_ACTIVATION, GELU_TANH, GELU_TANH_GRADIENT = 0, 1, 2
 NO_SCALES = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int32, np.float32, np.int32))
 DTYPES = {"f": "float32", "H": "bfloat16", "B": "int8"}  # by the character of the array's dtype
 
@@ -124,9 +124,12 @@ def finish_rows(sums, start, first_row, rows, column, left, n, scales, bias, act
         row = first_row + r
         place = row * n + column
         v = product_lanes(sums, start + r * PANEL, scales, row, columns) + bias
-        if before.size > 0:
-            store_n(before, place, v, left)
-        v = activate(v, activation)
+        if activation == GELU_TANH_GRADIENT:
+            v = v * gelu_tanh_gradient(load_n(before, place, left))
+        else:
+            if before.size > 0:
+                store_n(before, place, v, left)
+            v = activate(v, activation)
         if residual.size > 0:
             v = load_n(residual, row % repeated * n + column, left) + v
         store_n(out, place, v, left)
@@ -165,6 +168,7 @@ def linear_tasks(op, threads, x_type, out_type):
     residual = array_at(number(op, 15), number(op, 16), np.float32(0))
     before = array_at(number(op, 17), number(op, 18), np.float32(0))
     out = array_at(number(op, 19), m * n, out_type)
+    x_row, x_step = number(op, 20), number(op, 21)
     groups = -(-n_panels // UNITS)
     rows_each = row_block(m, groups, threads)
     tasks = groups * -(-m // rows_each)
@@ -185,7 +189,7 @@ def linear_tasks(op, threads, x_type, out_type):
                 ahead = panels_start + following % groups * UNITS * unit_size
                 ahead_count = min(steps_each, n_steps)
             add_product(
-                product, rows, units, x_start + first_row * x_stride + step * STEP_SIZE, x_stride,
+                product, rows, units, x_start + first_row * x_row + step * x_step, x_stride,
                 here, unit_size, count, chain, step == 0, sums.ctypes.data, STEP_SIZE * PANEL,
                 ahead, ahead_count * PANEL_STEP,
             )  # fmt: skip
@@ -240,12 +244,12 @@ WORKERS = {  # by the characters of the dtypes of x and out
 
 
 @functools.cache
-def _worker(x, out):
+def _worker(x, out, transposed):
     dtype = DTYPES[x]
-    return worker_address(WORKERS[x + out]), product(dtype), CHAINS[dtype]
+    return worker_address(WORKERS[x + out]), product(dtype, transposed), CHAINS[dtype]
 
 
-def linear(x, panels, scales, b, activation, residual, before, out):
+def linear(x, panels, scales, b, activation, residual, before, out, transposed=False):
     """Out = residual + activation(x w + b); accumulated in float32, or in int32 for int8.
 
     `x` [M, K] float32; or bfloat16 (uint16) or uint8, both with whole steps in a row. `panels`: see pack.py.
@@ -253,12 +257,16 @@ def linear(x, panels, scales, b, activation, residual, before, out):
     see quantize.py; else `NO_SCALES`. `out` [M, N] float32 or bfloat16; b [N], `residual` and `before` float32.
     `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings); it may be `out` itself. Without
     elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
+
+    For gradients: with the activation `GELU_TANH_GRADIENT`, `before` is read, and out = residual + (x w + b) gelu'(before).
+    With `transposed`, out = x^T w, x [K, M]: rows of x up to the next multiple of `ROWS` are read, whatever they hold.
     """
     m, n = out.shape
-    worker, tile_product, chain = _worker(x.dtype.char, out.dtype.char)
+    worker, tile_product, chain = _worker(x.dtype.char, out.dtype.char, transposed)
+    row_stride, step_stride = (x.itemsize, x.strides[0]) if transposed else (x.strides[0], STEP_SIZE)
     numbers = (
         tile_product, chain, m, n, panels.shape[0], panels.shape[1], x.ctypes.data, x.strides[0], panels.ctypes.data,
         *(scale.ctypes.data for scale in scales), b.ctypes.data, activation, residual.ctypes.data, residual.size,
-        before.ctypes.data, before.size, out.ctypes.data,
+        before.ctypes.data, before.size, out.ctypes.data, row_stride, step_stride,
     )  # fmt: skip
     launch(worker, -(-panels.shape[0] // UNITS), numbers, (x, panels, scales, b, residual, before, out))

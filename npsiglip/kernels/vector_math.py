@@ -95,6 +95,19 @@ def gelu_tanh(x):
 
 
 @inline
+def gelu_tanh_gradient(x):
+    """d gelu_tanh / dx = s + x s (1 - s) 2 u', s = 1 / (1 + exp(-2 u)); float32 lanes."""
+    square = x * x
+    s = np.float32(1.0) / (
+        exp2(x * fma(square, np.float32(-0.1029432395800235), np.float32(-2.302208198144325))) + np.float32(1.0)
+    )
+    slope = fma(
+        square, np.float32(0.2140644488178663), np.float32(1.5957691216057308)
+    )  # 2 u' = sqrt(8/pi) (1 + 3 * 0.044715 x^2)
+    return fma(x * slope, s - s * s, s)
+
+
+@inline
 def softplus_of_minus(a):
     """log(1 + exp(-a)) for a >= 0, and exp(-a) beside it; float64 lanes.
 

@@ -1,0 +1,301 @@
+"""Both towers, forward and backward, on kernels: `npsiglip.engine` with gradients.
+
+A batch goes through a tower in parts of a few inputs, so that what one layer leaves is still in the cache for the next.
+A part keeps what its backward pass needs (`Kept`), so memory grows with the batch; the gradients' own arrays are shared
+by all parts. The parts' size depends on the shapes alone and parts come in order: the same bits for any number of
+threads. The plain form is `npsiglip.reference.backward`, the names are its names.
+
+Dimensions: N inputs of a part, L tokens, D width, H heads, M mlp width, P patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.config import ImageConfig, TextConfig
+from npsiglip.kernels import attention, attention_gradient, map_pool, map_pool_gradient, patch_embed, sums
+from npsiglip.params import block_name
+from npsiglip.train.layers import Array, LayerNorm, Linear, Scratch, Values, with_slack
+
+ROWS_OF_A_PART = 2048  # tokens: measured, see docs/benchmarks.md
+ALL_VALID = np.empty((0, 0), np.uint8)
+NO_PROBS = np.empty(0, np.float32)
+
+
+def part_size(length: int) -> int:
+    """Inputs of a part."""
+    return max(1, ROWS_OF_A_PART // length)
+
+
+class Mlp:
+    """fc2(gelu(fc1(ln(x)))), added to x."""
+
+    def __init__(self, name: str, ln: str, eps: float, params: Values, grads: Values, scratch: Scratch) -> None:
+        self.ln = LayerNorm(ln, eps, params, grads)
+        self.fc1 = Linear([f"{name}.fc1"], params, grads, scratch)
+        self.fc2 = Linear([f"{name}.fc2"], params, grads, scratch)
+        self.layers = self.ln, self.fc1, self.fc2
+        self.scratch = scratch
+
+    def keep(self, rows: int, kept: dict[str, Array]) -> None:
+        """Make room for what `backward` needs."""
+        width, mlp_dim = self.fc1.w.shape
+        kept["ln2"] = with_slack((rows, width))
+        kept["fc1"], kept["gelu"] = with_slack((rows, mlp_dim)), with_slack((rows, mlp_dim))
+
+    def forward(self, x: Array, kept: dict[str, Array], out: Array) -> None:
+        """Out = x + mlp(ln(x)); out is not x."""
+        y = self.ln.forward(x, kept["ln2"])
+        h = self.fc1.forward_gelu(y, kept["fc1"], kept["gelu"])
+        self.fc2.forward(h, out, residual=x)
+
+    def backward(self, x: Array, kept: dict[str, Array], dx: Array) -> None:
+        """dx, the gradient of the result, becomes the gradient of x."""
+        self.fc2.backward_weights(kept["gelu"], dx)
+        dh = self.fc2.backward_input_gelu(dx, kept["fc1"], self.scratch("mlp", *kept["fc1"].shape))
+        self.fc1.backward_weights(kept["ln2"], dh)
+        dy = self.fc1.backward_input(dh, self.scratch("y", *x.shape))
+        self.ln.backward(x, dy, dx)
+
+
+class Block:
+    """One pre-LN transformer block."""
+
+    def __init__(
+        self, name: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch
+    ) -> None:
+        eps = config.layer_norm_eps
+        self.num_heads, self.width = config.num_heads, config.width
+        self.ln1 = LayerNorm(f"{name}.ln1", eps, params, grads)
+        self.qkv = Linear([f"{name}.attn.{part}" for part in "qkv"], params, grads, scratch)
+        self.out = Linear([f"{name}.attn.out"], params, grads, scratch)
+        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln2", eps, params, grads, scratch)
+        self.layers = self.ln1, self.qkv, self.out, *self.mlp.layers
+        self.scratch = scratch
+
+    def keep(self, rows: int) -> dict[str, Array]:
+        """Room for what `backward` needs."""
+        kept = {name: with_slack((rows, self.width)) for name in ("x", "ln1", "mix", "+attn")}
+        kept["qkv"] = with_slack((rows, 3 * self.width))
+        self.mlp.keep(rows, kept)
+        return kept
+
+    def forward(self, kept: dict[str, Array], length: int, out: Array) -> None:
+        """kept["x"] [N * L, D] -> out."""
+        y = self.ln1.forward(kept["x"], kept["ln1"])
+        qkv = self.qkv.forward(y, kept["qkv"])
+        attention.attention(qkv, length, self.num_heads, 0, ALL_VALID, NO_PROBS, kept["mix"])
+        x = self.out.forward(kept["mix"], kept["+attn"], residual=kept["x"])
+        self.mlp.forward(x, kept, out)
+
+    def backward(self, kept: dict[str, Array], length: int, dx: Array) -> None:
+        """dx, the gradient of the result, becomes the gradient of kept["x"]."""
+        self.mlp.backward(kept["+attn"], kept, dx)
+        self.out.backward_weights(kept["mix"], dx)
+        d_mix = self.out.backward_input(dx, self.scratch("y", *dx.shape))
+        d_qkv = self.scratch("qkv", *kept["qkv"].shape)
+        attention_gradient.attention_gradient(kept["qkv"], d_mix, length, self.num_heads, d_qkv)
+        self.qkv.backward_weights(kept["ln1"], d_qkv)
+        dy = self.qkv.backward_input(d_qkv, self.scratch("y", *dx.shape))
+        self.ln1.backward(kept["x"], dy, dx)
+
+
+class Blocks:
+    """All blocks of a tower, and the final LayerNorm."""
+
+    def __init__(
+        self, tower: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch
+    ) -> None:
+        self.blocks = [Block(block_name(tower, i), config, params, grads, scratch) for i in range(config.depth)]
+        self.final_ln = LayerNorm(f"{tower}.final_ln", config.layer_norm_eps, params, grads)
+        self.layers = [layer for block in self.blocks for layer in block.layers] + [self.final_ln]
+
+    def keep(self, rows: int) -> list[dict[str, Array]]:
+        """Room for what `backward` needs; the last is the final LayerNorm's."""
+        kept = [block.keep(rows) for block in self.blocks]
+        width = self.blocks[0].width
+        return [*kept, {"x": with_slack((rows, width)), "tokens": with_slack((rows, width))}]
+
+    def forward(self, kept: list[dict[str, Array]], length: int) -> Array:
+        """kept[0]["x"] [N * L, D] -> normalised tokens [N * L, D]."""
+        for block, own, following in zip(self.blocks, kept, kept[1:], strict=False):
+            block.forward(own, length, following["x"])
+        return self.final_ln.forward(kept[-1]["x"], kept[-1]["tokens"])
+
+    def backward(self, kept: list[dict[str, Array]], length: int, dy: Array, dx: Array) -> None:
+        """dy of the tokens; dx becomes the gradient of kept[0]["x"]."""
+        dx[:] = 0
+        self.final_ln.backward(kept[-1]["x"], dy, dx)
+        for block, own in zip(reversed(self.blocks), reversed(kept[:-1]), strict=True):
+            block.backward(own, length, dx)
+
+
+class MapHead:
+    """Attention pooling by a learned probe, then an MLP with residual."""
+
+    def __init__(self, name: str, config: ImageConfig, params: Values, grads: Values, scratch: Scratch) -> None:
+        self.name, self.config, self.params, self.grads = name, config, params, grads
+        self.kv = Linear([f"{name}.attn.{part}" for part in "kv"], params, grads, scratch)
+        self.out = Linear([f"{name}.attn.out"], params, grads, scratch)
+        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, params, grads, scratch)
+        self.layers = self.kv, self.out, *self.mlp.layers
+        self.scratch = scratch
+        self.q = np.empty(config.width, np.float32)
+        self.dq = np.zeros(config.width, np.float64)
+
+    def begin(self) -> None:
+        """The query, the same for every image, in float64 and rounded."""
+        probe, w, b = (self.params[f"{self.name}.{part}"] for part in ("probe", "attn.q.w", "attn.q.b"))
+        self.q[:] = (probe[:, None] * w.astype(np.float64)).sum(axis=0) + b
+        self.dq[:] = 0
+
+    def keep(self, n: int) -> dict[str, Array]:
+        """Room for what `backward` needs."""
+        width, length = self.config.width, self.config.seq_len
+        kept = {name: with_slack((n, width)) for name in ("mix", "+attn", "pooled")}
+        kept["kv"] = with_slack((n * length, 2 * width))
+        kept["probs"] = np.empty((n, self.config.num_heads, 1, length), np.float32)
+        self.mlp.keep(n, kept)
+        return kept
+
+    def forward(self, tokens: Array, kept: dict[str, Array]) -> Array:
+        """[N * L, D] -> [N, D]."""
+        self.kv.forward(tokens, kept["kv"])
+        map_pool.map_pool(self.q, kept["kv"], self.config.seq_len, self.config.num_heads, kept["probs"], kept["mix"])
+        self.out.forward(kept["mix"], kept["+attn"])
+        self.mlp.forward(kept["+attn"], kept, kept["pooled"])
+        return kept["pooled"]
+
+    def backward(self, tokens: Array, kept: dict[str, Array], dx: Array) -> Array:
+        """dx [N, D] of the result is overwritten; the gradient of the tokens [N * L, D]."""
+        self.mlp.backward(kept["+attn"], kept, dx)
+        self.out.backward_weights(kept["mix"], dx)
+        d_mix = self.out.backward_input(dx, self.scratch("y", *dx.shape))
+        d_kv = self.scratch("qkv", *kept["kv"].shape)
+        dq = np.empty(dx.shape, np.float64)
+        map_pool_gradient.map_pool_gradient(self.q, d_mix, kept["kv"], self.config.num_heads, kept["probs"], d_kv, dq)
+        self.dq += dq.sum(axis=0)
+        self.kv.backward_weights(tokens, d_kv)
+        return self.kv.backward_input(d_kv, self.scratch("tokens", *tokens.shape))
+
+    def end(self) -> None:
+        """Write the gradients of the query's layer and the probe."""
+        probe, w = self.params[f"{self.name}.probe"], self.params[f"{self.name}.attn.q.w"]
+        self.grads[f"{self.name}.attn.q.b"][:] = self.dq
+        self.grads[f"{self.name}.attn.q.w"][:] = probe[:, None] * self.dq
+        self.grads[f"{self.name}.probe"][:] = (w * self.dq).sum(axis=1)
+
+
+class Tower:
+    """What both towers share: the parts of a batch."""
+
+    def __init__(self, batch: int, length: int, width: int, out_width: int, scratch: Scratch) -> None:
+        self.batch, self.length, self.width, self.scratch = batch, length, width, scratch
+        self.embeds = np.empty((batch, out_width), np.float32)
+
+    def parts(self) -> Iterator[slice]:
+        """Inputs of one part after the other."""
+        each = part_size(self.length)
+        for first in range(0, self.batch, each):
+            yield slice(first, min(first + each, self.batch))
+
+
+class ImageTower(Tower):
+    """Images to vectors, not normalised."""
+
+    def __init__(
+        self, config: ImageConfig, batch: int, params: Values, grads: Values, scratch: Scratch, locked: bool = False
+    ) -> None:
+        super().__init__(batch, config.seq_len, config.width, config.width, scratch)
+        self.config, self.params, self.grads, self.locked = config, params, grads, locked
+        size = config.patch_size
+        order = np.arange(size * size * 3).reshape(size, size, 3).transpose(2, 0, 1).ravel()
+        self.patch_embed = Linear(["image.patch_embed"], params, grads, scratch, order)
+        self.blocks = Blocks("image", config, params, grads, scratch)
+        self.head = MapHead("image.map_head", config, params, grads, scratch)
+        self.layers = [self.patch_embed, *self.blocks.layers, *self.head.layers, self.head]
+        self._positions = np.tile(np.arange(self.length, dtype=np.int32), part_size(self.length))
+        parts = list(self.parts())
+        kept = [self._keep(part.stop - part.start) for part in (parts[:1] if locked else parts)]
+        self._kept = [kept[min(i, len(kept) - 1)] for i in range(len(parts))]
+
+    def _keep(self, n: int) -> tuple[Array, list[dict[str, Array]], dict[str, Array]]:
+        rows = n * self.length
+        patches = with_slack((rows, 3 * self.config.patch_size**2))
+        return patches, self.blocks.keep(rows), self.head.keep(n)
+
+    def forward(self, pixels: Array) -> Array:
+        """Pixels [B, 3, S, S] -> [B, D]."""
+        for layer in self.layers:
+            layer.begin()
+        for part, (patches, blocks, head) in zip(self.parts(), self._kept, strict=True):
+            if self.locked and len(patches) != (part.stop - part.start) * self.length:
+                patches, blocks, head = self._keep(part.stop - part.start)
+            patch_embed.extract_patches(pixels[part], self.config.patch_size, patches)
+            self.patch_embed.forward(patches, blocks[0]["x"], residual=self.params["image.pos_embed"])
+            tokens = self.blocks.forward(blocks, self.length)
+            self.embeds[part] = self.head.forward(tokens, head)
+        return self.embeds
+
+    def backward(self, dz: Array) -> None:
+        """dz [B, D], the gradient of the result, which is overwritten."""
+        d_pos = self.grads["image.pos_embed"]
+        for part, (patches, blocks, head) in zip(self.parts(), self._kept, strict=True):
+            dy = self.head.backward(blocks[-1]["tokens"], head, dz[part])
+            dx = self.scratch("x", *dy.shape)
+            self.blocks.backward(blocks, self.length, dy, dx)
+            sums.add_rows(dx, self._positions[: len(dx)], d_pos)
+            self.patch_embed.backward_weights(patches, dx)
+        for layer in self.layers:
+            layer.end()
+
+
+class TextTower(Tower):
+    """Texts to vectors, not normalised; pooled at the last position."""
+
+    def __init__(
+        self, config: TextConfig, batch: int, length: int, params: Values, grads: Values, scratch: Scratch
+    ) -> None:
+        super().__init__(batch, length, config.width, config.projection_dim, scratch)
+        self.params, self.grads = params, grads
+        self.blocks = Blocks("text", config, params, grads, scratch)
+        self.head = Linear(["text.head"], params, grads, scratch)
+        self.layers = [*self.blocks.layers, self.head]
+        self._positions = np.tile(np.arange(length, dtype=np.int32), part_size(length))
+        self._kept = []
+        for part in self.parts():
+            n = part.stop - part.start
+            self._kept.append(
+                (self.blocks.keep(n * length), with_slack((n, self.width)), np.empty(n * length, np.int32))
+            )
+
+    def forward(self, ids: NDArray[np.integer]) -> Array:
+        """Token ids [B, L] -> [B, P], P the projection."""
+        for layer in self.layers:
+            layer.begin()
+        embed, pos_embed = self.params["text.token_embed"], self.params["text.pos_embed"][: self.length]
+        for part, (blocks, last, own_ids) in zip(self.parts(), self._kept, strict=True):
+            own_ids[:] = ids[part].ravel()
+            x = blocks[0]["x"].reshape(-1, self.length, self.width)
+            np.add(embed[ids[part]], pos_embed, out=x)
+            tokens = self.blocks.forward(blocks, self.length)
+            last[:] = tokens[self.length - 1 :: self.length]
+            self.head.forward(last, self.embeds[part])
+        return self.embeds
+
+    def backward(self, dz: Array) -> None:
+        """dz [B, P], the gradient of the result."""
+        for part, (blocks, last, ids) in zip(self.parts(), self._kept, strict=True):
+            self.head.backward_weights(last, dz[part])
+            d_last = self.head.backward_input(dz[part], self.scratch("last", *last.shape))
+            dy, dx = (self.scratch(name, *blocks[0]["x"].shape) for name in ("tokens", "x"))
+            dy[:] = 0
+            dy[self.length - 1 :: self.length] = d_last
+            self.blocks.backward(blocks, self.length, dy, dx)
+            sums.add_rows(dx, ids, self.grads["text.token_embed"])
+            sums.add_rows(dx, self._positions[: len(dx)], self.grads["text.pos_embed"])
+        for layer in self.layers:
+            layer.end()
