@@ -137,8 +137,8 @@ def worker(op, threads):
             pack_rows(d_mix, mix_start + query * width, width, rows, head_dim, mix_rows)
             panel_size = PANEL_STEP * head_dim
             add_product(
-                product, length, units, k_address, STEP_SIZE * stride, q_panels.ctypes.data, panel_size, head_dim, CHAIN,
-                True, probs.ctypes.data, STEP_SIZE * PANEL, 0, 0,
+                product, length, units, k_address, STEP_SIZE * stride, q_panels.ctypes.data, panel_size, head_dim,
+                CHAIN, True, probs.ctypes.data, STEP_SIZE * PANEL, 0, 0,
             )  # fmt: skip
             add_product(
                 product, length, units, k_address + STEP_SIZE * width, STEP_SIZE * stride, mix_panels.ctypes.data,

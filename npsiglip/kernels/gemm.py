@@ -258,8 +258,8 @@ def linear(x, panels, scales, b, activation, residual, before, out, transposed=F
     `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings); it may be `out` itself. Without
     elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
 
-    For gradients: with the activation `GELU_TANH_GRADIENT`, `before` is read, and out = residual + (x w + b) gelu'(before).
-    With `transposed`, out = x^T w, x [K, M]: rows of x up to the next multiple of `ROWS` are read, whatever they hold.
+    For gradients: with the activation `GELU_TANH_GRADIENT`, out = residual + (x w + b) gelu'(before), which is read;
+    with `transposed`, out = x^T w, x [K, M]: rows of x up to the next multiple of `ROWS` are read, whatever they hold.
     """
     m, n = out.shape
     worker, tile_product, chain = _worker(x.dtype.char, out.dtype.char, transposed)

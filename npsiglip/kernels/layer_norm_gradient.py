@@ -72,10 +72,10 @@ def sums_shape(m: int, d: int) -> tuple[int, int, int]:
 
 
 def layer_norm_gradient(x, dy, scale, eps, dx, sums):
-    """dx += factor (g - mean(g) - normal mean(g normal)), g = dy scale; normal, factor: x normalised, 1 / sqrt(var + eps).
+    """dx += factor (g - mean(g) - normal mean(g normal)), g = dy scale, factor = 1 / sqrt(var + eps).
 
-    x, dy, dx [M, D], scale [D] float32; all in float64 inside. `sums` (`sums_shape`) float64 takes the gradients of
-    scale (sum of dy normal) and of the bias (sum of dy), `ROWS_EACH` rows in each.
+    normal = factor (x - mean); x, dy, dx [M, D], scale [D] float32; all in float64 inside. `sums` (`sums_shape`)
+    float64 takes the gradients of scale (sum of dy normal) and of the bias (sum of dy), `ROWS_EACH` rows in each.
     """
     m, d = x.shape
     arrays = x, dy, scale, dx, sums

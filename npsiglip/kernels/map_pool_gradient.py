@@ -1,4 +1,4 @@
-"""The gradient of MAP pooling (map_pool.py): of the keys, the values and the one query. A task is one head of one image.
+"""The gradient of MAP pooling (map_pool.py): of keys, values and the one query. A task is one head of one image.
 
 dp_j = d_mix . v_j       ds_j = p_j (dp_j - sum_i p_i dp_i) / sqrt(Dh)       dk_j = ds_j q    dv_j = p_j d_mix
 dq = sum_j ds_j k_j, of each image; whoever calls adds those up

@@ -1,6 +1,19 @@
 """The truth: SigLIP in float64 NumPy, written to be read. Nothing else of this project is imported here."""
 
-from npsiglip.reference.loss import sigmoid_loss
+from npsiglip.reference.backward import siglip_loss_and_gradients
+from npsiglip.reference.loss import chunked_sigmoid_loss, sigmoid_loss, softmax_loss
 from npsiglip.reference.model import image_tower, siglip, text_tower
+from npsiglip.reference.ring import RingResult, gathered_softmax_loss, ring_sigmoid_loss
 
-__all__ = ["image_tower", "siglip", "sigmoid_loss", "text_tower"]
+__all__ = [
+    "RingResult",
+    "chunked_sigmoid_loss",
+    "gathered_softmax_loss",
+    "image_tower",
+    "ring_sigmoid_loss",
+    "siglip",
+    "siglip_loss_and_gradients",
+    "sigmoid_loss",
+    "softmax_loss",
+    "text_tower",
+]
