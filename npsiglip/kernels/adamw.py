@@ -73,7 +73,7 @@ def _step(x, g, m, v, cuts, decays, numbers):
 
 
 def step(x, g, m, v, cuts, decays, count, scale, beta1, beta2, rate, eps, decay):
-    """x -= rate * m' / (sqrt(v') + eps) + decay * x, with m' and v' the moments of scale * g, corrected for their start.
+    """x -= rate * m' / (sqrt(v') + eps) + decay * x; m' and v' the moments of scale * g, corrected for their start.
 
     x, g, m, v [total] float32, of which g stays as it is; cuts from `blocks`; decays [blocks] float32, 0 for blocks
     that do not decay and 1 for the others; count, from 1, is the number of this step.

@@ -44,28 +44,60 @@ def pack_rows(source, start, stride, rows, head_dim, panels):
 
 @inline
 def softmax_of_keys(scores, units, length, factor):
-    """Scores [L, PANEL] become the probabilities of each query."""
+    """Scores [L, PANEL] become the probabilities of each query.
+
+    Maxima and sums are made in four chains, of every fourth key: none waits for the last addition, and short ones are
+    more exact (docs/numerics.md).
+    """
+    whole = length - length % 4
     for c in range(0, units * LANES, LANES):
-        top = load(scores, c)
-        for j in range(1, length):
-            top = maximum(top, load(scores, j * PANEL + c))
-        shift, total = splat(np.float32(0)) - top * factor, splat(np.float32(0))
-        for j in range(length):
-            w = exp2(fma(load(scores, j * PANEL + c), factor, shift))
-            store(scores, j * PANEL + c, w)
-            total = total + w
-        inverse = np.float32(1.0) / total
+        a = load(scores, c)
+        b, d, e = a, a, a
+        for j in range(0, whole, 4):
+            place = j * PANEL + c
+            a, b = maximum(a, load(scores, place)), maximum(b, load(scores, place + PANEL))
+            d, e = maximum(d, load(scores, place + 2 * PANEL)), maximum(e, load(scores, place + 3 * PANEL))
+        for j in range(whole, length):
+            a = maximum(a, load(scores, j * PANEL + c))
+        shift = splat(np.float32(0)) - maximum(maximum(a, b), maximum(d, e)) * factor
+        a = splat(np.float32(0))
+        b, d, e = a, a, a
+        for j in range(0, whole, 4):
+            place = j * PANEL + c
+            p = exp2(fma(load(scores, place), factor, shift))
+            q = exp2(fma(load(scores, place + PANEL), factor, shift))
+            r = exp2(fma(load(scores, place + 2 * PANEL), factor, shift))
+            s = exp2(fma(load(scores, place + 3 * PANEL), factor, shift))
+            store(scores, place, p)
+            store(scores, place + PANEL, q)
+            store(scores, place + 2 * PANEL, r)
+            store(scores, place + 3 * PANEL, s)
+            a, b, d, e = a + p, b + q, d + r, e + s
+        for j in range(whole, length):
+            p = exp2(fma(load(scores, j * PANEL + c), factor, shift))
+            store(scores, j * PANEL + c, p)
+            a = a + p
+        inverse = np.float32(1.0) / ((a + b) + (d + e))
         for j in range(length):
             store(scores, j * PANEL + c, load(scores, j * PANEL + c) * inverse)
 
 
 @inline
 def scores_gradient(probs, d_probs, units, length, scale, panels):
-    """d_probs [L, PANEL] become dS / sqrt(Dh), which is also written as panels [units, L, 16]."""
+    """d_probs [L, PANEL] become dS / sqrt(Dh), which is also written as panels [units, L, 16]; sums in four chains."""
+    whole = length - length % 4
     for c in range(0, units * LANES, LANES):
-        mean = splat(np.float32(0))
-        for j in range(length):
-            mean = fma(load(probs, j * PANEL + c), load(d_probs, j * PANEL + c), mean)
+        a = splat(np.float32(0))
+        b, d, e = a, a, a
+        for j in range(0, whole, 4):
+            place = j * PANEL + c
+            a = fma(load(probs, place), load(d_probs, place), a)
+            b = fma(load(probs, place + PANEL), load(d_probs, place + PANEL), b)
+            d = fma(load(probs, place + 2 * PANEL), load(d_probs, place + 2 * PANEL), d)
+            e = fma(load(probs, place + 3 * PANEL), load(d_probs, place + 3 * PANEL), e)
+        for j in range(whole, length):
+            a = fma(load(probs, j * PANEL + c), load(d_probs, j * PANEL + c), a)
+        mean = (a + b) + (d + e)
         for j in range(length):
             place = j * PANEL + c
             v = load(probs, place) * (load(d_probs, place) - mean) * scale

@@ -259,11 +259,12 @@ def linear(x, panels, scales, b, activation, residual, before, out, transposed=F
     elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
 
     For gradients: with the activation `GELU_TANH_GRADIENT`, out = residual + (x w + b) gelu'(before), which is read;
-    with `transposed`, out = x^T w, x [K, M]: rows of x up to the next multiple of `ROWS` are read, whatever they hold.
+    with `transposed`, out = x^T w, x [steps, M] whole steps (for bfloat16, two rows in a lane): of a row of x, lanes up to
+    the next multiple of `ROWS` are read, whatever they hold.
     """
     m, n = out.shape
     worker, tile_product, chain = _worker(x.dtype.char, out.dtype.char, transposed)
-    row_stride, step_stride = (x.itemsize, x.strides[0]) if transposed else (x.strides[0], STEP_SIZE)
+    row_stride, step_stride = (STEP_SIZE, x.strides[0]) if transposed else (x.strides[0], STEP_SIZE)
     numbers = (
         tile_product, chain, m, n, panels.shape[0], panels.shape[1], x.ctypes.data, x.strides[0], panels.ctypes.data,
         *(scale.ctypes.data for scale in scales), b.ctypes.data, activation, residual.ctypes.data, residual.size,

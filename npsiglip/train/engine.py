@@ -15,12 +15,19 @@ from npsiglip import reference
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.kernels.vector import LANES
 from npsiglip.loss import sigmoid_loss
+from npsiglip.params import param_shapes
 from npsiglip.train.flat import Flat
-from npsiglip.train.layers import Array, Scratch
-from npsiglip.train.towers import ImageTower, TextTower
+from npsiglip.train.layers import KINDS, Array, Scratch
+from npsiglip.train.towers import ImageTower, TextTower, part_size
 
 LOSSES = ("sigmoid", "softmax")
+
+
+def padded(n: int) -> int:
+    """Columns in whole panels."""
+    return -(-n // LANES) * LANES
 
 
 def normalize(x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -45,6 +52,7 @@ class Engine:
         text_len: L, tokens of every text.
         loss: "sigmoid", or "softmax" to compare with.
         locked: towers that are not trained, {"image"} or none: their gradients are zero.
+        dtype: of the products, "float32" or "bfloat16"; all else is float32 (`npsiglip.train.layers`).
     """
 
     def __init__(
@@ -54,14 +62,26 @@ class Engine:
         text_len: int,
         loss: str = "sigmoid",
         locked: frozenset[str] = frozenset(),
+        dtype: str = "float32",
     ) -> None:
         if config.image is None or config.text is None:
             raise InputError("training needs a model with both towers")
         if loss not in LOSSES:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
+        if dtype not in KINDS:
+            raise InputError(f"dtype must be one of {', '.join(KINDS)}; got {dtype!r}")
+        odd = [size for tower in (config.image, config.text) for size in (tower.width, tower.mlp_dim) if size % 2]
+        if dtype == "bfloat16" and odd:
+            raise InputError(f"training in bfloat16 needs even widths, got {odd[0]}; use float32")
         if not locked <= {"image"}:
             raise InputError(f"only the image tower can be locked, got {', '.join(sorted(locked))}")
+        if not 1 <= text_len <= config.text.seq_len or batch < 1:
+            raise InputError(
+                f"a batch has at least one pair, and a text 1 token and at most {config.text.seq_len}, the positions "
+                f"of this model; got {batch} pairs and {text_len} tokens"
+            )
         self.config, self.batch, self.text_len, self.loss, self.locked = config, batch, text_len, loss, locked
+        self.dtype = dtype
         self._scratch = Scratch()
         self._bound: tuple[Flat, Flat] | None = None
 
@@ -71,12 +91,17 @@ class Engine:
             return
         assert self.config.image is not None and self.config.text is not None
         p, g, batch, scratch = params.views, grads.views, self.batch, self._scratch
-        self._image = ImageTower(self.config.image, batch, p, g, scratch, "image" in self.locked)
-        self._text = TextTower(self.config.text, batch, self.text_len, p, g, scratch)
+        self._image = ImageTower(self.config.image, batch, p, g, scratch, self.dtype, "image" in self.locked)
+        self._text = TextTower(self.config.text, batch, self.text_len, p, g, scratch, self.dtype)
         self._bound = params, grads
 
     def step(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> float:
-        """The loss of B pairs: pixels [B, 3, S, S] float32, ids [B, L]; fills `grads`, of locked towers with zeros."""
+        """The loss of B pairs: pixels [B, 3, S, S] float32, ids [B, L]; fills `grads`, of locked towers with zeros.
+
+        Raises:
+            InputError: shapes or types that do not fit, or an id that the vocabulary does not have.
+        """
+        self._check(params, pixels, ids, grads)
         with RUN_LOCK:
             self._bind(params, grads)
             grads.vector[:] = 0
@@ -94,14 +119,46 @@ class Engine:
             return sigmoid_loss(zimg, ztxt, t_prime, bias)
         return reference.softmax_loss(zimg, ztxt, t_prime)
 
+    def _check(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> None:
+        """What kernels rely on: they read and write wherever shapes and ids say."""
+        image, text = self.config.image, self.config.text
+        assert image is not None and text is not None
+        shape = self.batch, 3, image.image_size, image.image_size
+        if pixels.shape != shape or pixels.dtype != np.float32 or not pixels.flags.c_contiguous:
+            raise InputError(
+                f"pixels must be float32 {list(shape)} in C order, by the batch and the image size of this engine; got "
+                f"{pixels.dtype} {list(pixels.shape)}"
+            )
+        if ids.shape != (self.batch, self.text_len) or ids.dtype.kind not in "iu":
+            raise InputError(
+                f"ids must be whole numbers [{self.batch}, {self.text_len}], by the batch and the length of this "
+                f"engine; got {ids.dtype} {list(ids.shape)}"
+            )
+        if ids.min() < 0 or ids.max() >= text.vocab_size:
+            raise InputError(
+                f"ids must be from 0 to {text.vocab_size - 1}, the vocabulary of this model; got {ids.min()} to "
+                f"{ids.max()}: was another tokenizer used?"
+            )
+        shapes = param_shapes(self.config)
+        for name, flat in (("params", params), ("grads", grads)):
+            if flat.shapes != shapes:
+                raise InputError(f"{name} must have the parameters of this model: Flat(param_shapes(config))")
+
     @staticmethod
-    def memory(config: SigLIPConfig, batch: int, text_len: int) -> int:
-        """Bytes that the work arrays of an engine take, what is kept for the backward pass above all."""
+    def memory(config: SigLIPConfig, batch: int, text_len: int, loss: str = "sigmoid") -> int:
+        """Bytes that the work arrays of an engine take at most, what is kept for the backward pass above all."""
         assert config.image is not None and config.text is not None
-        total = 0
+        kept = rows = 0
         for tower, length in ((config.image, config.image.seq_len), (config.text, text_len)):
-            a_block = 8 * tower.width + 2 * tower.mlp_dim  # x, ln1, qkv, mix, +attn, ln2; fc1 and gelu
-            total += batch * length * (tower.depth * a_block + 4 * tower.width)
-        total += batch * config.image.seq_len * 3 * config.image.patch_size**2
-        total += batch**2  # of the loss
-        return 4 * total + (64 << 20)
+            width, mlp_dim = tower.width, tower.mlp_dim
+            a_block = 8 * width + 2 * mlp_dim  # x, ln1, qkv, mix, +attn, ln2; fc1 and gelu
+            kept += batch * length * (tower.depth * a_block + 2 * width + 1)
+            part = min(batch, part_size(length)) * length
+            rows = max(rows, part * (2 * mlp_dim + 12 * width))  # of layers' gradients, which all parts share
+        image = config.image
+        kept += batch * image.seq_len * (3 * image.patch_size**2 + 2 * image.width + image.num_heads)
+        kept += batch * (6 * image.width + 2 * image.mlp_dim + 2 * config.text.width)
+        weights = [shape for name, shape in param_shapes(config).items() if name.endswith(".w")]
+        copies = sum(2 * k * n + k * padded(n) + n * padded(k) for k, n in weights)  # w, dw, both packed
+        pairs = batch**2 * (1 if loss == "sigmoid" else 12) + 24 * batch * image.width
+        return 4 * (kept + rows + copies + pairs) + (1 << 20)

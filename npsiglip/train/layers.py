@@ -1,4 +1,7 @@
-"""Layers that are trained: forward and backward on kernels, float32, from parameters and into gradients.
+"""Layers that are trained: forward and backward on kernels, from parameters and into gradients.
+
+Parameters, gradients, sums and the residual stream are float32. Linear layers multiply in float32 or in bfloat16: then
+their inputs, weights and what comes back to them are rounded to bfloat16 (uint16 holds its bits) before each product.
 
 Each layer is used once by each part of a batch: `forward` may be called for all parts, then `backward` for each with
 the arrays that its `forward` was given. Gradients are added to what is there. The order of all sums is fixed: the same
@@ -10,36 +13,38 @@ Dimensions: M rows (tokens of all inputs), D width, K in, N out.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.kernels import gemm, layer_norm, layer_norm_gradient, pack, sigmoid_loss, sums
+from npsiglip.kernels import gemm, layer_norm, layer_norm_gradient, pack, sums
 from npsiglip.kernels.tile import ROWS
 
 Array = NDArray[np.float32]
 Values = Mapping[str, Array]
 NOTHING: Array = np.empty((0, 0), np.float32)
+KINDS: dict[str, type] = {"float32": np.float32, "bfloat16": np.uint16}
 
 
-def with_slack(shape: tuple[int, ...]) -> Array:
-    """An array of float32 behind which a product of whole tiles may read."""
+def with_slack(shape: tuple[int, ...], kind: type = np.float32) -> NDArray[Any]:
+    """An array behind which a product of whole tiles may read."""
     size = int(np.prod(shape))
-    return np.zeros(size + ROWS, np.float32)[:size].reshape(shape)
+    return np.zeros(size + 2 * ROWS, kind)[:size].reshape(shape)
 
 
 class Scratch:
     """Work arrays that any layer may overwrite, by purpose; they grow to the largest that was asked for."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, Array] = {}
+        self._arrays: dict[tuple[str, type], NDArray[Any]] = {}
 
-    def __call__(self, purpose: str, *shape: int) -> Array:
+    def __call__(self, purpose: str, *shape: int, kind: type = np.float32) -> NDArray[Any]:
         """An uninitialised array."""
-        size = int(np.prod(shape))
-        if purpose not in self._arrays or self._arrays[purpose].size < size + ROWS:
-            self._arrays[purpose] = with_slack((size + ROWS,))
-        return self._arrays[purpose][:size].reshape(shape)
+        size, key = int(np.prod(shape)), (purpose, kind)
+        if key not in self._arrays or self._arrays[key].size < size:
+            self._arrays[key] = with_slack((size,), kind)
+        return self._arrays[key][:size].reshape(shape)
 
 
 class Linear:
@@ -50,20 +55,31 @@ class Linear:
         params: the parameters, which the optimiser changes in place.
         grads: where gradients are added.
         scratch: work arrays.
+        dtype: of the products.
         order: of the rows of w, where the input has another than the parameter.
+
+    Attributes:
+        kind: of the input's array: float32, or uint16 for bfloat16.
     """
 
     def __init__(
-        self, names: list[str], params: Values, grads: Values, scratch: Scratch, order: NDArray[np.intp] | None = None
+        self,
+        names: list[str],
+        params: Values,
+        grads: Values,
+        scratch: Scratch,
+        dtype: str = "float32",
+        order: NDArray[np.intp] | None = None,
     ) -> None:
         self.names, self.params, self.grads, self.scratch, self.order = names, params, grads, scratch, order
+        self.dtype, self.kind = dtype, KINDS[dtype]
         k = params[f"{names[0]}.w"].shape[0]
         n = sum(len(params[f"{name}.b"]) for name in names)
         self.w, self.b = np.empty((k, n), np.float32), np.empty(n, np.float32)
         self.dw, self.db = np.empty((k, n), np.float32), np.empty(n, np.float32)
         self.zeros = np.zeros(max(k, n), np.float32)
-        self.forward_panels = np.empty(pack.panels_shape(k, n, "float32"), np.uint32)
-        self.backward_panels = np.empty(pack.panels_shape(n, k, "float32"), np.uint32)
+        self.forward_panels = np.empty(pack.panels_shape(k, n, dtype), np.uint32)
+        self.backward_panels = np.empty(pack.panels_shape(n, k, dtype), np.uint32)
 
     def begin(self) -> None:
         """Read the parameters."""
@@ -71,38 +87,56 @@ class Linear:
         np.concatenate([self.params[f"{name}.b"] for name in self.names], out=self.b)
         if self.order is not None:
             self.w = self.w[self.order]
-        sigmoid_loss.pack_rows(self.w, self.forward_panels.view(np.float32).reshape(-1))
-        pack.pack(self.w.view(np.uint32), 0, self.backward_panels)
+        for columns, panels in ((np.ascontiguousarray(self.w.T), self.forward_panels), (self.w, self.backward_panels)):
+            pack.pack(self._rounded(columns, "columns").view(np.uint32), 0, panels)
         self.dw[:], self.db[:] = 0, 0
 
-    def forward(self, x: Array, out: Array, residual: Array = NOTHING) -> Array:
+    def _rounded(self, x: NDArray[Any], purpose: str) -> NDArray[Any]:
+        """X in the type that products read."""
+        if x.dtype == self.kind:
+            return x
+        rounded = self.scratch(purpose, *x.shape, kind=np.uint16)
+        pack.to_bf16(x, rounded)
+        return rounded
+
+    def _product(
+        self, x: NDArray[Any], panels: NDArray[np.uint32], b: Array, activation: int, residual: Array, before: Array,
+        out: NDArray[Any], transposed: bool = False,
+    ) -> NDArray[Any]:  # fmt: skip
+        gemm.linear(x, panels, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
+        return out
+
+    def forward(self, x: NDArray[Any], out: Array, residual: Array = NOTHING) -> Array:
         """Out = residual + x w + b."""
-        gemm.linear(x, self.forward_panels, gemm.NO_SCALES, self.b, gemm.NO_ACTIVATION, residual, NOTHING, out)
-        return out
+        x = self._rounded(x, "rounded")
+        return self._product(x, self.forward_panels, self.b, gemm.NO_ACTIVATION, residual, NOTHING, out)
 
-    def forward_gelu(self, x: Array, before: Array, out: Array) -> Array:
+    def forward_gelu(self, x: NDArray[Any], before: Array, out: NDArray[Any]) -> NDArray[Any]:
         """Out = gelu(before), before = x w + b."""
-        gemm.linear(x, self.forward_panels, gemm.NO_SCALES, self.b, gemm.GELU_TANH, NOTHING, before, out)
-        return out
+        return self._product(x, self.forward_panels, self.b, gemm.GELU_TANH, NOTHING, before, out)
 
-    def backward_weights(self, x: Array, dy: Array) -> None:
+    def backward_weights(self, x: NDArray[Any], dy: NDArray[Any]) -> None:
         """dw += x^T dy, db += the sum of dy's rows."""
-        panels = self.scratch("panels", *pack.panels_shape(len(dy), dy.shape[1], "float32"))
-        sums.pack_and_sum(dy, panels, self.db)
-        gemm.linear(
-            x, panels.view(np.uint32), gemm.NO_SCALES, self.zeros, gemm.NO_ACTIVATION, self.dw, NOTHING, self.dw,
-            transposed=True,
-        )  # fmt: skip
+        panels = self.scratch("panels", *pack.panels_shape(len(dy), dy.shape[1], self.dtype), kind=np.uint32)
+        if self.dtype == "float32":
+            sums.pack_and_sum(dy, panels.view(np.float32), self.db)
+        else:
+            x = self._rounded(x, "rounded")
+            pairs = self.scratch("pairs", -(-len(x) // 2), x.shape[1], kind=np.uint32)
+            sums.pair_rows(x, pairs)
+            sums.pack_pairs_and_sum(dy, panels, self.db)
+            x = pairs.view(np.uint16)
+        self._product(x, panels, self.zeros, gemm.NO_ACTIVATION, self.dw, NOTHING, self.dw, transposed=True)
 
-    def backward_input(self, dy: Array, dx: Array, residual: Array = NOTHING) -> Array:
+    def backward_input(self, dy: NDArray[Any], dx: NDArray[Any], residual: Array = NOTHING) -> NDArray[Any]:
         """dx = residual + dy w^T."""
-        gemm.linear(dy, self.backward_panels, gemm.NO_SCALES, self.zeros, gemm.NO_ACTIVATION, residual, NOTHING, dx)
-        return dx
+        dy = self._rounded(dy, "rounded")
+        return self._product(dy, self.backward_panels, self.zeros, gemm.NO_ACTIVATION, residual, NOTHING, dx)
 
-    def backward_input_gelu(self, dy: Array, before: Array, dx: Array) -> Array:
+    def backward_input_gelu(self, dy: NDArray[Any], before: Array, dx: NDArray[Any]) -> NDArray[Any]:
         """dx = (dy w^T) gelu'(before): behind the GELU that this layer's input went through."""
-        gemm.linear(dy, self.backward_panels, gemm.NO_SCALES, self.zeros, gemm.GELU_TANH_GRADIENT, NOTHING, before, dx)
-        return dx
+        dy = self._rounded(dy, "rounded")
+        return self._product(dy, self.backward_panels, self.zeros, gemm.GELU_TANH_GRADIENT, NOTHING, before, dx)
 
     def end(self) -> None:
         """Write the gradients."""
@@ -129,7 +163,7 @@ class LayerNorm:
         """Forget the gradients of the last batch."""
         self._sums[:] = 0
 
-    def forward(self, x: Array, out: Array) -> Array:
+    def forward(self, x: Array, out: NDArray[Any]) -> NDArray[Any]:
         """Normalise the rows of x."""
         layer_norm.layer_norm(x, self.params[f"{self.name}.scale"], self.params[f"{self.name}.b"], self.eps, out)
         return out

@@ -33,18 +33,20 @@ def part_size(length: int) -> int:
 class Mlp:
     """fc2(gelu(fc1(ln(x)))), added to x."""
 
-    def __init__(self, name: str, ln: str, eps: float, params: Values, grads: Values, scratch: Scratch) -> None:
+    def __init__(
+        self, name: str, ln: str, eps: float, params: Values, grads: Values, scratch: Scratch, dtype: str
+    ) -> None:
         self.ln = LayerNorm(ln, eps, params, grads)
-        self.fc1 = Linear([f"{name}.fc1"], params, grads, scratch)
-        self.fc2 = Linear([f"{name}.fc2"], params, grads, scratch)
+        self.fc1 = Linear([f"{name}.fc1"], params, grads, scratch, dtype)
+        self.fc2 = Linear([f"{name}.fc2"], params, grads, scratch, dtype)
         self.layers = self.ln, self.fc1, self.fc2
         self.scratch = scratch
 
     def keep(self, rows: int, kept: dict[str, Array]) -> None:
         """Make room for what `backward` needs."""
         width, mlp_dim = self.fc1.w.shape
-        kept["ln2"] = with_slack((rows, width))
-        kept["fc1"], kept["gelu"] = with_slack((rows, mlp_dim)), with_slack((rows, mlp_dim))
+        kept["ln2"] = with_slack((rows, width), self.fc1.kind)
+        kept["fc1"], kept["gelu"] = with_slack((rows, mlp_dim)), with_slack((rows, mlp_dim), self.fc2.kind)
 
     def forward(self, x: Array, kept: dict[str, Array], out: Array) -> None:
         """Out = x + mlp(ln(x)); out is not x."""
@@ -55,7 +57,7 @@ class Mlp:
     def backward(self, x: Array, kept: dict[str, Array], dx: Array) -> None:
         """dx, the gradient of the result, becomes the gradient of x."""
         self.fc2.backward_weights(kept["gelu"], dx)
-        dh = self.fc2.backward_input_gelu(dx, kept["fc1"], self.scratch("mlp", *kept["fc1"].shape))
+        dh = self.fc2.backward_input_gelu(dx, kept["fc1"], self.scratch("mlp", *kept["fc1"].shape, kind=self.fc1.kind))
         self.fc1.backward_weights(kept["ln2"], dh)
         dy = self.fc1.backward_input(dh, self.scratch("y", *x.shape))
         self.ln.backward(x, dy, dx)
@@ -65,20 +67,21 @@ class Block:
     """One pre-LN transformer block."""
 
     def __init__(
-        self, name: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch
+        self, name: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch, dtype: str
     ) -> None:
         eps = config.layer_norm_eps
         self.num_heads, self.width = config.num_heads, config.width
         self.ln1 = LayerNorm(f"{name}.ln1", eps, params, grads)
-        self.qkv = Linear([f"{name}.attn.{part}" for part in "qkv"], params, grads, scratch)
-        self.out = Linear([f"{name}.attn.out"], params, grads, scratch)
-        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln2", eps, params, grads, scratch)
+        self.qkv = Linear([f"{name}.attn.{part}" for part in "qkv"], params, grads, scratch, dtype)
+        self.out = Linear([f"{name}.attn.out"], params, grads, scratch, dtype)
+        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln2", eps, params, grads, scratch, dtype)
         self.layers = self.ln1, self.qkv, self.out, *self.mlp.layers
         self.scratch = scratch
 
     def keep(self, rows: int) -> dict[str, Array]:
         """Room for what `backward` needs."""
-        kept = {name: with_slack((rows, self.width)) for name in ("x", "ln1", "mix", "+attn")}
+        kept = {name: with_slack((rows, self.width)) for name in ("x", "+attn")}
+        kept |= {name: with_slack((rows, self.width), self.qkv.kind) for name in ("ln1", "mix")}
         kept["qkv"] = with_slack((rows, 3 * self.width))
         self.mlp.keep(rows, kept)
         return kept
@@ -107,9 +110,10 @@ class Blocks:
     """All blocks of a tower, and the final LayerNorm."""
 
     def __init__(
-        self, tower: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch
+        self, tower: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch, dtype: str
     ) -> None:
-        self.blocks = [Block(block_name(tower, i), config, params, grads, scratch) for i in range(config.depth)]
+        names = [block_name(tower, i) for i in range(config.depth)]
+        self.blocks = [Block(name, config, params, grads, scratch, dtype) for name in names]
         self.final_ln = LayerNorm(f"{tower}.final_ln", config.layer_norm_eps, params, grads)
         self.layers = [layer for block in self.blocks for layer in block.layers] + [self.final_ln]
 
@@ -136,11 +140,13 @@ class Blocks:
 class MapHead:
     """Attention pooling by a learned probe, then an MLP with residual."""
 
-    def __init__(self, name: str, config: ImageConfig, params: Values, grads: Values, scratch: Scratch) -> None:
+    def __init__(
+        self, name: str, config: ImageConfig, params: Values, grads: Values, scratch: Scratch, dtype: str
+    ) -> None:
         self.name, self.config, self.params, self.grads = name, config, params, grads
-        self.kv = Linear([f"{name}.attn.{part}" for part in "kv"], params, grads, scratch)
-        self.out = Linear([f"{name}.attn.out"], params, grads, scratch)
-        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, params, grads, scratch)
+        self.kv = Linear([f"{name}.attn.{part}" for part in "kv"], params, grads, scratch, dtype)
+        self.out = Linear([f"{name}.attn.out"], params, grads, scratch, dtype)
+        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, params, grads, scratch, dtype)
         self.layers = self.kv, self.out, *self.mlp.layers
         self.scratch = scratch
         self.q = np.empty(config.width, np.float32)
@@ -155,7 +161,8 @@ class MapHead:
     def keep(self, n: int) -> dict[str, Array]:
         """Room for what `backward` needs."""
         width, length = self.config.width, self.config.seq_len
-        kept = {name: with_slack((n, width)) for name in ("mix", "+attn", "pooled")}
+        kept = {name: with_slack((n, width)) for name in ("+attn", "pooled")}
+        kept["mix"] = with_slack((n, width), self.out.kind)
         kept["kv"] = with_slack((n * length, 2 * width))
         kept["probs"] = np.empty((n, self.config.num_heads, 1, length), np.float32)
         self.mlp.keep(n, kept)
@@ -207,15 +214,22 @@ class ImageTower(Tower):
     """Images to vectors, not normalised."""
 
     def __init__(
-        self, config: ImageConfig, batch: int, params: Values, grads: Values, scratch: Scratch, locked: bool = False
+        self,
+        config: ImageConfig,
+        batch: int,
+        params: Values,
+        grads: Values,
+        scratch: Scratch,
+        dtype: str,
+        locked: bool = False,
     ) -> None:
         super().__init__(batch, config.seq_len, config.width, config.width, scratch)
         self.config, self.params, self.grads, self.locked = config, params, grads, locked
         size = config.patch_size
         order = np.arange(size * size * 3).reshape(size, size, 3).transpose(2, 0, 1).ravel()
-        self.patch_embed = Linear(["image.patch_embed"], params, grads, scratch, order)
-        self.blocks = Blocks("image", config, params, grads, scratch)
-        self.head = MapHead("image.map_head", config, params, grads, scratch)
+        self.patch_embed = Linear(["image.patch_embed"], params, grads, scratch, dtype, order)
+        self.blocks = Blocks("image", config, params, grads, scratch, dtype)
+        self.head = MapHead("image.map_head", config, params, grads, scratch, dtype)
         self.layers = [self.patch_embed, *self.blocks.layers, *self.head.layers, self.head]
         self._positions = np.tile(np.arange(self.length, dtype=np.int32), part_size(self.length))
         parts = list(self.parts())
@@ -257,12 +271,12 @@ class TextTower(Tower):
     """Texts to vectors, not normalised; pooled at the last position."""
 
     def __init__(
-        self, config: TextConfig, batch: int, length: int, params: Values, grads: Values, scratch: Scratch
+        self, config: TextConfig, batch: int, length: int, params: Values, grads: Values, scratch: Scratch, dtype: str
     ) -> None:
         super().__init__(batch, length, config.width, config.projection_dim, scratch)
         self.params, self.grads = params, grads
-        self.blocks = Blocks("text", config, params, grads, scratch)
-        self.head = Linear(["text.head"], params, grads, scratch)
+        self.blocks = Blocks("text", config, params, grads, scratch, dtype)
+        self.head = Linear(["text.head"], params, grads, scratch, dtype)
         self.layers = [*self.blocks.layers, self.head]
         self._positions = np.tile(np.arange(length, dtype=np.int32), part_size(length))
         self._kept = []
