@@ -77,6 +77,8 @@ def chunked_sigmoid_loss(zimg, ztxt, t_prime, bias, chunk):
     """`sigmoid_loss`, `chunk` images by `chunk` texts at a time: B x B becomes chunk x chunk."""
     zimg, ztxt = np.asarray(zimg, np.float64), np.asarray(ztxt, np.float64)
     check_pairs(zimg, ztxt)
+    if chunk < 1:
+        raise ValueError(f"chunk must be a whole number of at least 1; got {chunk}")
     t, sums, d_zimg, d_ztxt = np.exp(t_prime), np.zeros(3), np.zeros_like(zimg), np.zeros_like(ztxt)
     parts = [slice(start, start + chunk) for start in range(0, len(zimg), chunk)]
     for i in parts:

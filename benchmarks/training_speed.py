@@ -1,0 +1,287 @@
+"""Pairs trained in a second, beside PyTorch: `python benchmarks/training_speed.py`.
+
+A step is forward, loss, backward, the norm of all gradients, and AdamW with clipping. Both sides are given the same
+weights, pairs, rate and number of threads, in float32. PyTorch trains transformers' SiglipModel with torch.optim.AdamW,
+each in its best setting: attention (SDPA, eager) and optimiser (fused, foreach) are tried, and the fastest pair is
+kept; `--compile` adds torch.compile, which takes some minutes. Each side is a process of its own; whoever is not timed
+waits in a read. Rounds of a step each, in changing order; after the rounds the losses of both are compared: who
+computed something else is not timed.
+
+`--sweep` shows the cost of a step against the batch, `--plot FILE` draws it; that needs matplotlib. `--engine-only`
+leaves out the optimiser on both sides. Needs transformers and torch (`pip install 'npsiglip[bench]'`).
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from npsiglip.bench.engines.limits import Limits
+from npsiglip.bench.flop import image_flop, text_flop
+from npsiglip.bench.process import Worker
+from npsiglip.bench.stats import ratio, summarize
+from npsiglip.bench.worker import Run, serve
+from npsiglip.checkpoint import save_folder
+from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.params import count_params, random_params
+
+CONFIG = SigLIPConfig(
+    ImageConfig(width=192, depth=4, num_heads=3, mlp_dim=768, image_size=64, patch_size=8),
+    TextConfig(width=128, depth=2, num_heads=2, mlp_dim=512, seq_len=24, vocab_size=1024, projection_dim=192),
+)
+BATCHES = (16, 32, 64, 128, 256, 512, 1024)
+RATE, EPS, BETAS, CLIP = 1e-3, 1e-8, (0.9, 0.95), 1.0
+PAUSE = 0.02  # longer than threads of OpenMP keep spinning
+TRIALS = 2
+APART = 1e-3  # of the loss after a few steps, relative: rounding grows from step to step
+
+
+def pairs_of(config, batch):
+    """Pixels and ids, the same for everybody."""
+    rng = np.random.default_rng(0)
+    pixels = 2 * rng.random((batch, 3, config.image.image_size, config.image.image_size), np.float32) - 1
+    ids = rng.integers(0, config.text.vocab_size, (batch, config.text.seq_len), np.int32)
+    for row, length in zip(ids, rng.integers(3, config.text.seq_len, batch), strict=True):
+        row[length:] = 1
+    return pixels, ids
+
+
+def seconds(function):
+    """Of one run."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+class Steps:
+    """A side: `prepare` starts from the folder's weights anew, with a batch; a run is a step and returns its loss."""
+
+    def __init__(self, folder, threads, optimise):
+        self.folder, self.threads, self.optimise, self.about = folder, threads, optimise, {}
+        self.step, self.setting = None, ""
+
+    def prepare(self, case, inputs):
+        """Begin anew with a batch."""
+        self.step = None  # forget the last batch's memory first
+        self.begin(*pairs_of(CONFIG, int(case)))
+        return Run(lambda: np.array(self.step()), setting=self.setting)
+
+
+class Ours(Steps):
+    """npsiglip."""
+
+    def begin(self, pixels, ids):
+        """Make the step."""
+        from npsiglip.checkpoint import Checkpoint
+        from npsiglip.kernels.jit import thread_count
+        from npsiglip.train.config import OptimizerSettings
+        from npsiglip.train.engine import Engine
+        from npsiglip.train.flat import Flat
+        from npsiglip.train.optimizer import AdamW
+
+        checkpoint = Checkpoint.open(self.folder)
+        shapes = {name: value.shape for name, value in checkpoint.items()}
+        params, grads = Flat(shapes), Flat(shapes)
+        for name, value in checkpoint.items():
+            params.views[name][...] = value
+        engine = Engine(checkpoint.config, *ids.shape)
+        settings = OptimizerSettings(RATE, *BETAS, eps=EPS, weight_decay=0.0, clip_norm=CLIP)
+        optimizer = AdamW(shapes, settings)
+
+        def step():
+            with thread_count(self.threads):
+                loss = engine.step(params, pixels, ids, grads)
+                if self.optimise:
+                    optimizer.step(params, grads, optimizer.norm(grads), 1.0)
+            return loss
+
+        self.step = step
+
+
+class Torch(Steps):
+    """transformers' SiglipModel and torch.optim.AdamW."""
+
+    compiled = False
+
+    def make_step(self, attention, optimizer_options, pixels, ids):
+        """A step from the folder's weights on."""
+        import torch
+        import transformers
+
+        torch.set_num_threads(self.threads)
+        self.about = {"torch": torch.__version__, "transformers": transformers.__version__}
+        model = transformers.SiglipModel.from_pretrained(
+            self.folder, dtype=torch.float32, attn_implementation=attention
+        )
+        model.train()
+        parameters = list(model.parameters())
+        optimizer = torch.optim.AdamW(parameters, RATE, BETAS, EPS, weight_decay=0.0, **optimizer_options)
+        inputs = {"pixel_values": torch.from_numpy(pixels), "input_ids": torch.from_numpy(ids.astype(np.int64))}
+        forward = torch.compile(model) if self.compiled else model
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            loss = forward(**inputs, return_loss=True).loss
+            loss.backward()
+            if self.optimise:
+                torch.nn.utils.clip_grad_norm_(parameters, CLIP, foreach=True)
+                optimizer.step()
+            return loss.item()
+
+        return step
+
+    def begin(self, pixels, ids):
+        """Make the step, of the fastest setting."""
+        best = None
+        for attention in ("sdpa", "eager"):
+            for name in ("fused", "foreach"):
+                step = self.make_step(attention, {name: True}, pixels, ids)
+                step()  # allocates, and compiles
+                took = min(seconds(step) for _ in range(TRIALS))
+                best = min(best or (took, attention, name), (took, attention, name))
+                if not self.optimise or self.compiled:
+                    break
+            if self.compiled:  # by its default attention
+                break
+        _, attention, name = best
+        self.setting = f"{attention} attention, {name} AdamW" if self.optimise else f"{attention} attention"
+        if not self.compiled:  # or it would be compiled again
+            step = self.make_step(attention, {name: True}, pixels, ids)
+        self.step = step
+
+
+class Compiled(Torch):
+    """The same, compiled."""
+
+    compiled = True
+
+
+SIDES = {"npsiglip": Ours, "torch": Torch, "torch.compile": Compiled}
+
+
+def rounds_of(workers, batch, rounds):
+    """Settings, seconds of each step, and the limit's operations a second, of all sides, alternating."""
+    settings, times, losses = {}, {name: [] for name in workers}, {}
+    for name, worker in workers.items():
+        settings[name] = worker.ask("prepare", case=str(batch), inputs=None)["setting"]
+    for i in range(rounds + 1):
+        order = list(workers) if i % 2 else list(reversed(workers))
+        for name in order:
+            time.sleep(PAUSE)
+            took = workers[name].ask("time", case=str(batch))["seconds"]
+            if i:  # the first one warms up
+                times[name].append(took)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, worker in workers.items():
+            file = Path(folder) / f"{name}.npy"
+            worker.ask("output", case=str(batch), file=str(file))
+            losses[name] = float(np.load(file))
+    return settings, times, losses
+
+
+def check(losses):
+    """All sides took the same steps."""
+    ours = losses["npsiglip"]
+    for name, loss in losses.items():
+        if name != "torch.compile" and not abs(loss - ours) <= APART * abs(ours):
+            raise SystemExit(f"the loss of {name} is {loss}, ours is {ours}: not the same steps, nothing to compare")
+
+
+def report(batch, rounds, settings, times, losses, limit):
+    """A table of one batch."""
+    flop = 3 * batch * (image_flop(CONFIG.image) + text_flop(CONFIG.text))
+    print(f"batch {batch}, {rounds} rounds; loss {losses['npsiglip']:.4f}\n")
+    print(f"{'':16}{'ms a step':>10}{'quartiles':>20}{'pairs/s':>9}{'ours / it':>11}  in each round")
+    for name, values in times.items():
+        all_ = summarize([1e3 * value for value in values])
+        line = f"{name:16}{all_.median:10.1f}{f'{all_.q1:.1f} - {all_.q3:.1f}':>20}{1e3 * batch / all_.median:9.0f}"
+        if name != "npsiglip":
+            both = ratio(times["npsiglip"], values)
+            each = both.per_round
+            line += f"{both.of_medians:11.3f}  {each.median:.3f} ({each.q1:.3f} - {each.q3:.3f})   {settings[name]}"
+        print(line)
+    rate = flop / statistics.median(times["npsiglip"])
+    print(f"\nnpsiglip: {rate / 1e9:.0f} GFLOP/s, {100 * rate / limit:.0f} % of multiply-adds on registers")
+
+
+def sweep(workers, batches, rounds):
+    """Milliseconds of a step against the batch, of all sides: a row for each batch."""
+    names = list(workers)
+    print(f"\n{'batch':>6}" + "".join(f"{name + ' ms':>18}{'us a pair':>11}" for name in names) + f"{'ours / it':>12}")
+    rows = []
+    for batch in batches:
+        _, times, _ = rounds_of(workers, batch, rounds)
+        medians = [statistics.median(times[name]) for name in names]
+        cells = "".join(f"{1e3 * median:18.1f}{1e6 * median / batch:11.0f}" for median in medians)
+        print(f"{batch:6}{cells}" + "".join(f"{medians[0] / other:12.3f}" for other in medians[1:]), flush=True)
+        rows.append((batch, *medians))
+    return names, rows
+
+
+def plot(file, names, rows):
+    """A picture of the sweep."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    batches = [row[0] for row in rows]
+    for i, name in enumerate(names, 1):
+        left.plot(batches, [1e3 * row[i] for row in rows], "o-", label=name)
+        right.plot(batches, [row[0] / row[i] for row in rows], "o-", label=name)
+    left.set(xscale="log", yscale="log", xlabel="pairs in a batch", ylabel="ms for each step")
+    right.set(xscale="log", xlabel="pairs in a batch", ylabel="pairs in a second")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set_xticks(batches, batches, minor=False)
+        axes.xaxis.minorticks_off()
+        axes.legend()
+    figure.savefig(file, dpi=100)
+
+
+def main():
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--engine-only", action="store_true", help="without the optimisers")
+    parser.add_argument("--compile", action="store_true", help="torch.compile beside them")
+    parser.add_argument(
+        "--sweep", action="store_true", help=f"batches of {', '.join(map(str, BATCHES))}, 3 rounds each"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="of the sweep")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a worker
+    options = parser.parse_args()
+    if options.side:
+        serve(lambda folder, dtype, threads, say: SIDES[options.side](folder, threads, not options.engine_only))
+        return
+    command = [sys.executable, __file__, *(["--engine-only"] if options.engine_only else []), "--side"]
+    names = [name for name in SIDES if options.compile or name != "torch.compile"]
+    print(f"{count_params(CONFIG) / 1e6:.2f} M parameters, {options.threads} threads, float32")
+    with tempfile.TemporaryDirectory() as folder:
+        params = random_params(CONFIG, seed=0)
+        params |= {"t_prime": np.float32(np.log(10)), "bias": np.float32(-10)}
+        save_folder(folder, CONFIG, params, "float32")
+        workers = {name: Worker(name, [*command, name], {}, print) for name in names}
+        try:
+            for worker in workers.values():
+                worker.ask("load", folder=folder, dtype="float32", threads=options.threads)
+            settings, times, losses = rounds_of(workers, options.batch, options.rounds)
+            check(losses)
+            limit = Limits("float32").prepare(f"multiply_add:{options.threads}", None)
+            rate = limit.work / statistics.median(seconds(limit.function) for _ in range(9))
+            report(options.batch, options.rounds, settings, times, losses, rate)
+            if options.sweep or options.plot:
+                result = sweep(workers, BATCHES, 3)
+                if options.plot:
+                    plot(options.plot, *result)
+        finally:
+            for worker in workers.values():
+                worker.__exit__()
+
+
+if __name__ == "__main__":
+    main()

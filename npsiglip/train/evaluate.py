@@ -1,0 +1,143 @@
+"""How well a model sees the world: zero-shot classification, retrieval, and whether its probabilities are right.
+
+Zero-shot: every picture against the captions of all colour-shape classes; right if the highest logit is that of its
+class. Retrieval: R@1 among pairs with distinct captions, both ways. Calibration: probabilities of pairs that match and
+pairs that do not, in batches as in training, where one pair of B matches, and once more with as many of the ones as of
+the others; expected calibration error (arXiv:1706.04599) over 15 bins of equal width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.config import SigLIPConfig
+from npsiglip.image import ImageProcessor
+from npsiglip.model import SigLIP
+from npsiglip.params import Params
+from npsiglip.tokenizer import Tokenizer
+from npsiglip.train.data import Pixels
+
+BINS = 15
+Pictures = NDArray[np.uint8]
+
+
+def top1(model: SigLIP, pictures: Pictures, labels: NDArray[np.integer], captions: Sequence[str]) -> float:
+    """The part of the pictures [n, S, S, 3] whose label's caption has the highest logit."""
+    zimg, ztxt = model.encode_image(Pixels()(pictures)), model.encode_text(captions)
+    return float((model.compare(zimg, ztxt).logits_per_image.argmax(axis=1) == labels).mean())
+
+
+def recall(logits: NDArray[np.floating]) -> float:
+    """R@1: the part of the rows whose highest entry is that of the diagonal."""
+    return float((logits.argmax(axis=1) == np.arange(len(logits))).mean())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probabilities against what happened, in bins of equal width; empty bins are left out."""
+
+    ece: float
+    """sum over bins of count / n * |mean probability - part that matched|."""
+    probability: list[float]
+    """Of each bin, the mean."""
+    matched: list[float]
+    """Of each bin, the part of the pairs that match."""
+    count: list[int]
+
+
+def calibration(probs: NDArray[np.floating], matched: NDArray[np.bool_], bins: int = BINS) -> Calibration:
+    """Compare probabilities [n] with whether the pairs match [n]."""
+    p, y = np.asarray(probs, np.float64).ravel(), np.asarray(matched, np.float64).ravel()
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    used = count > 0
+    mean = np.bincount(place, p, bins)[used] / count[used]
+    part = np.bincount(place, y, bins)[used] / count[used]
+    ece = float((count[used] / len(p) * np.abs(mean - part)).sum())
+    return Calibration(ece, mean.tolist(), part.tolist(), count[used].tolist())
+
+
+def model_of(config: SigLIPConfig, params: Params, tokenizer_file: Path) -> SigLIP:
+    """A model from parameters under training, which are copied."""
+    assert config.image is not None and config.text is not None
+    size = config.image.image_size
+    tokenizer = Tokenizer(tokenizer_file, config.text.seq_len)
+    copies = {name: np.array(value, np.float32) for name, value in params.items()}
+    return SigLIP(config, copies, ImageProcessor(size, size), tokenizer)
+
+
+class ZeroShot:
+    """Held-out pictures drawn once, on which models are compared in the course of training.
+
+    Args:
+        count: pictures of seen combinations, and as many of held-out ones.
+        image_size: S.
+        seed: of the pictures.
+    """
+
+    def __init__(self, count: int, image_size: int, seed: int = 1) -> None:
+        from npsiglip.world import class_captions, zero_shot_pictures
+
+        self._captions = class_captions()
+        self._sets = {
+            name: zero_shot_pictures(count, held_out=held_out, seed=seed, image_size=image_size)
+            for name, held_out in (("seen", False), ("held_out", True))
+        }
+
+    def __call__(self, model: SigLIP) -> dict[str, float]:
+        """Top-1 of both sets."""
+        return {name: top1(model, pictures, labels, self._captions) for name, (pictures, labels) in self._sets.items()}
+
+
+def _pairs_in_batches(model: SigLIP, batch: int, batches: int, seed: int, image_size: int) -> dict[str, Any]:
+    from npsiglip.world import World
+
+    world = World(seed=seed, image_size=image_size, split="test")
+    probs, matched = [], []
+    for step in range(batches):
+        pictures, captions = world.batch(step, batch)
+        probs.append(model(Pixels()(pictures), captions).probs)
+        matched.append(np.eye(batch, dtype=bool))
+    p, y = np.stack(probs), np.stack(matched)
+    balanced = y | np.roll(y, 1, axis=2)  # each picture with its own caption and the next one's
+    return {
+        "calibration": asdict(calibration(p, y)),
+        "calibration_balanced": asdict(calibration(p[balanced], y[balanced])),
+    }
+
+
+def evaluate(
+    model: SigLIP | str | Path, count: int = 2048, pairs: int = 1000, batch: int = 256, batches: int = 8, seed: int = 2
+) -> dict[str, Any]:
+    """Everything that a model card reports.
+
+    Args:
+        model: or its folder.
+        count: pictures of seen combinations, and of held-out ones.
+        pairs: for retrieval.
+        batch: pairs of a batch, for calibration.
+        batches: of these.
+        seed: of all pictures.
+
+    Returns:
+        seen, held_out: top-1 of zero-shot classification.
+        image_to_text, text_to_image: R@1 of retrieval.
+        calibration, calibration_balanced: see `Calibration`; one pair of `batch` matches, or one of two.
+    """
+    from npsiglip.world import retrieval_pairs
+
+    if not isinstance(model, SigLIP):
+        model = SigLIP.from_pretrained(model)
+    assert model.config.image is not None
+    size = model.config.image.image_size
+    results: dict[str, Any] = dict(ZeroShot(count, size, seed)(model))
+    pictures, captions = retrieval_pairs(pairs, seed=seed, image_size=size)
+    logits = model(Pixels()(pictures), captions).logits_per_image
+    results |= {"image_to_text": recall(logits), "text_to_image": recall(logits.T)}
+    return results | _pairs_in_batches(model, batch, batches, seed, size)

@@ -1,0 +1,105 @@
+"""What the parameters are before the first step: big_vision's initialisation, or another model's parameters.
+
+| parameters | values |
+|---|---|
+| q, k, v, out, fc1, fc2: `w` | Xavier uniform: within sqrt(6 / (in + out)) |
+| fc1, fc2: `b` | normal, deviation 1e-6 |
+| patch embedding, text head: `w` | LeCun normal, cut off at two deviations |
+| both `pos_embed`, `token_embed` | normal, deviation 1 / sqrt(D) |
+| probe | Xavier uniform, as [1, 1, D]: within sqrt(6 / (1 + D)) |
+| LayerNorm | scale 1, b 0 |
+| every other `b` | 0 |
+
+Source: `models/vit.py` and `models/proj/image_text/text_transformer.py` of big_vision, and flax's defaults where they
+say nothing (Dense and Conv: LeCun normal; Embed: normal with the embedding's width as fan-in).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.checkpoint import Checkpoint
+from npsiglip.config import SigLIPConfig
+from npsiglip.errors import InputError
+from npsiglip.params import Shape, param_shapes
+
+CUT_DEVIATION = 0.87962566103423978  # of a standard normal cut off at -2 and 2
+
+Values = NDArray[np.float32]
+
+
+def xavier(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> NDArray[np.float64]:
+    """Uniform with the variance 2 / (in + out)."""
+    limit = (6.0 / (fan_in + fan_out)) ** 0.5
+    return rng.uniform(-limit, limit, shape)
+
+
+def lecun(rng: np.random.Generator, shape: Shape, fan_in: int) -> NDArray[np.float64]:
+    """Normal with the variance 1 / in, values beyond two deviations drawn anew."""
+    values = rng.standard_normal(shape)
+    while (outside := np.abs(values) > 2.0).any():
+        values[outside] = rng.standard_normal(int(outside.sum()))
+    values *= fan_in**-0.5 / CUT_DEVIATION
+    return values
+
+
+def _initial(name: str, shape: Shape, rng: np.random.Generator) -> NDArray[np.float64]:
+    last = name.rsplit(".", 1)[-1]
+    if last == "w":
+        fresh = name in ("image.patch_embed.w", "text.head.w")
+        return lecun(rng, shape, shape[0]) if fresh else xavier(rng, shape, *shape)
+    if last == "scale":
+        return np.ones(shape)
+    if last in ("pos_embed", "token_embed"):
+        return rng.normal(0.0, shape[-1] ** -0.5, shape)
+    if last == "probe":
+        return xavier(rng, shape, 1, shape[-1])
+    if ".mlp." in name:
+        return rng.normal(0.0, 1e-6, shape)
+    return np.zeros(shape)
+
+
+def initial_params(config: SigLIPConfig, seed: int, t_prime: float, bias: float) -> dict[str, Values]:
+    """Name -> float32 array, for training from nothing.
+
+    Every parameter has a stream of its own, from the seed and its name: another depth leaves the other blocks as they
+    are.
+    """
+    params: dict[str, Values] = {}
+    for name, shape in param_shapes(config).items():
+        rng = np.random.default_rng([seed, crc32(name.encode())])
+        params[name] = np.asarray(_initial(name, shape, rng), np.float32)
+    params["t_prime"], params["bias"] = np.array(t_prime, np.float32), np.array(bias, np.float32)
+    return params
+
+
+def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict[str, Values]:
+    """The parameters of a model folder, as float32.
+
+    Args:
+        folder: in Hugging Face's format.
+        config: of the model that is trained.
+        tower: "image" or "text" for one tower's alone; empty: all.
+
+    Raises:
+        CheckpointError: the folder cannot be used.
+        InputError: its model is quantised, or has other shapes.
+    """
+    checkpoint = Checkpoint.open(folder)
+    if checkpoint.quantized:
+        raise InputError(f"{folder} is quantised; training starts from weights of a float type")
+    prefix = f"{tower}." if tower else ""
+    shapes = {name: shape for name, shape in param_shapes(config).items() if name.startswith(prefix)}
+    theirs = {name: shape for name, shape in param_shapes(checkpoint.config).items() if name.startswith(prefix)}
+    for name in {**shapes, **theirs}:
+        if shapes.get(name) != theirs.get(name):
+            has, wanted = (list(s[name]) if name in s else "nothing" for s in (theirs, shapes))
+            raise InputError(
+                f"{folder} has {has} as {name}, [model] asks for {wanted}: give [model] the shapes of that folder's "
+                "config.json"
+            )
+    return {name: np.asarray(checkpoint[name], np.float32) for name in shapes}
