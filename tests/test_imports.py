@@ -54,8 +54,9 @@ def layer(name):
     Between kernels and engine: parameters and files, what quantised ones hold, then checkpoints and layers.
     """
     parts = name.split(".")
-    if len(parts) > 1 and parts[1] in ("reference", "kernels", "cli", "bench"):
-        return {"reference": 0, "kernels": 1, "bench": 7, "cli": 8}[parts[1]]
+    packages = {"reference": 0, "kernels": 1, "world": 2, "train": 7, "bench": 7, "cli": 8}
+    if len(parts) > 1 and parts[1] in packages:
+        return packages[parts[1]]
     above = {"quantized": 3, "layers": 4, "checkpoint": 4, "engine": 5, "loss": 5, "model": 6, "quantizer": 6}
     return 9 if parts[-1] == "__main__" else above.get(parts[-1], 2)
 

@@ -305,6 +305,18 @@ def is_plain(sample):
     return sample.scene.kind == "single" and not sample.claims.things[0][1] and not sample.claims.scene
 
 
+def test_colourless_captions_name_the_shape_alone():
+    world, colours = World(3, mix=SINGLE, distinct=False, colourless=0.5, languages=0.0), {*COLOURS, "violet"}
+    without = 0
+    for sample in described(world, 1000):
+        if not colours & {*sample.caption.split()}:
+            without += 1
+            nouns = [noun for noun, _ in NOUNS[sample.scene.things[0].shape]]
+            assert re.fullmatch(rf".*\b({'|'.join(nouns)})", sample.caption), sample.caption
+            assert not re.search(r"[{}]|\ba [aeio]|\ban [^aeiou]|  ", sample.caption)
+    assert abs(without / 1000 - 0.5) < 0.07
+
+
 def test_shares_of_kinds_plain_captions_and_languages():
     samples = described(World(8, languages=0.0), 4000)
     kinds = Counter(sample.scene.kind for sample in samples)
@@ -444,6 +456,16 @@ def test_batch_without_distinct_is_the_stream():
         image, caption, _ = world.sample(2 * 2**20 + i)
         assert caption == captions[i]
         np.testing.assert_array_equal(pixels[i], np.asarray(image))
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_batches_of_few_colours(distinct):
+    world, seen = World(3, batch_colours=2, distinct=distinct), Counter()
+    for step in range(40):
+        colours = {thing.colour for sample in world._chosen(step, 24) for thing in sample.scene.things}
+        assert len(colours) == 2
+        seen.update(colours)
+    assert set(seen) == {*COLOURS}
 
 
 def test_batch_that_cannot_be_filled_says_so(monkeypatch):
@@ -653,6 +675,9 @@ def test_retrieval_pairs():
         ({"difficulty": 1.5}, "`difficulty` must lie between 0 and 1, got 1.5"),
         ({"plain": -0.1}, "`plain` must lie"),
         ({"languages": 2}, "`languages` must lie"),
+        ({"batch_colours": 0}, "`batch_colours` must be from 1 to 8, got 0"),
+        ({"batch_colours": 9}, "`batch_colours` must be from 1 to 8, got 9"),
+        ({"colourless": 0.5}, "expected distinct=False"),
         ({"image_size": 16}, "`image_size` must be from 32 to 512 pixels, got 16"),
         ({"image_size": 5000}, "`image_size` must be from 32 to 512 pixels, got 5000"),
         ({"unseen": ["styles"]}, 'expected split="test"'),

@@ -259,8 +259,8 @@ def linear(x, panels, scales, b, activation, residual, before, out, transposed=F
     elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
 
     For gradients: with the activation `GELU_TANH_GRADIENT`, out = residual + (x w + b) gelu'(before), which is read;
-    with `transposed`, out = x^T w, x [steps, M] whole steps (for bfloat16, two rows in a lane): of a row of x, lanes up to
-    the next multiple of `ROWS` are read, whatever they hold.
+    with `transposed`, out = x^T w, x [steps, M] of whole steps (for bfloat16, two rows in a lane): of a row of x,
+    lanes up to the next multiple of `ROWS` are read, whatever they hold.
     """
     m, n = out.shape
     worker, tile_product, chain = _worker(x.dtype.char, out.dtype.char, transposed)

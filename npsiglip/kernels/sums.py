@@ -23,7 +23,7 @@ from npsiglip.kernels.vector import (
     to_f64,
 )
 
-ROWS_EACH = 256  # summed in float32 before they are added to the sum in float64
+ROWS_EACH = 16  # summed in float32 before they are added to the sum in float64: see docs/numerics.md
 PAIRS_EACH = 16  # of a task of `pair_rows`
 
 

@@ -136,6 +136,10 @@ class TrainSettings:
     """What products are computed in; parameters, gradients and moments are float32."""
     t_prime: Annotated[float, Range(-10, 10)] = log(10.0)
     bias: Annotated[float, Range(-100, 100)] = -10.0
+    patch_embed: Literal["lecun", "whiten"] = "lecun"
+    """How it starts: at random, as big_vision's, or from the pictures (`npsiglip.train.initial.whitening`)."""
+    whiten_scale: Positive = 4.0
+    """The deviation of what a whitening patch embedding gives."""
     lock: Literal["", "image"] = ""
     """A tower that keeps its weights: the SigLiT recipe."""
     init: str = ""

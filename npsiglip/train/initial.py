@@ -27,6 +27,7 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.params import Shape, param_shapes
 
+FLOOR = 0.01  # of the mean variance, added to each: noise is not blown up
 CUT_DEVIATION = 0.87962566103423978  # of a standard normal cut off at -2 and 2
 
 Values = NDArray[np.float32]
@@ -75,6 +76,49 @@ def initial_params(config: SigLIPConfig, seed: int, t_prime: float, bias: float)
         params[name] = np.asarray(_initial(name, shape, rng), np.float32)
     params["t_prime"], params["bias"] = np.array(t_prime, np.float32), np.array(bias, np.float32)
     return params
+
+
+def cosines(size: int) -> NDArray[np.float64]:
+    """The discrete cosine transform, an orthonormal basis [size, size]: a row for each frequency."""
+    k, x = np.arange(size)[:, None], np.arange(size)[None, :]
+    basis: NDArray[np.float64] = np.sqrt(np.where(k == 0, 1.0, 2.0) / size) * np.cos(np.pi * (x + 0.5) * k / size)
+    return basis
+
+
+def whitening(pictures: NDArray[np.uint8], patch_size: int, width: int, scale: float) -> dict[str, Values]:
+    """A patch embedding that gives patches of these pictures the same variance in each of its outputs, or nearly.
+
+    Most of the variance of pictures lies in the mean colours of patches, very little in edges: with random weights,
+    shapes are learned late. Here an output is one coefficient of the cosine transform of brightness or of one of two
+    colour differences, those with the largest variance first, divided by its deviation; the bias lets the mean patch
+    come out as zero. (Fast training on CIFAR begins so, with principal components: arXiv:2404.00498, section 3.1.
+    Those of patches are close to cosines, which are the same bits however many threads there are.)
+
+    Args:
+        pictures: uint8 [n, S, S, 3], a batch.
+        patch_size: P.
+        width: D of the image tower, at most 3 P^2.
+        scale: deviation of every output.
+
+    Raises:
+        InputError: a width above 3 P^2.
+    """
+    n, grid, p = len(pictures), pictures.shape[1] // patch_size, patch_size
+    if width > 3 * p * p:
+        raise InputError(
+            f"a whitening patch embedding has at most {3 * p * p} outputs with patches of {p}, got {width}"
+        )
+    x = pictures[:, : grid * p, : grid * p].astype(np.float64).reshape(n, grid, p, grid, p, 3)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n * grid * grid, -1)
+    mean = x.mean(axis=0)
+    covariance = x.T @ x / len(x) - mean[:, None] * mean  # sums of whole numbers: exact, in any order
+    colours = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
+    basis = np.einsum("ay,bx,kc->abkyxc", cosines(p), cosines(p), colours).reshape(3 * p * p, -1)
+    variance = np.einsum("ij,jk,ik->i", basis, covariance, basis)
+    used = np.argsort(-variance, kind="stable")[:width]
+    w = (scale / np.sqrt(variance[used] + FLOOR * variance.mean()))[:, None] * basis[used]
+    w, mean = 127.5 * w.T, mean / 127.5 - 1.0  # of bytes to [-1, 1]
+    return {"image.patch_embed.w": w.astype(np.float32), "image.patch_embed.b": -(mean[:, None] * w).sum(axis=0)}
 
 
 def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict[str, Values]:

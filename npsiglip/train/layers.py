@@ -92,10 +92,11 @@ class Linear:
         self.dw[:], self.db[:] = 0, 0
 
     def _rounded(self, x: NDArray[Any], purpose: str) -> NDArray[Any]:
-        """X in the type that products read."""
+        """X in the type that products read; rows of bfloat16 have whole pairs."""
         if x.dtype == self.kind:
             return x
-        rounded = self.scratch(purpose, *x.shape, kind=np.uint16)
+        rows, columns = x.shape
+        rounded = self.scratch(purpose, rows, columns + columns % 2, kind=np.uint16)
         pack.to_bf16(x, rounded)
         return rounded
 

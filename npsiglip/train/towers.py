@@ -137,6 +137,30 @@ class Blocks:
             block.backward(own, length, dx)
 
 
+class Positions:
+    """Position embeddings: what each part of a batch adds to their gradient, in float32, is added up in float64."""
+
+    def __init__(self, name: str, length: int, grads: Values, scratch: Scratch) -> None:
+        self.name, self.grads, self.scratch = name, grads, scratch
+        self._index = np.tile(np.arange(length, dtype=np.int32), part_size(length))
+        self._sum = np.zeros((length, grads[name].shape[1]), np.float64)
+
+    def begin(self) -> None:
+        """Forget the gradients of the last batch."""
+        self._sum[:] = 0
+
+    def backward(self, dx: Array) -> None:
+        """dx [N * L, D] of a part's tokens."""
+        part = self.scratch("positions", *self._sum.shape)
+        part[:] = 0
+        sums.add_rows(dx, self._index[: len(dx)], part)
+        self._sum += part
+
+    def end(self) -> None:
+        """Write the gradient; positions behind the end of shorter texts have none."""
+        self.grads[self.name][: len(self._sum)] = self._sum
+
+
 class MapHead:
     """Attention pooling by a learned probe, then an MLP with residual."""
 
@@ -230,8 +254,8 @@ class ImageTower(Tower):
         self.patch_embed = Linear(["image.patch_embed"], params, grads, scratch, dtype, order)
         self.blocks = Blocks("image", config, params, grads, scratch, dtype)
         self.head = MapHead("image.map_head", config, params, grads, scratch, dtype)
-        self.layers = [self.patch_embed, *self.blocks.layers, *self.head.layers, self.head]
-        self._positions = np.tile(np.arange(self.length, dtype=np.int32), part_size(self.length))
+        self.positions = Positions("image.pos_embed", self.length, grads, scratch)
+        self.layers = [self.patch_embed, self.positions, *self.blocks.layers, *self.head.layers, self.head]
         parts = list(self.parts())
         kept = [self._keep(part.stop - part.start) for part in (parts[:1] if locked else parts)]
         self._kept = [kept[min(i, len(kept) - 1)] for i in range(len(parts))]
@@ -256,12 +280,11 @@ class ImageTower(Tower):
 
     def backward(self, dz: Array) -> None:
         """dz [B, D], the gradient of the result, which is overwritten."""
-        d_pos = self.grads["image.pos_embed"]
         for part, (patches, blocks, head) in zip(self.parts(), self._kept, strict=True):
             dy = self.head.backward(blocks[-1]["tokens"], head, dz[part])
             dx = self.scratch("x", *dy.shape)
             self.blocks.backward(blocks, self.length, dy, dx)
-            sums.add_rows(dx, self._positions[: len(dx)], d_pos)
+            self.positions.backward(dx)
             self.patch_embed.backward_weights(patches, dx)
         for layer in self.layers:
             layer.end()
@@ -277,8 +300,8 @@ class TextTower(Tower):
         self.params, self.grads = params, grads
         self.blocks = Blocks("text", config, params, grads, scratch, dtype)
         self.head = Linear(["text.head"], params, grads, scratch, dtype)
-        self.layers = [*self.blocks.layers, self.head]
-        self._positions = np.tile(np.arange(length, dtype=np.int32), part_size(length))
+        self.positions = Positions("text.pos_embed", length, grads, scratch)
+        self.layers = [self.positions, *self.blocks.layers, self.head]
         self._kept = []
         for part in self.parts():
             n = part.stop - part.start
@@ -310,6 +333,6 @@ class TextTower(Tower):
             dy[self.length - 1 :: self.length] = d_last
             self.blocks.backward(blocks, self.length, dy, dx)
             sums.add_rows(dx, ids, self.grads["text.token_embed"])
-            sums.add_rows(dx, self._positions[: len(dx)], self.grads["text.pos_embed"])
+            self.positions.backward(dx)
         for layer in self.layers:
             layer.end()

@@ -37,7 +37,7 @@ from npsiglip.train.engine import Engine
 from npsiglip.train.evaluate import ZeroShot, evaluate, model_of
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
-from npsiglip.train.initial import initial_params, params_of
+from npsiglip.train.initial import initial_params, params_of, whitening
 from npsiglip.train.metrics_log import MetricsLog
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.plot import draw_plot
@@ -320,6 +320,10 @@ class Trainer:
             self._optimizer.count = self.state.step
             return
         values = initial_params(self.shapes, train.seed, train.t_prime, train.bias)
+        if train.patch_embed == "whiten":
+            image = self.config.model.image
+            pictures, _ = self._source.batch(0)
+            values |= whitening(pictures, image.patch_size, image.width, train.whiten_scale)
         if train.init:
             values |= params_of(train.init, self.shapes, train.lock)
         for name, view in self.params.views.items():

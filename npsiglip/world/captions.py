@@ -1,7 +1,8 @@
 """English captions: what is said of a scene, and in which words.
 
-Every caption names colour and shape, or colour and letter. About two in five of single objects say no more, as a class
-name does; the others add size, texture, place or background. `UNSEEN` wordings are for tests alone.
+Every caption names colour and shape, or colour and letter; but for `colourless` ones, for the start of training. About
+two in five of single objects say no more, as a class name does; the others add size, texture, place or background.
+`UNSEEN` wordings are for tests alone.
 """
 
 from __future__ import annotations
@@ -208,6 +209,14 @@ def _plain(rng: Random, thing: Thing, unseen: bool) -> str:
         return _framed(rng, UNSEEN, with_article(words))
     frame = pick(rng, PLAIN)
     return frame.replace("a {}", with_article(words)) if "a {}" in frame else frame.replace("{}", words)
+
+
+def colourless(rng: Random, scene: Scene) -> tuple[str, Claims]:
+    """The shape alone, of a single object: "a star". What is returned as claimed is the class all the same."""
+    thing = scene.things[0]
+    words = with_article(_noun(rng, thing.shape, synonyms=0.2))
+    caption = pick(rng, PLAIN).replace("a {}", words).replace("{}", words.split(" ", 1)[1])
+    return caption, Claims(((thing_key(thing), 0),))
 
 
 def _single(rng: Random, scene: Scene, style: Wording) -> tuple[str, Claims]:

@@ -59,6 +59,15 @@ def pick(rng: Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
+def shuffled(rng: Random, items: Sequence[T]) -> list[T]:
+    """All of them, in any order."""
+    mixed = list(items)
+    for i in range(len(mixed) - 1, 0, -1):
+        j = int(rng.random() * (i + 1))
+        mixed[i], mixed[j] = mixed[j], mixed[i]
+    return mixed
+
+
 def weighted(rng: Random, weights: Mapping[str, float]) -> str:
     """One of the names, as likely as its weight says."""
     at, chosen = rng.random() * sum(weights.values()), ""

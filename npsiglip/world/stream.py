@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from npsiglip.errors import InputError
-from npsiglip.world.captions import Wording, english
+from npsiglip.world.captions import Wording, colourless, english
 from npsiglip.world.claims import Claims, shown
 from npsiglip.world.drawing import draw
 from npsiglip.world.fonts import check_fonts
 from npsiglip.world.languages import foreign
 from npsiglip.world.masks import tables
-from npsiglip.world.sampling import Settings, sample_scene, weighted
+from npsiglip.world.sampling import Settings, sample_scene, shuffled, weighted
 from npsiglip.world.scene import Scene
-from npsiglip.world.vocabulary import CLASSES, HELD_OUT, KINDS, SEEN
+from npsiglip.world.vocabulary import CLASSES, COLOURS, HELD_OUT, KINDS, SEEN
 
 SPLITS: Final = ("train", "test")
 UNSEEN: Final = ("combinations", "styles", "wordings")
@@ -35,7 +35,8 @@ PATIENCE: Final = 2000  # scenes tried for each place of a batch
 ALONE: Final = 0.45  # most of the classes that a batch gives to plain captions
 CROWDED: Final = 1500  # size of batches in which all captions but plain ones say all that they can
 _BATCHES: Final = 1 << 127  # from here on, indices are those of batches
-_PLAN: Final = (1 << 32) - 1
+_PLAN: Final = (1 << 32) - 1  # not the index of a picture, but of what decides on the whole batch
+_PALETTE: Final = _PLAN - 1
 
 
 class Sample(NamedTuple):
@@ -100,6 +101,11 @@ class World:
         plain: share of the captions of single objects that name colour and shape alone.
         languages: share of the captions that are German, French, Spanish or Italian.
         distinct: whether `batch` keeps apart samples of which one's caption is true of the other's picture.
+        colourless: share of the captions of single objects that name the shape alone, "a star". Colours are learned
+            first, and then there is little to gain from shapes until they are known: such captions are for the start
+            of training. They are true of many pictures, so only with distinct=False.
+        batch_colours: how many colours there are in a batch, of 8. With few, colour tells less, and more is gained from
+            shapes.
         unseen: of "combinations", "styles", "wordings": have only those that training never meets. Only in "test".
 
     Raises:
@@ -117,18 +123,26 @@ class World:
         plain: float = 0.4,
         languages: float = 0.11,
         distinct: bool = True,
+        colourless: float = 0.0,
+        batch_colours: int = len(COLOURS),
         unseen: Collection[str] = (),
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"`split` must be one of {', '.join(SPLITS)}; got {split!r}")
         mix = dict(MIX if mix is None else mix)
-        _check(mix, {"difficulty": difficulty, "plain": plain, "languages": languages}, image_size)
+        shares = {"difficulty": difficulty, "plain": plain, "languages": languages, "colourless": colourless}
+        _check(mix, shares, image_size)
+        if colourless and distinct:
+            raise InputError("`colourless` captions are true of many pictures: expected distinct=False with them")
+        if not 1 <= batch_colours <= len(COLOURS):
+            raise InputError(f"`batch_colours` must be from 1 to {len(COLOURS)}, got {batch_colours}")
         if unknown := sorted(set(unseen) - set(UNSEEN)):
             raise InputError(f"`unseen` has {unknown}; expected some of {', '.join(UNSEEN)}")
         if unseen and split == "train":
             raise InputError('`unseen` is what training never meets: expected split="test" with it')
         self.seed, self.image_size, self.split, self.distinct = seed, image_size, split, distinct
         self.plain, self.languages, self.unseen = plain, languages, frozenset(unseen)
+        self.colourless, self.batch_colours = colourless, batch_colours
         classes: Sequence[tuple[str, str]] = SEEN
         if "combinations" in self.unseen:
             classes = tuple(pair for pair in CLASSES if pair in HELD_OUT)
@@ -141,16 +155,18 @@ class World:
 
     def _caption(self, rng: Random, scene: Scene, plain: float, full: bool = False) -> tuple[str, Claims]:
         unseen = "wordings" in self.unseen
+        if self.colourless and scene.kind == "single" and rng.random() < self.colourless:
+            return colourless(rng, scene)
         if rng.random() < self.languages and not unseen:
             return foreign(rng, scene, 0.0 if full else plain)
         return english(rng, scene, Wording(plain, unseen, full))
 
-    def _describe(self, index: int) -> _Described:
+    def _describe(self, index: int, settings: Settings | None = None) -> _Described:
         index = operator.index(index)  # NumPy's are too short for what follows
         if not 0 <= index < _BATCHES:
             raise InputError(f"`index` must be a whole number from 0 to 2^127 - 1, got {index}")
         rng = Random(self._key | index)
-        scene = sample_scene(rng, self._settings, weighted(rng, self.mix))
+        scene = sample_scene(rng, settings or self._settings, weighted(rng, self.mix))
         return _Described(*self._caption(rng, scene, self.plain), scene, rng)
 
     def _draw(self, described: _Described) -> NDArray[np.uint8]:
@@ -189,15 +205,19 @@ class World:
             "kinds in `mix`, or distinct=False"
         )
 
+    def _palette(self, step: int) -> Settings:
+        """The settings of a batch: with its colours alone."""
+        if self.batch_colours == len(COLOURS):
+            return self._settings
+        colours = shuffled(Random(self._key | _BATCHES | step << 32 | _PALETTE), COLOURS)[: self.batch_colours]
+        return replace(self._settings, classes=tuple(pair for pair in self._settings.classes if pair[0] in colours))
+
     def _distinct(self, step: int, size: int) -> list[_Described]:
         """Kinds as the mix says. Every plain caption is given a class that no other picture shows."""
-        first = _BATCHES | step << 32
-        rng, settings, accepted = Random(self._key | first | _PLAN), self._settings, _Accepted()
+        first, settings, accepted = _BATCHES | step << 32, self._palette(step), _Accepted()
+        rng = Random(self._key | first | _PLAN)
         kinds = [weighted(rng, self.mix) for _ in range(size)]
-        classes = list(settings.classes)
-        for i in range(len(classes) - 1, 0, -1):
-            j = int(rng.random() * (i + 1))
-            classes[i], classes[j] = classes[j], classes[i]
+        classes = shuffled(rng, settings.classes)
         wanted = [i for i, kind in enumerate(kinds) if kind == "single" and rng.random() < self.plain]
         alone = dict(zip(wanted, classes[: int(ALONE * len(classes))], strict=False))
         others = replace(settings, classes=classes[len(alone) :])
@@ -207,12 +227,18 @@ class World:
             chosen.append(self._fitting(Random(self._key | first | i), kind, own, size / CROWDED, accepted))
         return chosen
 
+    def _chosen(self, step: int, size: int) -> list[_Described]:
+        if self.distinct:
+            return self._distinct(step, size)
+        settings = self._palette(step)
+        return [self._describe(step * STRIDE + i, settings) for i in range(size)]
+
     def batch(self, step: int, size: int) -> tuple[NDArray[np.uint8], list[str]]:
         """Pictures [size, S, S, 3] and their captions.
 
         Unless `distinct` is false, no caption is true of another picture. Plain captions then need a class to
         themselves: at most 25 in a batch, in training, and the larger the batch, the more the others say. If it is
-        false, these are the samples from step * 2^20 on.
+        false, these are the samples from step * 2^20 on, but for `batch_colours`.
 
         Raises:
             InputError: a size below 1, a step below 0; too large to be filled so.
@@ -220,10 +246,7 @@ class World:
         step, size = operator.index(step), operator.index(size)
         if not 1 <= size <= STRIDE or not 0 <= step < 1 << 90:
             raise InputError(f"a batch needs a step from 0 on and a size from 1 to {STRIDE}; got {step} and {size}")
-        if self.distinct:
-            chosen = self._distinct(step, size)
-        else:
-            chosen = [self._describe(step * STRIDE + i) for i in range(size)]
+        chosen = self._chosen(step, size)
         pixels = np.empty((size, self.image_size, self.image_size, 3), np.uint8)
         for i, described in enumerate(chosen):
             pixels[i] = self._draw(described)

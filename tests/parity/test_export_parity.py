@@ -41,12 +41,13 @@ def test_loads_without_a_warning(folder, caplog, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model, info = SiglipModel.from_pretrained(folder, output_loading_info=True)
-        AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder).image_processor
     logger.removeHandler(caplog.handler)
     assert not any(info.values()), info
     assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
     assert "weights" not in capfd.readouterr().err.lower().replace("loading weights", "")
     assert model.dtype == torch.float32
+    assert (processor.resample, processor.size["height"], tuple(processor.image_mean)) == (3, 16, (0.5,) * 3)
     text = model.config.text_config
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == (None, 1, 1)
 
@@ -56,6 +57,9 @@ def test_ids_are_equal(folder):
     assert type(tokenizer).__name__ == "SiglipTokenizer"
     assert tokenizer.model_max_length == 8
     ids = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(
+        ids[1], tokenizer(TEXTS[1].lower(), padding="max_length", truncation=True)["input_ids"]
+    )
     np.testing.assert_array_equal(SigLIP.from_pretrained(folder).tokenizer(TEXTS), ids)
 
 
