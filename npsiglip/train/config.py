@@ -152,8 +152,8 @@ class RunSettings:
 
     threads: Natural = 0
     """0: all cores."""
-    workers: Count = 1
-    """Processes that draw."""
+    workers: Count = 2
+    """Processes that draw, at the lowest priority."""
     ahead: Count = 3
     """Batches that each of them draws ahead."""
     checkpoint_minutes: Positive = 5.0

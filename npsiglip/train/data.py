@@ -9,7 +9,9 @@ Pixels travel as bytes, a quarter of their size, and become float32 here as `nps
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -78,7 +80,7 @@ class WorldSource:
         phases = range(len(self.config.data.phases))
         for phase in phases:
             for i in range(-(-count // len(phases))):
-                yield self.world(phase).sample(i).caption
+                yield self.world(phase).caption(i)
 
 
 class Batch(NamedTuple):
@@ -106,10 +108,21 @@ class _Failed(NamedTuple):
     report: str
 
 
+def _give_way() -> None:
+    """The lowest priority for this process: it draws while the trainer waits, for pictures too, and never beside it.
+
+    All threads of a kernel wait for the last one. One that shares its core with a process of equal right is the last
+    for milliseconds, again and again, which costs three times what drawing takes.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # not where there is no such thing, or it is forbidden
+        os.nice(19)
+
+
 def draw(source: Source, tokenizer_file: Path, seq_len: int, steps: range, pipe: Connection) -> None:
     """Send one `_Drawn` for each of the steps; the work of a worker."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a Ctrl-C reaches the trainer, which ends what it has begun
+    _give_way()
     try:
         tokenizer = Tokenizer(tokenizer_file, seq_len)
         for step in steps:

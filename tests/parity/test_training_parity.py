@@ -12,7 +12,7 @@ of errors is taken for several models (weights and pairs), and
 - the geometric mean of the ratios is at most 1 in the median over the parameters, and for each of the large ones:
   matrices and tables, whose errors are many draws;
 - of the others, vectors and scalars, none is larger than its own scatter from model to model explains (Student's t of
-  the logarithms at 1 in 10,000, as some 200 of them are looked at).
+  the logarithms at 1 in 10,000, as some 200 of them are looked at). Measured: they are below 1, too.
 
 The mean is that of logarithms because models differ in how much they amplify errors, alike for both sides: a plain mean
 would be that of the worst model alone.
@@ -31,9 +31,9 @@ from npsiglip.reference import siglip_loss_and_gradients
 from npsiglip.train.engine import Engine
 from npsiglip.train.flat import Flat
 
-MODELS, PAIRS = 8, 16
+PAIRS = 16
 LARGE = 1000  # numbers
-T_OF_ONE_IN_10_000 = 6.0  # Student's t, 7 degrees of freedom
+T_OF_ONE_IN_10_000 = {8: 7.1, 32: 4.2}  # Student's t, one degree of freedom less than models
 BEGIN, END = (10.0, -10.0), (117.0, -12.9)  # temperature and bias of training
 
 # B/16 in small: heads of 64 numbers, a patch of 16, an MLP of four times the width.
@@ -80,11 +80,11 @@ def distance(x, truth):
     return np.linalg.norm(x.astype(np.float64) - truth)
 
 
-def error_ratios(config, params_of, folder, temperature):
+def error_ratios(config, params_of, folder, temperature, models):
     """Parameter name -> the ratio of our error to torch's, for each model."""
     shapes = param_shapes(config)
     ratios = {name: [] for name in shapes}
-    for seed in range(MODELS):
+    for seed in range(models):
         params = params_of(seed) | {
             "t_prime": np.float32(np.log(temperature[0])), "bias": np.float32(temperature[1])
         }  # fmt: skip
@@ -114,17 +114,18 @@ def check(case, config, ratios):
     assert middle <= 1
     assert {name: means[name] for name in large if not means[name] <= 1} == {}
     scatter = {name: values.std(ddof=1) / np.sqrt(len(values)) for name, values in logs.items()}
-    assert {name: means[name] for name in means if not logs[name].mean() <= T_OF_ONE_IN_10_000 * scatter[name]} == {}
+    limit = T_OF_ONE_IN_10_000[len(ratios["t_prime"])]
+    assert {name: means[name] for name in means if not logs[name].mean() <= limit * scatter[name]} == {}
 
 
 @pytest.mark.parametrize("temperature", [BEGIN, END], ids=["begin", "end"])
 def test_base_in_small(tmp_path, temperature):
-    ratios = error_ratios(SMALL, lambda seed: random_params(SMALL, seed), tmp_path, temperature)
+    ratios = error_ratios(SMALL, lambda seed: random_params(SMALL, seed), tmp_path, temperature, 8)
     check(f"small, t = {temperature[0]:.0f}", SMALL, ratios)
 
 
 @pytest.mark.parametrize("temperature", [BEGIN, END], ids=["begin", "end"])
 def test_tiny_golden_model(tmp_path, tiny_config, tiny_params, temperature):
     """Its own weights, and other pairs each time."""
-    ratios = error_ratios(tiny_config, lambda seed: dict(tiny_params), tmp_path, temperature)
+    ratios = error_ratios(tiny_config, lambda seed: dict(tiny_params), tmp_path, temperature, 32)
     check(f"tiny, t = {temperature[0]:.0f}", tiny_config, ratios)
