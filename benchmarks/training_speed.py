@@ -8,7 +8,9 @@ waits in a read. Rounds of a step each, in changing order; after the rounds the 
 computed something else is not timed.
 
 `--sweep` shows the cost of a step against the batch, `--plot FILE` draws it; that needs matplotlib. `--bfloat16` adds
-npsiglip with products in bfloat16, which is not the same arithmetic. `--engine-only` leaves out the optimisers. Needs transformers and torch (`pip install 'npsiglip[bench]'`).
+npsiglip with products in bfloat16, which is not the same arithmetic. `--engine-only` leaves out the optimisers. Needs
+transformers and torch (`pip install 'npsiglip[bench]'`), or `--peer-python`, a Python that has them and what npsiglip
+needs.
 """
 
 import argparse
@@ -265,12 +267,13 @@ def main():
         "--sweep", action="store_true", help=f"batches of {', '.join(map(str, BATCHES))}, 3 rounds each"
     )
     parser.add_argument("--plot", metavar="FILE", help="of the sweep")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="that has torch")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a worker
     options = parser.parse_args()
     if options.side:
         serve(lambda folder, dtype, threads, say: SIDES[options.side](folder, threads, not options.engine_only))
         return
-    command = [sys.executable, __file__, *(["--engine-only"] if options.engine_only else []), "--side"]
+    rest = [__file__, *(["--engine-only"] if options.engine_only else []), "--side"]
     asked = {"torch.compile": options.compile, "in bfloat16": options.bfloat16}
     names = [name for name in SIDES if asked.get(name, True)]
     print(f"{count_params(CONFIG) / 1e6:.2f} M parameters, {options.threads} threads, float32")
@@ -278,7 +281,8 @@ def main():
         params = random_params(CONFIG, seed=0)
         params |= {"t_prime": np.float32(np.log(10)), "bias": np.float32(-10)}
         save_folder(folder, CONFIG, params, "float32")
-        workers = {name: Worker(name, [*command, name], {}, print) for name in names}
+        pythons = {name: options.peer_python if name.startswith("torch") else sys.executable for name in names}
+        workers = {name: Worker(name, [python, *rest, name], {}, print) for name, python in pythons.items()}
         try:
             for worker in workers.values():
                 worker.ask("load", folder=folder, dtype="float32", threads=options.threads)
