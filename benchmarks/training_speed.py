@@ -4,9 +4,8 @@ A step is forward, loss, backward, the norm of all gradients, and AdamW with cli
 weights, pairs, rate and number of threads, in float32. PyTorch trains transformers' SiglipModel with torch.optim.AdamW,
 each in its best setting: attention (SDPA, eager) and optimiser (fused, foreach) are tried, and the fastest pair is
 kept, and its memory is not given back to the system between steps; `--compile` adds torch.compile, which takes a
-minute. Each side is a process of its own; whoever is not timed
-waits in a read. Rounds of a step each, in changing order; after the rounds the losses of both are compared: who
-computed something else is not timed.
+minute. Each side is a process of its own; whoever is not timed waits in a read. Rounds of a step each, in changing
+order; after the rounds the losses are compared: times of who computed something else are not shown.
 
 `--sweep` shows the cost of a step against the batch, `--plot FILE` draws it; that needs matplotlib. `--bfloat16` adds
 npsiglip with products in bfloat16, which is not the same arithmetic. `--engine-only` leaves out the optimisers. Needs
@@ -40,7 +39,7 @@ BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 RATE, EPS, BETAS, CLIP = 1e-3, 1e-8, (0.9, 0.95), 1.0
 PAUSE = 0.02  # longer than threads of OpenMP keep spinning
 TRIALS = 2
-# glibc shall keep what torch lets go: with 1,024 pairs, fresh memory costs it half of the time on a virtual machine.
+# glibc shall keep what torch lets go. Fresh memory is dear on a virtual machine: 16 s a step of 1,024 pairs instead of 6.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 APART, APART_NARROW = 1e-3, 0.05  # of the loss after some steps, relative: rounding grows from step to step
 
