@@ -39,7 +39,7 @@ BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 RATE, EPS, BETAS, CLIP = 1e-3, 1e-8, (0.9, 0.95), 1.0
 PAUSE = 0.02  # longer than threads of OpenMP keep spinning
 TRIALS = 2
-# glibc shall keep what torch lets go: fresh memory is dear on a virtual machine, 16 s a step of 1,024 pairs, not 6.
+# glibc shall keep what torch lets go: fresh memory is dear on a virtual machine, 16 s a step of 1,024 pairs and not 6.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 APART, APART_NARROW = 1e-3, 0.05  # of the loss after some steps, relative: rounding grows from step to step
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hf_names import Layout, bare_prefix, buffer_keys, layout, match_keys
+from npsiglip.hub import model_folder
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized, quantized_specs
 from npsiglip.safetensors_files import FLOATS, StoredTensor, open_folder, write_folder
@@ -168,13 +169,16 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
     def open(cls, folder: str | Path) -> Checkpoint:
         """Open a model folder; reads config.json and the headers of the weights, no values.
 
+        Args:
+            folder: its path, or "builtin" for the model that this package brings.
+
         Raises:
             CheckpointError: if the folder, its configuration or its weights cannot be used, or do not belong
                 together: tensors missing or left over, of another shape, or not of a float type; or if it was
                 quantised by a version of npsiglip with another format.
         """
         try:
-            folder = Path(folder)
+            folder = model_folder(folder)
             is_folder = folder.is_dir()
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be opened: {error}") from None

@@ -158,7 +158,7 @@ class SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model.
 
         Args:
-            folder_or_name: the folder.
+            folder_or_name: the folder, or "builtin" for the small model of drawn shapes that this package brings.
             dtype: what linear layers compute in: "float32", "bfloat16" or "int8", whatever float type the weights
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.

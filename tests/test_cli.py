@@ -132,12 +132,15 @@ def test_usage_errors_exit_with_2(images, args, phrase):
 
 
 @pytest.mark.parametrize("args", [["classify", "one.png", "-l", "a"], ["embed", "a", "-o", "x.npy"]])
-def test_without_a_model_the_message_tells_how_to_get_one(images, args):
+def test_without_a_model_the_built_in_one_is_used_and_says_so(images, args, monkeypatch):
     result = run(*args, model=None)
-    assert result.exit_code == 2
-    for phrase in ("--model FOLDER", "NPSIGLIP_MODEL", "google/siglip-base-patch16-224", "spiece.model", "golden/tiny"):
-        assert phrase in result.stderr
-    assert max(map(len, result.stderr.splitlines())) <= 80
+    assert result.exit_code == 0
+    assert result.stderr.startswith("model: the built-in model, which knows drawn shapes")
+    assert "--model FOLDER" in result.stderr.splitlines()[0]
+    assert "built-in" not in result.stdout
+    monkeypatch.setenv("NPSIGLIP_MODEL", "")  # as good as not set
+    assert run(*args, model=None).stderr == result.stderr
+    assert "built-in" not in run(*args, model="builtin").stderr  # who names it knows it
 
 
 def test_model_from_the_environment(images, monkeypatch):

@@ -19,6 +19,7 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.kernels.jit import max_threads
 from npsiglip.params import param_shapes
 from npsiglip.train import TrainingError, saving, trainer
+from npsiglip.train.config import Config
 from npsiglip.train.metrics_log import read_metrics
 from npsiglip.train.trainer import Trainer, available_memory, check_memory, memory_needed
 
@@ -67,6 +68,10 @@ def run(folder, settings=None, source=None, resume=False, watcher=None, engine=N
     return Trainer(settings, folder, resume, watcher, source or StandIn(), evaluation=evaluation, **make)
 
 
+def without(settings, names):
+    return {name: value for name, value in settings.items() if name not in names}
+
+
 def bits(folder):
     """What must be the same: the checkpoint but for its times, the metrics but for theirs, the model."""
     state = saving.load_state(folder)
@@ -92,7 +97,7 @@ def test_a_run_leaves_what_it_should(whole):
     folder, result, watcher = whole
     assert (result.step, result.finished, result.signal) == (6, True, 0)
     names = {"checkpoint.safetensors", "metrics.jsonl", "model", "spiece.model", "summary.json"}
-    assert {path.name for path in folder.iterdir()} - {"plot.png"} == names
+    assert {path.name for path in folder.iterdir()} - {"plot.png", "reliability.png"} == names
     lines = read_metrics(folder)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
     assert lines[-1].items() >= SEEN.items()
@@ -352,6 +357,39 @@ def test_a_locked_tower_keeps_its_weights(whole, tmp_path):
             assert np.any(view != before[name]), name
     assert np.any(before["text.head.w"] != stored["text.head.w"])  # the text tower begins anew
     assert before["bias"] == -10
+
+
+def test_mean_pooling_weighs_all_tokens_alike(tmp_path):
+    settings = config(train={"pool": "mean"}, optimizer={"weight_decay": 0.0})
+    started = run(tmp_path / "run", settings)
+    before = {name: view.copy() for name, view in started.params.views.items()}
+    started.run()
+    query = {f"image.map_head.attn.q.{part}" for part in "wb"}
+    for name, view in started.params.views.items():
+        if name in query or name == "image.map_head.probe":
+            np.testing.assert_array_equal(view, before[name])
+            assert np.any(view) == (name not in query)
+        elif not name.endswith("attn.k.b"):  # which has no gradient, and here all of the keys have none
+            assert np.any(view != before[name]) == ("map_head.attn.k" not in name), name
+    model = SigLIP.from_pretrained(tmp_path / "run" / "model")
+    probs = model.trace(images=StandIn().batch(0)[0])["image.map_head.attn.probs"]
+    np.testing.assert_array_equal(probs, np.full_like(probs, 1 / 4))
+    assert model.config == SigLIP.from_pretrained(tmp_path / "run" / "model").config
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on(whole, tmp_path, monkeypatch):
+    """What it does not name had its default; with anything else it is refused."""
+    folder, new = tmp_path / "run", ("train.pool", "data.label_noise")
+    monkeypatch.setattr(Config, "deciding", lambda self, whole=Config.deciding: without(whole(self), new))
+    run(folder, watcher=Recorder(2)).run()
+    monkeypatch.undo()
+    assert not set(new) & set(saving.load_state(folder).settings)
+    with pytest.raises(InputError, match=r"- train.pool: 'not set' in the checkpoint, 'mean' now"):
+        run(folder, config(train={"pool": "mean"}), resume=True)
+    with pytest.raises(InputError, match=r"- data.label_noise: 'not set' in the checkpoint, 0.5 now"):
+        run(folder, config(data={"label_noise": 0.5}), resume=True)
+    run(folder, resume=True).run()
+    assert bits(folder)[1:] == bits(whole[0])[1:]
 
 
 def test_a_whole_model_to_start_from(whole, tmp_path):

@@ -65,6 +65,7 @@ def test_a_run_of_the_command(run, settings):
     assert set(results) >= {"seen", "held_out", "image_to_text", "text_to_image", "calibration"}
     assert sum(results["calibration"]["count"]) == 2 * 4 * 4
     assert sum(results["calibration_balanced"]["count"]) == 2 * 2 * 4
+    assert sum(results["calibration_corrected"]["count"]) == 2 * 2 * 4
     scores = SigLIP.from_pretrained(folder / "model").classify(np.zeros((32, 32, 3), np.uint8), ["a", "b"])
     assert len(scores[0]) == 2
 

@@ -6,7 +6,7 @@ from train_standin import TABLES, config, tables
 
 from npsiglip.errors import InputError
 from npsiglip.params import param_shapes
-from npsiglip.train.config import check_world_settings, load_config, read_config
+from npsiglip.train.config import check_world_settings, defaults, load_config, read_config
 from npsiglip.train.initial import initial_params, params_of
 from npsiglip.train.schedule import schedule
 
@@ -33,6 +33,12 @@ def without(section, key):
         ({"train": {"lock": "text"}}, "train.lock must be one of '', 'image'"),
         ({"train": {"lock": "image"}}, "needs a trained tower to lock"),
         ({"train": {"init": 3}}, "train.init must be text, got 3"),
+        ({"train": {"pool": "max"}}, "train.pool must be one of 'map', 'mean'; got 'max'"),
+        ({"train": {"pool": "mean", "lock": "image", "init": "x"}}, "'mean' changes the image tower, and train.lock"),
+        ({"data": {"label_noise": -0.1}}, "data.label_noise must be at least 0 and at most 1, got -0.1"),
+        ({"data": {"label_noise": 1.5}}, "data.label_noise must be at least 0 and at most 1, got 1.5"),
+        ({"data": {"label_noise": "some"}}, "data.label_noise must be a number at least 0 and at most 1, got 'some'"),
+        ({"data": {"label_noise": 0.3}}, "data.label_noise 0.3 of a batch of 4 is less than two pairs"),
         ({"optimizer": {"rate": 0}}, "optimizer.rate must be above 0, got 0"),
         ({"optimizer": {"rate": float("nan")}}, "optimizer.rate must be a number above 0, got nan"),
         ({"optimizer": {"rate": "1e-3"}}, "optimizer.rate must be a number above 0, got '1e-3'"),
@@ -92,7 +98,16 @@ def test_defaults_are_those_of_the_paper():
     assert found["optimizer.clip_norm"] == 1.0
     assert found["train.t_prime"] == np.log(10)
     assert found["train.bias"] == -10
+    assert (found["train.pool"], found["data.label_noise"]) == ("map", 0.0)
     assert not any(name.startswith("run.") for name in found)
+
+
+def test_defaults_are_what_is_left_out():
+    given = {"train.steps", "train.batch"}
+    short = read_config({"model": TABLES["model"], "train": {"steps": 6, "batch": 4}}).deciding()
+    expected = {name: value for name, value in short.items() if not name.startswith(("model.", "data.phases"))}
+    known = {name: value for name, value in defaults().items() if not name.startswith(("run.", "data.phases"))}
+    assert known == {name: value for name, value in expected.items() if name not in given}
 
 
 def test_changes_go_before_the_file():

@@ -13,7 +13,7 @@ from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.train import TrainingError
-from npsiglip.train.data import Batches, Pixels, WorldSource
+from npsiglip.train.data import Batches, Pixels, WorldSource, mislabelled
 from npsiglip.train.tokenizer import train_tokenizer
 
 
@@ -99,9 +99,9 @@ def test_no_process_is_left(spiece):
 # -- the world --------------------------------------------------------------------------------------------------------
 
 
-def in_world(*phases, **train):
+def in_world(*phases, noise=0.0, **train):
     content = {"steps": 10, "batch": 3} | train
-    made = config(data={"phases": list(phases), "seed": 4}, train=content)
+    made = config(data={"phases": list(phases), "seed": 4, "label_noise": noise}, train=content)
     return WorldSource(made.__class__(**vars(made) | {"model": larger(made.model)}))
 
 
@@ -132,6 +132,34 @@ def test_phases_of_the_world():
 def test_the_world_refuses(phase, message):
     with pytest.raises(InputError, match=message):
         in_world(phase).world(0)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)])
+def test_a_share_of_the_captions_goes_to_other_pictures(share, count):
+    captions = [f"caption {i}" for i in range(20)]
+    found = mislabelled(captions, share, seed=3, step=7)
+    wrong = {i for i in range(20) if found[i] != captions[i]}
+    assert len(wrong) == count
+    assert {found[i] for i in wrong} == {captions[i] for i in wrong}  # among themselves
+    assert captions == [f"caption {i}" for i in range(20)]
+    assert found == mislabelled(captions, share, seed=3, step=7)
+    if count:
+        assert found != mislabelled(captions, share, seed=3, step=8)
+        assert found != mislabelled(captions, share, seed=4, step=7)
+        more = mislabelled(captions, 1.0, seed=3, step=7)
+        assert wrong <= {i for i in range(20) if more[i] != captions[i]}
+
+
+def test_the_same_pairs_are_wrong_in_every_version():
+    """Worked out once: they decide the bits of a run."""
+    assert mislabelled(list("abcdefgh"), 0.5, seed=0, step=0) == list("adbhefgc")
+
+
+def test_noise_leaves_pictures_as_they_are():
+    right, wrong = (in_world({}, noise=noise, batch=8).batch(2) for noise in (0.0, 0.5))
+    np.testing.assert_array_equal(wrong[0], right[0])
+    assert wrong[1] == mislabelled(right[1], 0.5, 4, 2)
+    assert sum(a != b for a, b in zip(right[1], wrong[1], strict=True)) == 4
 
 
 # -- tokenizer --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from npsiglip.train import saving
 from npsiglip.train.flat import Flat
 from npsiglip.train.metrics_log import FILE as METRICS
 from npsiglip.train.metrics_log import MetricsLog, read_metrics
-from npsiglip.train.plot import draw_plot
+from npsiglip.train.plot import draw_plot, draw_reliability
 from npsiglip.train.saving import State
 
 SHAPES = {"a.w": (3, 5), "b": (), "c": (20_000,)}
@@ -154,3 +154,12 @@ def test_plot(tmp_path):
     assert draw_plot(tmp_path, [3, 5])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS, "plot.png"]
+
+
+def test_reliability(tmp_path):
+    pytest.importorskip("matplotlib")
+    bins = {"ece": 0.01, "probability": [0.1, 0.9], "matched": [0.2, 0.8], "count": [5, 7]}
+    results = {f"calibration{kind}": bins for kind in ("", "_balanced", "_corrected")}
+    assert draw_reliability(tmp_path, results, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")

@@ -134,6 +134,7 @@ def bench(
     from npsiglip.bench.peers import choose_peers
     from npsiglip.checkpoint import Checkpoint
     from npsiglip.config import variant as variant_config
+    from npsiglip.hub import model_folder
     from npsiglip.model import check_dtype
 
     check_threads(threads)
@@ -149,7 +150,11 @@ def bench(
         return
     with Activity() as activity:
         progress = _Progress(activity)
-        with contextlib.nullcontext(model) if model else _random_folder(name, config, progress) as folder:
+        with (
+            contextlib.nullcontext(str(model_folder(model)))
+            if model
+            else _random_folder(name, config, progress) as folder
+        ):
             report = measure(
                 folder, config, parsed, runs, engines,
                 threads=threads, say=progress, dtype=dtype, name=name, left_out=left_out,

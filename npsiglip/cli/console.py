@@ -33,17 +33,20 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # the shells' exit code for Ctrl-C: 128 + SIGINT
 
-NO_MODEL = """\
-no model folder given.
-Expected a folder in Hugging Face's format. Download config.json,
-model.safetensors, spiece.model and preprocessor_config.json of
-google/siglip-base-patch16-224 into a folder, and pass it as --model FOLDER or
-set NPSIGLIP_MODEL=FOLDER. To try the command without a download, take
-golden/tiny of the source code, a tiny untrained model."""
+BUILTIN_NOTE = (
+    "the built-in model, which knows drawn shapes, colours, letters and nothing else; for photographs give a real "
+    "checkpoint: --model FOLDER"
+)
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="FOLDER", envvar="NPSIGLIP_MODEL", help="Model folder in Hugging Face's format."),
+    typer.Option(
+        "--model",
+        metavar="FOLDER",
+        envvar="NPSIGLIP_MODEL",
+        help="Model folder in Hugging Face's format.",
+        show_default="builtin, a small model of drawn shapes",
+    ),
 ]
 TruncateOption = Annotated[
     bool, typer.Option("--truncate", help="Ignore the end of a text that is too long, instead of refusing it.")
@@ -268,20 +271,21 @@ class Activity:
         self._stack.enter_context(on_compile(self._compiling))
 
     def load(self, folder: str | None, dtype: str | None, threads: int | None) -> SigLIP:
-        """Load the model, and tell from now on of kernels that are compiled.
+        """Load the model, the built-in one if no folder is given, and tell from now on of kernels that are compiled.
 
         Raises:
-            typer.BadParameter: no folder.
             CheckpointError: the folder cannot be used.
             InputError: a dtype that the model does not compute in; more threads than there are.
         """
-        if folder is None:
-            raise typer.BadParameter(NO_MODEL, param_hint="--model")
+        if not folder:
+            with self.paused():
+                note(BUILTIN_NOTE, "model:", "bold")
         with without_collection():
+            from npsiglip.hub import BUILTIN
             from npsiglip.model import SigLIP
 
             self.tell_compiling()
-            return SigLIP.from_pretrained(folder, dtype, threads)
+            return SigLIP.from_pretrained(folder or BUILTIN, dtype, threads)
 
     def encode_images(
         self, model: SigLIP, paths: Sequence[str], normalize: bool = True

@@ -104,6 +104,8 @@ class DataSettings:
     """A spiece.model; empty: one is trained on captions of the world."""
     tokenizer_captions: Annotated[int, Range(100)] = 10_000
     """How many, in equal shares from all phases."""
+    label_noise: Annotated[float, Range(0, 1)] = 0.0
+    """The share of a batch's pairs that exchange their captions (`npsiglip.train.data.mislabelled`)."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ class TrainSettings:
     """How it starts: at random, as big_vision's, or from the pictures (`npsiglip.train.initial.whitening`)."""
     whiten_scale: Positive = 4.0
     """The deviation of what a whitening patch embedding gives."""
+    pool: Literal["map", "mean"] = "map"
+    """How tokens become one vector: weighed by the MAP head's attention; or all alike, for which the query's weights
+    are zero and, like the probe, locked."""
     lock: Literal["", "image"] = ""
     """A tower that keeps its weights: the SigLiT recipe."""
     init: str = ""
@@ -196,6 +201,16 @@ class Config:
     def deciding(self) -> dict[str, Any]:
         """Dotted name -> value of everything that decides the weights, as JSON gives it back."""
         return {name: value for name, value in _flat(asdict(self)).items() if not name.startswith("run.")}
+
+
+def defaults() -> dict[str, Any]:
+    """Dotted name -> default, of every setting that has one."""
+    return {
+        f"{section}.{entry.name}": entry.default
+        for section, kind in get_type_hints(Config).items()
+        for entry in fields(kind)
+        if entry.default is not MISSING
+    }
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -287,6 +302,11 @@ def _check_phases(config: Config) -> None:
         )
 
 
+def mislabelled_count(share: float, batch: int) -> int:
+    """How many pairs of a batch have another one's caption."""
+    return round(share * batch)
+
+
 def _check(config: Config) -> None:
     """What concerns more than one setting."""
     try:
@@ -302,6 +322,16 @@ def _check(config: Config) -> None:
         raise InputError(
             f"train.lock {config.train.lock!r} needs a trained tower to lock: give its model folder as train.init "
             "or --init"
+        )
+    if config.train.lock and config.train.pool == "mean":
+        raise InputError(
+            "train.pool 'mean' changes the image tower, and train.lock keeps it as it is: leave out one of the two"
+        )
+    noise, batch = config.data.label_noise, config.train.batch
+    if noise and mislabelled_count(noise, batch) < 2:
+        raise InputError(
+            f"data.label_noise {noise:g} of a batch of {batch} is less than two pairs, and one alone has nothing to "
+            "exchange: give more noise, a larger batch, or 0"
         )
 
 

@@ -19,8 +19,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,7 +32,7 @@ from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.train import TrainingError
-from npsiglip.train.config import Config
+from npsiglip.train.config import Config, mislabelled_count
 
 POLL_SECONDS = 0.1
 
@@ -40,6 +42,30 @@ class Source(Protocol):
 
     def batch(self, step: int) -> tuple[NDArray[np.uint8], list[str]]:
         """Pictures uint8 [B, S, S, 3] and their captions."""
+
+
+def mislabelled(captions: list[str], share: float, seed: int, step: int) -> list[str]:
+    """The captions of a batch, of which a share has gone to other pictures.
+
+    The pairs of that share stand in a circle, and each has the caption of the next: none keeps its own, though two may
+    have the same words. Who they are follows from seed and step; those of a smaller share are among them.
+
+    Args:
+        captions: of the batch, in its order.
+        share: of the pairs, 0 to 1.
+        seed: of the data.
+        step: of the batch.
+    """
+    count = mislabelled_count(share, len(captions))
+    if count < 2:
+        return captions
+    from npsiglip.world.sampling import shuffled
+
+    circle = shuffled(Random(f"npsiglip label noise, {seed}, {step}"), range(len(captions)))[:count]
+    result = list(captions)
+    for i, j in pairwise([*circle, circle[0]]):
+        result[i] = captions[j]
+    return result
 
 
 @dataclass
@@ -73,7 +99,8 @@ class WorldSource:
         """Of the phase that the step lies in."""
         phase = next(i for i, end in enumerate(self.config.phase_ends()) if step < end)
         pictures, captions = self.world(phase).batch(step, self.config.train.batch)
-        return pictures, captions
+        data = self.config.data
+        return pictures, mislabelled(captions, data.label_noise, data.seed, step)
 
     def captions(self, count: int) -> Iterator[str]:
         """Captions for a tokenizer, in equal shares from all phases."""

@@ -2,8 +2,9 @@
 
 Zero-shot: every picture against the captions of all colour-shape classes; right if the highest logit is that of its
 class. Retrieval: R@1 among pairs with distinct captions, both ways. Calibration: probabilities of pairs that match and
-pairs that do not, in batches as in training, where one pair of B matches, and once more with as many of the ones as of
-the others; expected calibration error (arXiv:1706.04599) over 15 bins of equal width.
+pairs that do not; expected calibration error (arXiv:1706.04599) over 15 bins of equal width. A probability says what to
+expect where one pair of B matches, as in the batches of training. Where one of two does, odds are B - 1 times as high,
+by Bayes' rule: so there it is measured as it is, and with the odds multiplied.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.image import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.params import Params
+from npsiglip.reference.model import sigmoid
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.train.data import Pixels
 
@@ -99,16 +101,17 @@ def _pairs_in_batches(model: SigLIP, batch: int, batches: int, seed: int, image_
     from npsiglip.world import World
 
     world = World(seed=seed, image_size=image_size, split="test")
-    probs, matched = [], []
+    logits = []
     for step in range(batches):
         pictures, captions = world.batch(step, batch)
-        probs.append(model(Pixels()(pictures), captions).probs)
-        matched.append(np.eye(batch, dtype=bool))
-    p, y = np.stack(probs), np.stack(matched)
+        logits.append(model(Pixels()(pictures), captions).logits_per_image.astype(np.float64))
+    z, y = np.stack(logits), np.broadcast_to(np.eye(batch, dtype=bool), (batches, batch, batch))
     balanced = y | np.roll(y, 1, axis=2)  # each picture with its own caption and the next one's
+    few = z[balanced], y[balanced]
     return {
-        "calibration": asdict(calibration(p, y)),
-        "calibration_balanced": asdict(calibration(p[balanced], y[balanced])),
+        "calibration": asdict(calibration(sigmoid(z), y)),
+        "calibration_balanced": asdict(calibration(sigmoid(few[0]), few[1])),
+        "calibration_corrected": asdict(calibration(sigmoid(few[0] + np.log(batch - 1)), few[1])),
     }
 
 
@@ -128,7 +131,8 @@ def evaluate(
     Returns:
         seen, held_out: top-1 of zero-shot classification.
         image_to_text, text_to_image: R@1 of retrieval.
-        calibration, calibration_balanced: see `Calibration`; one pair of `batch` matches, or one of two.
+        calibration, calibration_balanced, calibration_corrected: see `Calibration`; one pair of `batch` matches, one
+            of two, and one of two with odds batch - 1 times as high.
     """
     from npsiglip.world import retrieval_pairs
 

@@ -1,8 +1,8 @@
-"""plot.png of a run: loss, rate and gradient norm, and accuracy, by steps and by minutes."""
+"""Pictures of a run: plot.png with loss, rate, gradient norm and accuracy by steps and by minutes; reliability.png."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from npsiglip.errors import InputError
 from npsiglip.train.metrics_log import read_metrics
 
 FILE = "plot.png"
+RELIABILITY = "reliability.png"
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -28,6 +29,25 @@ def _minutes(lines: list[dict[str, Any]]) -> tuple[Callable[[Any], Any], Callabl
     return lambda x: np.asarray(x) * rate, lambda x: np.asarray(x) / rate
 
 
+def _figure(width: float, height: float) -> Any:
+    """An empty figure; None where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(figure: Any, folder: Path, name: str) -> None:
+    try:
+        write_all(folder, {name: lambda path: figure.savefig(path, dpi=110)})
+    except OSError as error:
+        raise InputError(f"{folder / name} cannot be written: {error}") from None
+
+
 def draw_plot(folder: Path, phase_ends: list[int] | None = None) -> bool:
     """Draw the metrics of a folder; False where matplotlib is missing or there is nothing to draw yet.
 
@@ -38,16 +58,10 @@ def draw_plot(folder: Path, phase_ends: list[int] | None = None) -> bool:
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
     lines = read_metrics(folder)
-    if len(lines) < 2:
+    figure = _figure(9, 9) if len(lines) > 1 else None
+    if figure is None:
         return False
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    FigureCanvasAgg(figure)
     loss, rate, accuracy = figure.subplots(3, 1, sharex=True)
     loss.plot(*_column(lines, "loss"), linewidth=1)
     loss.set(ylabel="loss", yscale="log")
@@ -67,8 +81,36 @@ def draw_plot(folder: Path, phase_ends: list[int] | None = None) -> bool:
         axes.grid(alpha=0.3)
         for end in (phase_ends or [])[:-1]:
             axes.axvline(end, color="grey", linewidth=0.7, linestyle=":")
-    try:
-        write_all(folder, {FILE: lambda path: figure.savefig(path, dpi=110)})
-    except OSError as error:
-        raise InputError(f"{folder / FILE} cannot be written: {error}") from None
+    _write(figure, folder, FILE)
+    return True
+
+
+def draw_reliability(folder: Path, results: Mapping[str, Any], batch: int) -> bool:
+    """Draw probabilities against what happened; False where matplotlib is missing.
+
+    Args:
+        folder: where to.
+        results: of `npsiglip.train.evaluate.evaluate`.
+        batch: pairs of the batches that were measured.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    figure = _figure(13, 4.6)
+    if figure is None:
+        return False
+    titles = {
+        "calibration": f"one pair of {batch} matches",
+        "calibration_balanced": "one pair of two matches",
+        "calibration_corrected": f"one of two, odds times {batch - 1}",
+    }
+    for axes, (key, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        bins = results[key]
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.7, linestyle=":")
+        axes.plot(bins["probability"], bins["matched"], marker="o")
+        for x, y, count in zip(bins["probability"], bins["matched"], bins["count"], strict=True):
+            axes.annotate(f"{count:,}", (x, y), (4, -10), textcoords="offset points", fontsize=7, color="grey")
+        axes.set(title=f"{title}: ECE {bins['ece']:.4f}", xlabel="probability", ylabel="part that matches")
+        axes.grid(alpha=0.3)
+    _write(figure, folder, RELIABILITY)
     return True

@@ -26,6 +26,7 @@ import numpy as np
 from npsiglip.atomic import write_all
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.hub import model_folder
 from npsiglip.kernels.jit import max_threads, thread_count
 from npsiglip.params import count_params, param_shapes
 from npsiglip.safetensors_files import json_writer
@@ -40,7 +41,7 @@ from npsiglip.train.flat import Flat
 from npsiglip.train.initial import initial_params, params_of, whitening
 from npsiglip.train.metrics_log import MetricsLog
 from npsiglip.train.optimizer import AdamW
-from npsiglip.train.plot import draw_plot
+from npsiglip.train.plot import draw_plot, draw_reliability
 from npsiglip.train.saving import State
 from npsiglip.train.schedule import schedule
 from npsiglip.train.tokenizer import train_tokenizer
@@ -49,6 +50,7 @@ MODEL_FOLDER = "model"
 SUMMARY = "summary.json"
 PLOT_SECONDS = 60.0  # from one plot to the next
 HEADROOM = 200_000_000  # bytes, for evaluations and all that is small
+POOLING = frozenset(f"image.map_head.{name}" for name in ("probe", "attn.q.w", "attn.q.b"))  # makes the one query
 PARTS = ("gradients", "optimizer", "waiting", "pixels", "evaluation", "checkpoints")  # of a run's time
 
 
@@ -280,7 +282,9 @@ class Trainer:
             if not path.exists() or saving.file_hash(path) != self.state.tokenizer:
                 raise CheckpointError(f"{path} is not the tokenizer that the checkpoint was trained with: restore it")
             return path
-        given = self.config.data.tokenizer or (f"{train.init}/{MODEL_FILE}" if train.init and not train.lock else "")
+        given = self.config.data.tokenizer or (
+            model_folder(train.init) / MODEL_FILE if train.init and not train.lock else ""
+        )
         try:
             if given:
                 data = Path(given).read_bytes()
@@ -306,6 +310,8 @@ class Trainer:
         train, shapes = self.config.train, param_shapes(self.shapes)
         self.params, self._grads = Flat(shapes), Flat(shapes)
         locked = frozenset(name for name in shapes if train.lock and name.startswith(f"{train.lock}."))
+        if train.pool == "mean":
+            locked |= POOLING
         self._optimizer = AdamW(shapes, self.config.optimizer, locked)
         self._engine = make_engine(
             self.shapes,
@@ -326,6 +332,8 @@ class Trainer:
             values |= whitening(pictures, image.patch_size, image.width, train.whiten_scale)
         if train.init:
             values |= params_of(train.init, self.shapes, train.lock)
+        if train.pool == "mean":
+            values |= {name: np.zeros(shapes[name], np.float32) for name in POOLING if ".q." in name}
         for name, view in self.params.views.items():
             view[...] = values[name]
 
@@ -501,6 +509,7 @@ class Trainer:
             batch = min(self.config.train.batch, count)
             with self._timed("evaluation"):
                 results = evaluate(folder, count, min(1000, count), batch, count // batch)
+            draw_reliability(self.folder, results, batch)
         self._plot()
         summary = {
             "settings": self.config.deciding(),

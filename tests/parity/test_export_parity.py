@@ -1,4 +1,7 @@
-"""The folder of a trained model in transformers: it loads without a word, and gives the same numbers."""
+"""The folder of a trained model in transformers: it loads without a word, and gives the same numbers.
+
+Random weights in each type that a run can be stored in, and the built-in model.
+"""
 
 import warnings
 
@@ -10,7 +13,8 @@ from PIL import Image
 from train_standin import StandIn, config
 from transformers import AutoProcessor, AutoTokenizer, SiglipModel
 
-from npsiglip import SigLIP
+from npsiglip import SigLIP, SigLIPConfig
+from npsiglip.hub import model_folder
 from npsiglip.params import random_params
 from npsiglip.train.export import export_model
 from npsiglip.train.tokenizer import train_tokenizer
@@ -18,8 +22,10 @@ from npsiglip.train.tokenizer import train_tokenizer
 TEXTS = ["a red square", "The BIG blue square, on top!", "zebra", ""]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16", "builtin"])
 def folder(request, tmp_path_factory):
+    if request.param == "builtin":
+        return model_folder("builtin")
     place = tmp_path_factory.mktemp("export")
     train_tokenizer(StandIn().captions(200), 96, place / "spiece.model")
     shapes = config().siglip
@@ -47,7 +53,8 @@ def test_loads_without_a_warning(folder, caplog, capfd):
     assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
     assert "weights" not in capfd.readouterr().err.lower().replace("loading weights", "")
     assert model.dtype == torch.float32
-    assert (processor.resample, processor.size["height"], tuple(processor.image_mean)) == (3, 16, (0.5,) * 3)
+    size = SigLIPConfig.from_folder(folder).image.image_size
+    assert (processor.resample, processor.size["height"], tuple(processor.image_mean)) == (3, size, (0.5,) * 3)
     text = model.config.text_config
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == (None, 1, 1)
 
@@ -55,7 +62,7 @@ def test_loads_without_a_warning(folder, caplog, capfd):
 def test_ids_are_equal(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert type(tokenizer).__name__ == "SiglipTokenizer"
-    assert tokenizer.model_max_length == 8
+    assert tokenizer.model_max_length == SigLIPConfig.from_folder(folder).text.seq_len
     ids = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
     np.testing.assert_array_equal(
         ids[1], tokenizer(TEXTS[1].lower(), padding="max_length", truncation=True)["input_ids"]
