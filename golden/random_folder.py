@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 
 from npsiglip.checkpoint import SAVE_DTYPES, save_folder
-from npsiglip.config import VARIANTS, SigLIPConfig, variant
+from npsiglip.config import SigLIPConfig
 from npsiglip.params import random_params
+from npsiglip.variants import VARIANTS, variant
 
 TINY = Path(__file__).parent / "tiny"
 SEED = 20230327

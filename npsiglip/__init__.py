@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from npsiglip import reference
     from npsiglip.checkpoint import Checkpoint, save_folder
-    from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig, variant
+    from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.image import ImageProcessor
     from npsiglip.loss import SigmoidLoss, sigmoid_loss
     from npsiglip.model import SigLIP, SigLIPOutput
     from npsiglip.tokenizer import Tokenizer
+    from npsiglip.variants import variant
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
+    "ClassifierConfig": "config",
     "ImageConfig": "config",
     "ImageProcessor": "image",
     "InputError": "errors",
@@ -36,12 +38,13 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "save_folder": "checkpoint",
     "sigmoid_loss": "loss",
-    "variant": "config",
+    "variant": "variants",
 }
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "ClassifierConfig",
     "ImageConfig",
     "ImageProcessor",
     "InputError",

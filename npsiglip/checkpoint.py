@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hf_names import Layout, bare_prefix, buffer_keys, layout, match_keys
+from npsiglip.hf_names import Layout, bare_prefix, buffer_keys, layouts, match_keys
 from npsiglip.hub import model_folder
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized, quantized_specs
@@ -68,18 +68,18 @@ def _check_names(where: str, missing: Mapping[str, str], unexpected: list[str], 
     raise CheckpointError("\n".join([*parts, fix]))
 
 
-def _users(layouts: Mapping[str, Layout]) -> dict[str, list[str]]:
+def _users(places: Mapping[str, Layout]) -> dict[str, list[str]]:
     """Stored key -> the parameters in it: one, or the MAP head's q, k and v."""
     users: dict[str, list[str]] = {}
-    for name, place in layouts.items():
+    for name, place in places.items():
         users.setdefault(place.key, []).append(name)
     return users
 
 
 def _match(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]) -> Entries:
     """Each parameter with its stored tensor, every tensor consumed exactly once."""
-    layouts = {name: layout(name, shape) for name, shape in param_shapes(config).items()}
-    uses = _users(layouts)
+    places = layouts(config)
+    uses = _users(places)
     found = match_keys(config, [*uses, *buffer_keys(config)], stored)
 
     missing = {found[key]: f" ({', '.join(names)})" for key, names in uses.items() if found[key] not in stored}
@@ -94,7 +94,7 @@ def _match(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor
 
     wrong_type, wrong_shape = [], []
     for key, names in uses.items():
-        tensor, expected = stored[found[key]], layouts[names[0]].shape
+        tensor, expected = stored[found[key]], places[names[0]].shape
         what = f"{found[key]} ({', '.join(names)})"
         if tensor.dtype not in FLOATS:
             wrong_type.append(f"{what}: {tensor.dtype}")
@@ -111,7 +111,7 @@ def _match(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor
             f"{folder}: tensors of another shape than config.json asks for: {len(wrong_shape)}\n"
             f"{_listing(wrong_shape)}\nconfig.json and the weights are of different models: download both again"
         )
-    return {name: (place, stored[found[place.key]]) for name, place in layouts.items()}
+    return {name: (place, stored[found[place.key]]) for name, place in places.items()}
 
 
 def _quantized_shapes(config: SigLIPConfig) -> dict[str, Shape]:
@@ -234,12 +234,12 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
 
 
 def _stored_values(
-    names: list[str], layouts: Mapping[str, Layout], shapes: Mapping[str, Shape], params: Params, dtype: np.dtype[Any]
+    names: list[str], places: Mapping[str, Layout], shapes: Mapping[str, Shape], params: Params, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
     """The tensor that Hugging Face stores for the parameters `names`, all of them or one."""
-    tensor = np.empty(layouts[names[0]].shape, dtype)
+    tensor = np.empty(places[names[0]].shape, dtype)
     for name in names:
-        values, view = np.asarray(params[name]), layouts[name].view(tensor)
+        values, view = np.asarray(params[name]), places[name].view(tensor)
         if values.shape != shapes[name]:
             raise CheckpointError(f"{name} must be {list(shapes[name])} by the configuration, got {list(values.shape)}")
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
@@ -291,13 +291,13 @@ def save_folder(
         "expected exactly those of npsiglip.params.param_shapes(config)",
     )
 
-    layouts = {name: layout(name, shape) for name, shape in shapes.items()}
-    uses = {key.removeprefix(bare_prefix(config)): names for key, names in _users(layouts).items()}
-    sizes = {key: prod(layouts[names[0]].shape) * target.itemsize for key, names in uses.items()}
+    places = layouts(config)
+    uses = {key.removeprefix(bare_prefix(config)): names for key, names in _users(places).items()}
+    sizes = {key: prod(places[names[0]].shape) * target.itemsize for key, names in uses.items()}
     write_folder(
         folder,
         config.to_hf(),
         sizes,
-        lambda key: _stored_values(uses[key], layouts, shapes, params, target),
+        lambda key: _stored_values(uses[key], places, shapes, params, target),
         max_shard_bytes,
     )

@@ -1,10 +1,9 @@
-"""Shapes of a SigLIP model, and the shapes that were released.
+"""Shapes of a SigLIP or SigLIP 2 model, and how Hugging Face's config.json tells them.
 
-Source: section 3 and table 1 of arXiv:2303.15343 and big_vision's `models/vit.py` for the variants' widths and
-depths; Hugging Face's `configuration_siglip.py` for the keys and defaults of config.json, from which released
-files leave out whatever equals the default.
+Source: Hugging Face's `configuration_siglip.py` and `configuration_siglip2.py` for the keys and defaults of
+config.json, from which released files leave out whatever equals the default.
 
-Leaves out: SigLIP 2 NaFlex (another model type), image towers without MAP head, dropout (training only).
+Leaves out: dropout (training only), regression on images (a classifier of one class).
 """
 
 from __future__ import annotations
@@ -12,12 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from npsiglip.errors import CheckpointError
 
 LAYER_NORM_EPS = 1e-6
+FAMILIES = ("siglip", "siglip2")  # the first is also the type of SigLIP 2's models of one size
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ImageConfig:
     """The image tower: a ViT without class token, pooled by attention (MAP).
 
     `image_size` and `patch_size` in pixels; what the patch does not divide is cropped at the right and bottom.
+    Without `head` the tower ends with its tokens. With `naflex` (SigLIP 2) images keep their aspect ratio, each has a
+    grid of its own, and `image_size` is that of the grid whose positions are stored, to be interpolated.
     """
 
     width: int
@@ -34,6 +37,8 @@ class ImageConfig:
     image_size: int
     patch_size: int
     layer_norm_eps: float = LAYER_NORM_EPS
+    head: bool = True
+    naflex: bool = False
 
     @property
     def grid_size(self) -> int:
@@ -42,7 +47,7 @@ class ImageConfig:
 
     @property
     def seq_len(self) -> int:
-        """L, the number of patches and so of tokens."""
+        """L, the number of patches and so of tokens; with NaFlex, of the positions that are stored."""
         return self.grid_size**2
 
 
@@ -61,22 +66,48 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class ClassifierConfig:
+    """A linear layer on the mean of an image's tokens, as Hugging Face's `SiglipForImageClassification` has it.
+
+    `labels` are the names of the classes. With `multi_label` every class is a question of its own (sigmoid), otherwise
+    one of them is right (softmax).
+    """
+
+    labels: tuple[str, ...]
+    multi_label: bool = False
+
+
+@dataclass(frozen=True)
 class SigLIPConfig:
     """Both towers, or one of them alone (None for the other), as stand-alone checkpoints have it.
 
-    The text projection must end in the width of the image tower, where the two embeddings meet.
+    The text projection must end in the width of the image tower, where the two embeddings meet. A classifier stands on
+    an image tower alone.
     """
 
     image: ImageConfig | None
     text: TextConfig | None
+    classifier: ClassifierConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.image and not self.text:
             raise CheckpointError("a model needs at least one tower, image or text")
+        if self.classifier and (not self.image or self.text):
+            raise CheckpointError("a classifier needs an image tower, and no text tower beside it")
+        if self.classifier and len(self.classifier.labels) < 2:
+            raise CheckpointError(
+                f"a classifier needs at least two classes, got {len(self.classifier.labels)}: regression on images is "
+                "not supported"
+            )
+        if self.image and self.text and not self.image.head:
+            raise CheckpointError(
+                "an image tower without head (vision_use_head=false) has no embedding to compare with texts: expected "
+                "it alone, as model_type 'siglip_vision_model'"
+            )
         for name, tower in (("image", self.image), ("text", self.text)):
             if tower is None:
                 continue
-            sizes = {k: v for k, v in vars(tower).items() if k != "layer_norm_eps"}
+            sizes = {k: v for k, v in vars(tower).items() if k not in ("layer_norm_eps", "head", "naflex")}
             bad = {k: v for k, v in sizes.items() if not isinstance(v, int) or isinstance(v, bool) or v < 1}
             if bad:
                 raise CheckpointError(f"the {name} tower's sizes must be positive whole numbers; got {bad}")
@@ -107,19 +138,20 @@ class SigLIPConfig:
             CheckpointError: for another model family or an option that this implementation does not compute.
         """
         kind = config.get("model_type")
-        if kind == "siglip":
-            image, text = (_hf_section(config.get(f"{t}_config"), f"{source}: {t}_config") for t in ("vision", "text"))
-            return cls(_image_from_hf(image, source), _text_from_hf(text))
-        if kind == "siglip_vision_model":
-            return cls(_image_from_hf(_hf_section(config, source), source), None)
-        if kind == "siglip_text_model":
+        family, _, rest = kind.partition("_") if isinstance(kind, str) else ("", "", "")
+        if family not in FAMILIES or rest not in ("", "vision_model", "text_model"):
+            raise CheckpointError(
+                f"{source}: expected model_type 'siglip' or 'siglip2', got {kind!r}: this is another model family"
+            )
+        naflex = family == "siglip2"
+        if rest == "vision_model":
+            return cls(_image_from_hf(_hf_section(config, source), naflex, source), None)
+        if rest == "text_model":
             return cls(None, _text_from_hf(_hf_section(config, source)))
-        reason = (
-            "SigLIP 2 NaFlex checkpoints are not supported yet, fixed-resolution ones are"
-            if kind == "siglip2"
-            else "this is another model family"
-        )
-        raise CheckpointError(f"{source}: expected model_type 'siglip', got {kind!r}: {reason}")
+        image, text = (_hf_section(config.get(f"{t}_config"), f"{source}: {t}_config") for t in ("vision", "text"))
+        if any(str(name).endswith("ForImageClassification") for name in config.get("architectures") or ()):
+            return cls(_image_from_hf(image, naflex, source), None, _classifier_from_hf(config, source))
+        return cls(_image_from_hf(image, naflex, source), _text_from_hf(text))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> SigLIPConfig:
@@ -140,22 +172,35 @@ class SigLIPConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a config.json that Hugging Face's SigLIP classes read back as this model."""
+        family = "siglip2" if self.image and self.image.naflex else "siglip"
         text = self.text and {
-            "model_type": "siglip_text_model",
+            "model_type": f"{family}_text_model",
             **_to_hf_tower(self.text),
             "max_position_embeddings": self.text.seq_len,
             "vocab_size": self.text.vocab_size,
             "projection_size": self.text.projection_dim,
         }
         image = self.image and {
-            "model_type": "siglip_vision_model",
+            "model_type": f"{family}_vision_model",
             **_to_hf_tower(self.image),
-            "image_size": self.image.image_size,
+            **({"num_patches": self.image.seq_len} if self.image.naflex else {"image_size": self.image.image_size}),
             "patch_size": self.image.patch_size,
             "num_channels": 3,
         }
+        if image and self.image and not self.image.head:
+            image["vision_use_head"] = False
+        name = family.capitalize()
+        if self.classifier:
+            return {
+                "architectures": [f"{name}ForImageClassification"],
+                "model_type": family,
+                "id2label": {str(i): label for i, label in enumerate(self.classifier.labels)},
+                "label2id": {label: i for i, label in enumerate(self.classifier.labels)},
+                "problem_type": f"{'multi' if self.classifier.multi_label else 'single'}_label_classification",
+                "vision_config": image,
+            }
         if text and image:
-            both = {"architectures": ["SiglipModel"], "model_type": "siglip", "initializer_factor": 1.0}
+            both = {"architectures": [f"{name}Model"], "model_type": family, "initializer_factor": 1.0}
             return both | {"text_config": text, "vision_config": image}
         return text or image or {}
 
@@ -172,16 +217,37 @@ def _hf_section(section: Any, source: str) -> dict[str, Any]:
     return dict(section)
 
 
-def _image_from_hf(section: Mapping[str, Any], source: str) -> ImageConfig:
-    if section.get("vision_use_head", True) is not True:
-        raise CheckpointError(f"{source}: image towers without a head (vision_use_head=false) are not supported")
+def _image_from_hf(section: Mapping[str, Any], naflex: bool, source: str) -> ImageConfig:
+    head = section.get("vision_use_head", True)
+    if not isinstance(head, bool):
+        raise CheckpointError(f"{source}: vision_use_head must be true or false, got {head!r}")
     if section.get("num_channels", 3) != 3:
         raise CheckpointError(f"{source}: num_channels must be 3, got {section['num_channels']}")
-    return ImageConfig(
-        **_hf_tower(section),
-        image_size=_square(section.get("image_size", 224), "image_size", source),
-        patch_size=_square(section.get("patch_size", 16), "patch_size", source),
-    )
+    patch_size = _square(section.get("patch_size", 16), "patch_size", source)
+    if naflex:
+        patches = section.get("num_patches", 256)
+        if not isinstance(patches, int) or patches < 1 or isqrt(patches) ** 2 != patches:
+            raise CheckpointError(f"{source}: num_patches must be the square of a whole number, got {patches!r}")
+        image_size = isqrt(patches) * patch_size
+    else:
+        image_size = _square(section.get("image_size", 224), "image_size", source)
+    return ImageConfig(**_hf_tower(section), image_size=image_size, patch_size=patch_size, head=head, naflex=naflex)
+
+
+def _classifier_from_hf(config: Mapping[str, Any], source: str) -> ClassifierConfig:
+    """Labels by number; transformers writes them as an object with numbers for keys, or leaves out its own default."""
+    labels = config.get("id2label")
+    if labels is None:
+        count = config.get("num_labels", 2)
+        labels = {i: f"LABEL_{i}" for i in range(count if isinstance(count, int) else 0)}
+    try:
+        by_number = {int(number): label for number, label in labels.items()}
+    except (AttributeError, TypeError, ValueError):
+        by_number = {}
+    names = [by_number.get(i) for i in range(len(by_number))]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{source}: id2label must give names to the numbers 0, 1, 2 ..., got {labels!r:.80}")
+    return ClassifierConfig(tuple(map(str, names)), config.get("problem_type") == "multi_label_classification")
 
 
 def _text_from_hf(section: Mapping[str, Any]) -> TextConfig:
@@ -221,38 +287,3 @@ def _square(value: Any, name: str, source: str) -> int:
     if not sides or any(not isinstance(side, int) or side != sides[0] for side in sides):
         raise CheckpointError(f"{source}: {name} must be one number (SigLIP's images are square), got {value!r}")
     return int(sides[0])
-
-
-# Widths and depths of section 3 of the paper ("B", "L", "So400m"); So400m is the shape-optimised ViT of
-# arXiv:2305.13035, with heads of 72. The text tower has the shape of the image tower.
-SHAPES: dict[str, dict[str, int]] = {
-    "B": {"width": 768, "depth": 12, "num_heads": 12, "mlp_dim": 3072},
-    "L": {"width": 1024, "depth": 24, "num_heads": 16, "mlp_dim": 4096},
-    "So400m": {"width": 1152, "depth": 27, "num_heads": 16, "mlp_dim": 4304},
-}
-
-# name -> shape, patch_size, image_size, text seq_len, vocab_size; the released SigLIP checkpoints
-VARIANTS: dict[str, tuple[str, int, int, int, int]] = {
-    "siglip-base-patch16-224": ("B", 16, 224, 64, 32_000),
-    "siglip-base-patch16-256": ("B", 16, 256, 64, 32_000),
-    "siglip-base-patch16-384": ("B", 16, 384, 64, 32_000),
-    "siglip-base-patch16-512": ("B", 16, 512, 64, 32_000),
-    "siglip-base-patch16-256-multilingual": ("B", 16, 256, 64, 250_000),
-    "siglip-large-patch16-256": ("L", 16, 256, 64, 32_000),
-    "siglip-large-patch16-384": ("L", 16, 384, 64, 32_000),
-    "siglip-so400m-patch14-224": ("So400m", 14, 224, 16, 32_000),
-    "siglip-so400m-patch14-384": ("So400m", 14, 384, 64, 32_000),
-    "siglip-so400m-patch16-256-i18n": ("So400m", 16, 256, 64, 250_000),
-}
-
-
-def variant(name: str) -> SigLIPConfig:
-    """The configuration of a released checkpoint, e.g. `variant("siglip-base-patch16-224")`."""
-    if name not in VARIANTS:
-        raise CheckpointError(f"unknown variant {name!r}; known are: {', '.join(VARIANTS)}")
-    shape, patch_size, image_size, seq_len, vocab_size = VARIANTS[name]
-    dims = SHAPES[shape]
-    return SigLIPConfig(
-        image=ImageConfig(**dims, image_size=image_size, patch_size=patch_size),
-        text=TextConfig(**dims, seq_len=seq_len, vocab_size=vocab_size, projection_dim=dims["width"]),
-    )

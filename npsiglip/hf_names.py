@@ -6,7 +6,7 @@ that has our axes; reading takes the view's values, writing fills the view.
 Source: the state dict of Hugging Face's `SiglipModel`. Its conversion from big_vision says that a linear weight is
 [out, in], the patch embedding a convolution [D, 3, P, P], and the MAP head's q, k and v one tensor.
 
-Leaves out: the classifier of `SiglipForImageClassification`, SigLIP 2 NaFlex.
+With NaFlex the patch embedding is a linear layer, whose weight is [D, 3 P P].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from npsiglip.config import SigLIPConfig
-from npsiglip.params import Shape
+from npsiglip.params import Shape, param_shapes
 
 TOWERS = {"image": "vision_model", "text": "text_model"}
 
@@ -47,6 +47,7 @@ _AROUND = {
     "image.map_head.mlp.fc2": "vision_model.head.mlp.fc2",
     "text.final_ln": "text_model.final_layer_norm",
     "text.head": "text_model.head",
+    "classifier": "classifier",
 }
 
 _SINGLE = {
@@ -97,10 +98,10 @@ def hf_key(name: str) -> str:
     return f"{_AROUND[module]}.{_LEAVES[leaf]}"
 
 
-def layout(name: str, shape: Shape) -> Layout:
+def layout(name: str, shape: Shape, naflex: bool = False) -> Layout:
     """Where Hugging Face stores our parameter `name` of `shape`."""
     key = hf_key(name)
-    if name == "image.patch_embed.w":  # [P * P * 3, D] <- [D, 3, P, P]
+    if name == "image.patch_embed.w" and not naflex:  # [P * P * 3, D] <- [D, 3, P, P]
         rows, width = shape
         side = isqrt(rows // 3)
         return Layout(key, (width, 3, side, side), lambda x: x.transpose(2, 3, 1, 0))
@@ -116,6 +117,12 @@ def layout(name: str, shape: Shape) -> Layout:
     return Layout(key, shape, lambda x: x)
 
 
+def layouts(config: SigLIPConfig) -> dict[str, Layout]:
+    """Name -> place of every parameter of the model."""
+    naflex = bool(config.image and config.image.naflex)
+    return {name: layout(name, shape, naflex) for name, shape in param_shapes(config).items()}
+
+
 def buffer_keys(config: SigLIPConfig) -> list[str]:
     """Keys that old checkpoints have though they hold no parameter: the numbers 0, 1, 2 ... of the positions."""
     towers = {"image": config.image, "text": config.text}
@@ -123,8 +130,8 @@ def buffer_keys(config: SigLIPConfig) -> list[str]:
 
 
 def bare_prefix(config: SigLIPConfig) -> str:
-    """What a stand-alone tower's keys lose: transformers 5 saves them without the tower's name."""
-    if config.image and config.text:
+    """What a stand-alone tower's keys lose: transformers 5 saves them without the tower's name, if nothing is on it."""
+    if (config.image and config.text) or config.classifier:
         return ""
     return f"{TOWERS['image' if config.image else 'text']}."
 

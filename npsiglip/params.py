@@ -60,10 +60,15 @@ def _blocks_shapes(tower: str, config: ImageConfig | TextConfig) -> dict[str, Sh
 def image_shapes(config: ImageConfig) -> dict[str, Shape]:
     """Name -> shape of every parameter of the image tower, in the order of the forward pass."""
     width, head = config.width, "image.map_head"
-    return (
+    tokens = (
         linear_shapes("image.patch_embed", config.patch_size**2 * 3, width)
         | {"image.pos_embed": (config.seq_len, width)}
         | _blocks_shapes("image", config)
+    )
+    if not config.head:
+        return tokens
+    return (
+        tokens
         | {f"{head}.probe": (width,)}
         | attention_shapes(f"{head}.attn", width)
         | layer_norm_shapes(f"{head}.ln", width)
@@ -87,7 +92,10 @@ def param_shapes(config: SigLIPConfig) -> dict[str, Shape]:
     """Name -> shape of every parameter of the model, in the order of the forward pass."""
     image = image_shapes(config.image) if config.image else {}
     text = text_shapes(config.text) if config.text else {}
-    return image | text | ({"t_prime": (), "bias": ()} if image and text else {})
+    together: dict[str, Shape] = {"t_prime": (), "bias": ()} if image and text else {}
+    if config.image and config.classifier:
+        together = linear_shapes("classifier", config.image.width, len(config.classifier.labels))
+    return image | text | together
 
 
 def count_params(config: SigLIPConfig) -> int:

@@ -32,11 +32,12 @@ from npsiglip.bench.report import header
 from npsiglip.bench.stats import ratio, summarize
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import bench as command
-from npsiglip.config import SigLIPConfig, variant
+from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.kernels.vector import LANES
 from npsiglip.layers import DTYPES
 from npsiglip.params import param_shapes, random_params
+from npsiglip.variants import variant
 
 TEXT = Case("text", 1)
 

@@ -421,7 +421,7 @@ def test_a_folder_in_place_of_the_file(tmp_path):
 def test_bad_config_stops_before_the_weights(tmp_path):
     (write(tmp_path) / "model.safetensors").unlink()
     edit_json(tmp_path / "config.json", lambda c: c.update(model_type="clip"))
-    assert "expected model_type 'siglip', got 'clip'" in message(tmp_path)
+    assert "expected model_type 'siglip' or 'siglip2', got 'clip'" in message(tmp_path)
 
 
 # Several files

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npsiglip.config import VARIANTS, ImageConfig, SigLIPConfig, TextConfig, variant
+from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
+from npsiglip.variants import VARIANTS, variant
 
 # The content of google/siglip-base-patch16-224's config.json, which leaves out all defaults.
 BASE = {
@@ -100,7 +101,9 @@ def test_variants():
     assert variant("siglip-so400m-patch14-384").image.seq_len == 729
     assert variant("siglip-base-patch16-256-multilingual").text.vocab_size == 250_000
     for name in VARIANTS:
-        assert name.endswith(f"{variant(name).image.patch_size}-{variant(name).image.image_size}") or "256-" in name
+        image = variant(name).image
+        sizes = (f"patch{image.patch_size}-{image.image_size}", "-multilingual", "-i18n", "-naflex")
+        assert name.endswith(sizes)
         assert SigLIPConfig.from_hf(variant(name).to_hf()) == variant(name)
     with pytest.raises(CheckpointError, match="unknown variant 'siglip-base'; known are: siglip-base-patch16-224, "):
         variant("siglip-base")

@@ -21,12 +21,13 @@ from torch.nn import functional as F
 
 from golden import random_folder
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig, variant
+from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.hf_names import layout
 from npsiglip.metrics import relative_l2
 from npsiglip.params import param_shapes
 from npsiglip.reference import backward, siglip_loss_and_gradients, softmax_loss
 from npsiglip.reference import siglip as siglip_forward
+from npsiglip.variants import variant
 
 # What the project promises. float64 against float64: measured were 9e-15 at most on the tiny model, 5e-14 on those
 # below and 4e-13 on those with outliers, which leaves room for another BLAS.

@@ -15,8 +15,8 @@ from hf_taps import hf_model, hf_taps
 
 from golden import random_folder
 from npsiglip import Checkpoint, SigLIP, reference
-from npsiglip.config import variant
 from npsiglip.metrics import relative_l2
+from npsiglip.variants import variant
 
 RATIO = 1.0
 

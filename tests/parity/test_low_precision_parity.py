@@ -14,8 +14,8 @@ from hf_taps import hf_model, hf_taps
 from golden import random_folder
 from npsiglip import Checkpoint, SigLIP, reference
 from npsiglip.bench.engines import export_onnx, peer_onnxruntime
-from npsiglip.config import variant
 from npsiglip.metrics import relative_l2
+from npsiglip.variants import variant
 
 N_IMAGES, N_TEXTS = 2, 4
 OUTPUTS = ("image.pooled", "text.head", "logits")

@@ -8,9 +8,9 @@ from hf_taps import hf_model, hf_taps
 
 from golden import random_folder
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.config import variant
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import siglip
+from npsiglip.variants import variant
 
 # float64 against float64. The unit roundoff is 1.1e-16; measured: 3e-15 at worst on the tiny model, 5e-14 at
 # B/16-224. What the project promises leaves a factor of 20 for another BLAS or another machine.
