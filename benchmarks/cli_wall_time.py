@@ -128,7 +128,7 @@ def main() -> None:
         folder = options.model
         if folder is None:
             from golden import random_folder
-            from npsiglip.config import variant
+            from npsiglip.variants import variant
 
             folder = Path(scratch) / "model"
             random_folder.write(folder, variant("siglip-base-patch16-224"))

@@ -64,7 +64,7 @@ def main() -> None:
         Image.fromarray(pixels).save(picture)
         if not options.model:
             from golden import random_folder
-            from npsiglip.config import variant
+            from npsiglip.variants import variant
 
             random_folder.write(Path(folder), variant("siglip-base-patch16-224"))
         from npsiglip.quantizer import quantize_folder

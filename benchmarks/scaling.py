@@ -16,8 +16,8 @@ import numpy as np
 from npsiglip import SigLIP
 from npsiglip.bench.engines.limits import Limits
 from npsiglip.bench.flop import image_flop
-from npsiglip.config import variant
 from npsiglip.params import random_params
+from npsiglip.variants import variant
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (224, 432, 512, 768, 1024)  # 196, 729, 1,024, 2,304 and 4,096 tokens

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.image import ImageProcessor
     from npsiglip.loss import SigmoidLoss, sigmoid_loss
-    from npsiglip.model import SigLIP, SigLIPOutput
+    from npsiglip.model import SigLIP
+    from npsiglip.naflex import NaflexProcessor, PatchBatch
+    from npsiglip.outputs import SigLIPOutput, TowerOutput
     from npsiglip.tokenizer import Tokenizer
     from npsiglip.variants import variant
 
@@ -32,7 +34,10 @@ _HOMES = {
     "NpsiglipError": "errors",
     "SigLIP": "model",
     "SigLIPConfig": "config",
-    "SigLIPOutput": "model",
+    "NaflexProcessor": "naflex",
+    "PatchBatch": "naflex",
+    "SigLIPOutput": "outputs",
+    "TowerOutput": "outputs",
     "SigmoidLoss": "loss",
     "TextConfig": "config",
     "Tokenizer": "tokenizer",
@@ -48,13 +53,16 @@ __all__ = [
     "ImageConfig",
     "ImageProcessor",
     "InputError",
+    "NaflexProcessor",
     "NpsiglipError",
+    "PatchBatch",
     "SigLIP",
     "SigLIPConfig",
     "SigLIPOutput",
     "SigmoidLoss",
     "TextConfig",
     "Tokenizer",
+    "TowerOutput",
     "reference",
     "save_folder",
     "sigmoid_loss",

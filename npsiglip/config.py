@@ -138,8 +138,8 @@ class SigLIPConfig:
             CheckpointError: for another model family or an option that this implementation does not compute.
         """
         kind = config.get("model_type")
-        family, _, rest = kind.partition("_") if isinstance(kind, str) else ("", "", "")
-        if family not in FAMILIES or rest not in ("", "vision_model", "text_model"):
+        family, separator, rest = kind.partition("_") if isinstance(kind, str) else ("", "", "")
+        if family not in FAMILIES or f"{separator}{rest}" not in ("", "_vision_model", "_text_model"):
             raise CheckpointError(
                 f"{source}: expected model_type 'siglip' or 'siglip2', got {kind!r}: this is another model family"
             )

@@ -2,7 +2,8 @@
 
 Source of truth: transformers 5.x, `SiglipImageProcessorPil`, bit for bit (tests/parity, golden/pixels.npz). The models
 were trained on big_vision's preprocessing, which resizes otherwise; docs/divergences.md has the differences.
-Leaves out: crops and padding (no SigLIP model has them), the torchvision backend's arithmetic, NaFlex of SigLIP 2.
+Leaves out: crops and padding (no SigLIP model has them), the torchvision backend's arithmetic; NaFlex of SigLIP 2 is in
+`npsiglip.naflex`.
 Dimensions: N images, H x W pixels of the model's input.
 """
 
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,69 @@ def _is_side(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+class Settings(Protocol):
+    """What processors of images of one size and of any size have in common."""
+
+    @property
+    def resample(self) -> int: ...
+    @property
+    def image_mean(self) -> tuple[float, float, float]: ...
+    @property
+    def image_std(self) -> tuple[float, float, float]: ...
+    @property
+    def rescale_factor(self) -> float: ...
+    @property
+    def do_resize(self) -> bool: ...
+    @property
+    def do_rescale(self) -> bool: ...
+    @property
+    def do_normalize(self) -> bool: ...
+    @property
+    def do_convert_rgb(self) -> bool: ...
+
+
+def value_table(settings: Settings) -> NDArray[np.float32]:
+    """float32 [3, 256]: what each value of a byte becomes in each channel.
+
+    ((u8 * rescale_factor) - mean) / std, the product in float64, the rest in float32.
+    """
+    values: NDArray[Any] = np.arange(256)
+    if settings.do_rescale:
+        values = values * np.float64(settings.rescale_factor)
+    table = np.tile(values.astype(np.float32), (3, 1))
+    if settings.do_normalize:
+        mean, std = np.array([settings.image_mean, settings.image_std], np.float32)[:, :, None]
+        table = (table - mean) / std
+    return table
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings of other types, and those that no pixel survives.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    if not _is_number(settings.resample) or settings.resample not in RESAMPLING:
+        known = ", ".join(f"{number} ({name})" for number, name in RESAMPLING.items())
+        raise CheckpointError(f"unknown resample {settings.resample!r}; expected one of {known}")
+    for key in ("image_mean", "image_std"):
+        value = getattr(settings, key)
+        if not (isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))):
+            raise CheckpointError(f"{key} must be one number for each of R, G and B; got {value!r}")
+    if not _is_number(settings.rescale_factor):
+        raise CheckpointError(f"rescale_factor must be a number; got {settings.rescale_factor!r}")
+    for key in _SWITCHES:
+        if not isinstance(getattr(settings, key), bool):
+            raise CheckpointError(f"{key} must be true or false; got {getattr(settings, key)!r}")
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(value_table(settings)).all()
+    if not finite:
+        raise CheckpointError(
+            f"image_mean {settings.image_mean}, image_std {settings.image_std} and rescale_factor "
+            f"{settings.rescale_factor} give pixels that are not finite; SigLIP has 0.5, 0.5 and 1/255"
+        )
+
+
 @dataclass(frozen=True)
 class ImageProcessor:
     """What preprocessor_config.json says, as a function: `processor(images) -> float32 [N, 3, height, width]`.
@@ -60,25 +124,7 @@ class ImageProcessor:
     def __post_init__(self) -> None:
         if not (_is_side(self.height) and _is_side(self.width)):
             raise CheckpointError(f"image size {self.height} x {self.width}: expected positive whole numbers of pixels")
-        if not _is_number(self.resample) or self.resample not in RESAMPLING:
-            known = ", ".join(f"{number} ({name})" for number, name in RESAMPLING.items())
-            raise CheckpointError(f"unknown resample {self.resample!r}; expected one of {known}")
-        for key in ("image_mean", "image_std"):
-            value = getattr(self, key)
-            if not (isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))):
-                raise CheckpointError(f"{key} must be one number for each of R, G and B; got {value!r}")
-        if not _is_number(self.rescale_factor):
-            raise CheckpointError(f"rescale_factor must be a number; got {self.rescale_factor!r}")
-        for key in _SWITCHES:
-            if not isinstance(getattr(self, key), bool):
-                raise CheckpointError(f"{key} must be true or false; got {getattr(self, key)!r}")
-        with np.errstate(all="ignore"):
-            finite = np.isfinite(self._value_table()).all()
-        if not finite:
-            raise CheckpointError(
-                f"image_mean {self.image_mean}, image_std {self.image_std} and rescale_factor {self.rescale_factor} "
-                "give pixels that are not finite; SigLIP has 0.5, 0.5 and 1/255"
-            )
+        check_settings(self)
 
     @classmethod
     def from_folder(cls, folder: str | Path, image_size: int) -> ImageProcessor:
@@ -90,25 +136,12 @@ class ImageProcessor:
         Raises:
             CheckpointError: a malformed file, another family's processor, a size other than the model's.
         """
-        source, config = _read_config(Path(folder))
+        source, config = read_config(Path(folder))
         try:
-            return cls(height=image_size, width=image_size, **_options(config, image_size))
+            _check_size(config, image_size)
+            return cls(height=image_size, width=image_size, **common_options(config, _PROCESSOR_TYPES))
         except CheckpointError as error:
             raise CheckpointError(f"{source}: {error}") from None
-
-    def _value_table(self) -> NDArray[np.float32]:
-        """float32 [3, 256]: what each value of a byte becomes in each channel.
-
-        ((u8 * rescale_factor) - mean) / std, the product in float64, the rest in float32.
-        """
-        values: NDArray[Any] = np.arange(256)
-        if self.do_rescale:
-            values = values * np.float64(self.rescale_factor)
-        table = np.tile(values.astype(np.float32), (3, 1))
-        if self.do_normalize:
-            mean, std = np.array([self.image_mean, self.image_std], np.float32)[:, :, None]
-            table = (table - mean) / std
-        return table
 
     def _resized(self, image: Any, name: str) -> NDArray[np.uint8]:
         rgb = to_rgb(image, name, self.do_convert_rgb)
@@ -145,7 +178,7 @@ class ImageProcessor:
         flat = list(flatten_images(images))
         if not flat:
             raise InputError("`images` is empty; expected at least one image")
-        table = self._value_table()
+        table = value_table(self)
         out = np.empty((len(flat), 3, self.height, self.width), np.float32)
         alone = first is None or (first == 0 and len(flat) == 1)
         for n, image in enumerate(flat):
@@ -155,7 +188,7 @@ class ImageProcessor:
         return out
 
 
-def _read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
+def read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
     """Where the image processor's settings are, and the settings; a folder without any is given empty ones."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a model folder in Hugging Face's format")
@@ -176,31 +209,36 @@ def _read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
     return str(folder), {}
 
 
-def _options(config: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """Settings of Hugging Face -> arguments of ImageProcessor; null and absent both stand for the default."""
+def common_options(config: Mapping[str, Any], types: tuple[str, ...]) -> dict[str, Any]:
+    """Settings of Hugging Face -> arguments of a processor; null and absent both stand for the default.
+
+    Raises:
+        CheckpointError: a processor of none of these types, or a step that SigLIP has not.
+    """
     kind = config.get("image_processor_type")
-    if kind is not None and kind not in _PROCESSOR_TYPES:
-        raise CheckpointError(
-            f"image_processor_type {kind!r}: expected {_PROCESSOR_TYPES[0]!r}, another family's pixels"
-        )
+    if kind is not None and kind not in types:
+        raise CheckpointError(f"image_processor_type {kind!r}: expected {types[0]!r}, another family's pixels")
     for key in _UNSUPPORTED_STEPS:
         if config.get(key):
             raise CheckpointError(
                 f"{key} is {config[key]!r}: SigLIP squashes the whole image and has no such step, is this the "
                 "processor of another family, such as CLIP?"
             )
-    size = config.get("size")
-    if size is not None and size != {"height": image_size, "width": image_size}:
-        raise CheckpointError(
-            f"size is {json.dumps(size)}, but the model's config.json says image_size {image_size}; expected "
-            f"{json.dumps({'height': image_size, 'width': image_size})}"
-        )
     keys = ("resample", "image_mean", "image_std", "rescale_factor", *_SWITCHES)
     options = {key: config[key] for key in keys if config.get(key) is not None}
     for key in {"image_mean", "image_std"} & options.keys():
         value = options[key]
         options[key] = (value,) * 3 if _is_number(value) else tuple(value) if isinstance(value, list) else value
     return options
+
+
+def _check_size(config: Mapping[str, Any], image_size: int) -> None:
+    size = config.get("size")
+    if size is not None and size != {"height": image_size, "width": image_size}:
+        raise CheckpointError(
+            f"size is {json.dumps(size)}, but the model's config.json says image_size {image_size}; expected "
+            f"{json.dumps({'height': image_size, 'width': image_size})}"
+        )
 
 
 def check_pixels(pixels: NDArray[Any], image_size: int | tuple[int, int]) -> NDArray[np.float32]:

@@ -7,63 +7,44 @@ their own; here they are put together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip import engine
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
+from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
-from npsiglip.image import ImageProcessor, check_pixels, flatten_images
+from npsiglip.image import ImageProcessor
+from npsiglip.image_tower import Classifier, ImageTower
+from npsiglip.inputs import (
+    Images,
+    Inputs,
+    Texts,
+    attention_mask_of,
+    default_processor,
+    fixed_images,
+    folder_processor,
+    naflex_images,
+    text_batches,
+    token_ids,
+)
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
 from npsiglip.layers import DTYPES
+from npsiglip.naflex import NaflexProcessor
+from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
 from npsiglip.quantized import DTYPE as QUANTIZED
+from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer import Tokenizer
-from npsiglip.trace import FORGET, Forget, Trace
+from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
 Array = NDArray[np.float32]
-Images = Any  # a path, a PIL image, a uint8 array, a list of these, or float32 pixels [N, 3, H, W]
-Texts = str | Sequence[str] | NDArray[np.integer]
-
-# Inputs go through a tower in passes of about so many tokens: enough to use every weight often, few enough that the
-# activations stay in the cache. Results do not depend on it.
-TOKENS_PER_PASS = 800
-
-
-def inputs_per_pass(length: int) -> int:
-    """How many images or texts of `length` tokens go through a tower at once."""
-    return max(1, TOKENS_PER_PASS // length)
-
-
-@dataclass(frozen=True)
-class SigLIPOutput:
-    """Images against texts; the fields have the names that Hugging Face's `SiglipOutput` gives them."""
-
-    logits_per_image: Array
-    """[N, K]: t zimg ztxt^T + bias."""
-    image_embeds: Array
-    """[N, D], unit norm."""
-    text_embeds: Array
-    """[K, D], unit norm."""
-
-    @property
-    def logits_per_text(self) -> Array:
-        """[K, N], the transpose of `logits_per_image`."""
-        return self.logits_per_image.T
-
-    @property
-    def probs(self) -> Array:
-        """[N, K]: sigmoid of the logits, the probability of each pair on its own; rows do not sum to one."""
-        e = np.exp(-np.abs(self.logits_per_image.astype(np.float64)))
-        return (np.where(self.logits_per_image >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)
 
 
 def check_dtype(dtype: str) -> None:
@@ -94,10 +75,6 @@ def _choose_dtype(dtype: str | None, params: Params) -> str:
     return QUANTIZED
 
 
-def _as_it_is(batch: Any, first: int) -> Any:
-    return batch
-
-
 class SigLIP:
     """A SigLIP model, ready to run.
 
@@ -108,7 +85,8 @@ class SigLIP:
         config: the shapes.
         params: name -> array, see `npsiglip.params`; taken as float32. They must not change while the model is in
             use: views of them are kept.
-        processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size.
+        processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size, or
+            NaFlex's.
         tokenizer: for texts other than ids.
         dtype: what linear layers compute in, see `npsiglip.layers`: "float32", "bfloat16" or "int8"; None: float32,
             or int8 for a quantised checkpoint.
@@ -125,7 +103,7 @@ class SigLIP:
         self,
         config: SigLIPConfig,
         params: Params,
-        processor: ImageProcessor | None = None,
+        processor: ImageProcessor | NaflexProcessor | None = None,
         tokenizer: Tokenizer | None = None,
         threads: int | None = None,
         dtype: str | None = None,
@@ -144,10 +122,11 @@ class SigLIP:
         self.tokenizer = tokenizer
         self.processor = processor
         if processor is None and config.image:
-            self.processor = ImageProcessor(config.image.image_size, config.image.image_size)
+            self.processor = default_processor(config.image)
         with RUN_LOCK, thread_count(threads):
-            self._image = engine.ImageTower(params, config.image, dtype) if config.image else None
-            self._text = engine.TextTower(params, config.text, dtype) if config.text else None
+            self._image = ImageTower(params, config.image, dtype) if config.image else None
+            self._text = TextTower(params, config.text, dtype) if config.text else None
+            self._classifier = Classifier(params, config, dtype) if config.classifier else None
         self.t_prime = float(np.float32(params["t_prime"])) if "t_prime" in params else None
         self.bias = float(np.float32(params["bias"])) if "bias" in params else None
 
@@ -174,36 +153,99 @@ class SigLIP:
         config = checkpoint.config
         processor = tokenizer = None
         if config.image:
-            processor = ImageProcessor.from_folder(checkpoint.folder, config.image.image_size)
+            processor = folder_processor(checkpoint.folder, config.image)
         if config.text:
             tokenizer = Tokenizer.from_folder(checkpoint.folder, config.text.seq_len)
         return cls(config, checkpoint, processor, tokenizer, threads, dtype)
 
-    def encode_image(self, images: Images, normalize: bool = True) -> Array:
+    def encode_image(
+        self,
+        images: Images,
+        normalize: bool = True,
+        *,
+        interpolate_pos_encoding: bool = False,
+        max_num_patches: int | None = None,
+    ) -> Array:
         """Images to embeddings, float32 [N, D].
 
         Args:
             images: one of, or a list of: a path, a PIL image, a uint8 array [H, W, 3]; or float32 pixels
-                [N, 3, S, S], resized and normalised to [-1, 1] already.
+                [N, 3, S, S], resized and normalised to [-1, 1] already; or, for NaFlex, a `PatchBatch` or a mapping
+                with Hugging Face's keys `pixel_values`, `pixel_attention_mask` and `spatial_shapes`.
             normalize: scale each embedding to unit norm.
+            interpolate_pos_encoding: pixels may be of any size, and positions are interpolated (bicubic).
+            max_num_patches: of an image, for NaFlex; None: the processor's.
 
         Raises:
-            InputError: an image that cannot be used, named by its path or index; or a model without image tower.
+            InputError: an image that cannot be used, named by its path or index; a model without image tower, or
+                whose image tower has no head; or an option that this model does not have.
         """
-        return self._encode_image(images, normalize, FORGET)
+        inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
+        if self.config.image and not self.config.image.head:
+            raise InputError("this image tower has no head and so no embedding: `image_output` gives its tokens")
+        return self._in_passes(self._image_tower(), inputs, normalize, FORGET)
 
-    def encode_text(self, texts: Texts, normalize: bool = True) -> Array:
+    def encode_text(self, texts: Texts, normalize: bool = True, *, attention_mask: Any = None) -> Array:
         """Texts to embeddings, float32 [N, D].
 
         Args:
             texts: a str, a list of str, or token ids [N, L], which must be padded as the model was trained. A text
                 that is too long loses its end, as in Hugging Face: `model.tokenizer.truncated(texts)` tells.
             normalize: scale each embedding to unit norm.
+            attention_mask: [N, L], 1 for tokens to attend to and 0 for others. SigLIP was trained without any.
 
         Raises:
-            InputError: texts or ids that cannot be used; or a model without text tower.
+            InputError: texts, ids or a mask that cannot be used; or a model without text tower.
         """
-        return self._encode_text(texts, normalize, FORGET)
+        return self._in_passes(self._text_tower(), self._text_inputs(texts, attention_mask), normalize, FORGET)
+
+    def image_output(
+        self,
+        images: Images,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        interpolate_pos_encoding: bool = False,
+        max_num_patches: int | None = None,
+    ) -> TowerOutput:
+        """The tokens of images, and what is within the tower, as Hugging Face's `SiglipVisionModel` returns them.
+
+        With NaFlex, arrays have room for the image of most patches; the rows of others end in zeros.
+        """
+        inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
+        return self._output(self._image_tower(), inputs, output_hidden_states, output_attentions)
+
+    def text_output(
+        self,
+        texts: Texts,
+        *,
+        attention_mask: Any = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TowerOutput:
+        """The tokens of texts, and what is within the tower, as Hugging Face's `SiglipTextModel` returns them."""
+        inputs = self._text_inputs(texts, attention_mask)
+        return self._output(self._text_tower(), inputs, output_hidden_states, output_attentions)
+
+    def class_logits(
+        self, images: Images, *, interpolate_pos_encoding: bool = False, max_num_patches: int | None = None
+    ) -> Array:
+        """Images to logits of the classes that a classifier was trained for, float32 [N, K].
+
+        The classes are `config.classifier.labels`; Hugging Face's `SiglipForImageClassification` gives the same.
+
+        Raises:
+            InputError: an image that cannot be used, or a checkpoint without classifier.
+        """
+        if self._classifier is None:
+            raise InputError("this checkpoint has no classifier: `classify` with labels of your own is zero-shot")
+        inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
+        tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
+        for places, batch in inputs.batches:
+            with RUN_LOCK, thread_count(self.threads):
+                tokens = tower(batch, FORGET, pooled=False)
+                logits[places] = self._classifier(tokens, len(places), FORGET)
+        return logits
 
     def __call__(self, images: Images, texts: Texts) -> SigLIPOutput:
         """Every image against every text."""
@@ -225,17 +267,25 @@ class SigLIP:
             similarity.logits(zimg, ztxt, self.t_prime, self.bias, logits)
         return SigLIPOutput(logits, zimg, ztxt)
 
-    def classify(self, images: Images, labels: Sequence[str], template: str = DEFAULT_TEMPLATE) -> list[list[Score]]:
-        """Zero-shot classification: per image, a list of {"label", "score"} sorted by score.
+    def classify(
+        self, images: Images, labels: Sequence[str] | None = None, template: str = DEFAULT_TEMPLATE
+    ) -> list[list[Score]]:
+        """Classification: per image, a list of {"label", "score"} sorted by score.
 
         Args:
             images: as for `encode_image`; one image gives a list with one element.
-            labels: what could be in the image.
+            labels: what could be in the image (zero-shot); None: what a checkpoint with a classifier was trained for,
+                where scores add up to one if one class is right, and do not if several can be.
             template: the sentence that a label is put into, at its `{}`.
 
         Raises:
             InputError: no labels, a template without `{}`, or an image that cannot be used.
         """
+        if labels is None and self.config.classifier:
+            known, logits = self.config.classifier, self.class_logits(images)
+            return [rank(known.labels, row) for row in (sigmoid if known.multi_label else softmax)(logits)]
+        if labels is None:
+            raise InputError("`labels` are needed: this checkpoint has no classifier that would bring its own")
         texts = fill_template(labels, template)
         return [rank(labels, probs) for probs in self(images, texts).probs]
 
@@ -243,92 +293,79 @@ class SigLIP:
         """Every intermediate of the towers that are given input, an ordered mapping of tap name to float32 array.
 
         The names and shapes are those of the traces of `npsiglip.reference`. All inputs go through in one pass, so
-        that memory grows with them: meant for a few images.
+        that memory grows with them: meant for a few images. With NaFlex, their grids must be the same.
         """
         if images is None and texts is None:
             raise InputError("`trace` needs images, texts or both")
         trace = Trace()
         if images is not None:
-            trace["zimg"] = self._encode_image(images, True, trace)
+            inputs = self._image_inputs(images, False, None, at_once=True)
+            found = self._in_passes(self._image_tower(), inputs, True, trace)
+            if "image.pooled" in trace:
+                trace["zimg"] = found
         if texts is not None:
-            trace["ztxt"] = self._encode_text(texts, True, trace)
+            inputs = self._text_inputs(texts, None, at_once=True)
+            trace["ztxt"] = self._in_passes(self._text_tower(), inputs, True, trace)
         if images is not None and texts is not None:
             output = self.compare(trace["zimg"], trace["ztxt"])
             trace["logits"], trace["probs"] = output.logits_per_image, output.probs
         return trace
 
-    def _encode_image(self, images: Images, normalize: bool, trace: Forget) -> Array:
-        tower, processor, config = self._image, self.processor, self.config.image
-        if tower is None or processor is None or config is None:
-            self._refuse_tower("image")
-        items: Any
-        if isinstance(images, np.ndarray) and images.ndim == 4 and np.issubdtype(images.dtype, np.floating):
-            items = check_pixels(images, config.image_size)
-            prepare: Callable[[Any, int], Any] = _as_it_is
-        else:
-            items = list(flatten_images(images))
-            if not items:
-                raise InputError("`images` is empty; expected at least one image")
+    def _image_tower(self) -> ImageTower:
+        return self._image or self._refuse_tower("image")
 
-            def prepare(batch: Any, first: int) -> Any:
-                return processor(batch, first if len(items) > 1 else None)
+    def _text_tower(self) -> TextTower:
+        return self._text or self._refuse_tower("text")
 
-        return self._in_passes(tower, items, prepare, config.seq_len, normalize, trace)
+    def _image_inputs(
+        self, images: Images, interpolate: bool, max_num_patches: int | None, at_once: bool = False
+    ) -> Inputs:
+        config = self._image_tower().config
+        if isinstance(self.processor, NaflexProcessor):
+            if interpolate:
+                raise InputError("interpolate_pos_encoding: NaFlex always does, leave it out")
+            return naflex_images(images, config, self.processor, max_num_patches, at_once)
+        if max_num_patches is not None:
+            raise InputError("max_num_patches is for NaFlex models, this one takes images of one size")
+        assert self.processor is not None
+        return fixed_images(images, config, self.processor, interpolate, at_once)
 
-    def _encode_text(self, texts: Texts, normalize: bool, trace: Forget) -> Array:
-        if self._text is None:
-            self._refuse_tower("text")
-        ids = self._ids(texts)
-        return self._in_passes(self._text, ids, _as_it_is, ids.shape[1], normalize, trace)
+    def _text_inputs(self, texts: Texts, mask: Any, at_once: bool = False) -> Inputs:
+        ids = token_ids(texts, self._text_tower().config, self.tokenizer)
+        return text_batches(ids, None if mask is None else attention_mask_of(ids, mask), at_once)
 
-    def _in_passes(
-        self,
-        tower: engine.ImageTower | engine.TextTower,
-        items: Any,
-        prepare: Callable[[Any, int], Any],
-        length: int,
-        normalize: bool,
-        trace: Forget,
-    ) -> Array:
-        """Send items of `length` tokens through a tower, a few at a time, or all at once for a trace."""
-        n = len(items)
-        passes = 1 if isinstance(trace, Trace) else -(-n // inputs_per_pass(length))
-        step = max(1, -(-n // max(1, passes)))  # equal ones
-        parts = []
-        for start in range(0, n, step):
-            batch = prepare(items[start : start + step], start)
+    def _in_passes(self, tower: ImageTower | TextTower, inputs: Inputs, normalize: bool, trace: Forget) -> Array:
+        """Send inputs through a tower, batch by batch, or all at once for a trace."""
+        result = np.empty((0, 0), np.float32)
+        for places, batch in inputs.batches:
             with RUN_LOCK, thread_count(self.threads):
                 part = tower(batch, trace)
-                if normalize:
+                if normalize and part.ndim == 2:
                     similarity.l2_normalize(part, part)
-            parts.append(part)
+            if not result.size:
+                result = np.empty((inputs.number, *part.shape[1:]), np.float32)
+            result[places] = part
         if isinstance(trace, Trace):
-            engine.shape_taps(trace, tower.name, n)
-        return np.concatenate(parts)
+            shape_taps(trace, tower.name, inputs.number)
+        return result
 
-    def _ids(self, texts: Texts) -> NDArray[np.int64]:
-        """Token ids [N, L], from texts or as given."""
-        assert self.config.text is not None
-        seq_len, vocab_size = self.config.text.seq_len, self.config.text.vocab_size
-        if not isinstance(texts, np.ndarray):
-            if self.tokenizer is None:
-                raise InputError("this model has no tokenizer: pass token ids [N, L]")
-            ids = self.tokenizer(texts)
-        elif np.issubdtype(texts.dtype, np.integer) and texts.ndim == 2 and len(texts):
-            ids = texts.astype(np.int64)
-        else:
-            raise InputError(
-                f"`texts` must be a str, a list of str, or whole-number ids [N, {seq_len}]; "
-                f"got an array of {texts.dtype} {list(texts.shape)}"
-            )
-        if not 1 <= ids.shape[1] <= seq_len:
-            raise InputError(f"ids must have 1 to {seq_len} columns, the model's positions; got {ids.shape[1]}")
-        if ids.min() < 0 or ids.max() >= vocab_size:
-            raise InputError(
-                f"ids must be from 0 to {vocab_size - 1}; got {ids.min()} to {ids.max()}: "
-                "does the tokenizer belong to this model?"
-            )
-        return ids
+    def _output(self, tower: ImageTower | TextTower, inputs: Inputs, hidden: bool, attentions: bool) -> TowerOutput:
+        """What is asked for of every batch, put together; shorter inputs leave zeros."""
+        names, found = tower_taps(tower.name, tower.config.depth, hidden, attentions), []
+        for places, batch in inputs.batches:
+            taps = Selected(names)
+            with RUN_LOCK, thread_count(self.threads):
+                tower(batch, taps)
+            shape_taps(taps, tower.name, len(places))
+            found.append((places, taps))
+        together: dict[str, Array] = {}
+        for name in found[0][1]:
+            shapes = [taps[name].shape[1:] for _, taps in found]
+            together[name] = np.zeros((inputs.number, *np.max(shapes, axis=0)), np.float32)
+            for places, taps in found:
+                for place, values in zip(places, taps[name], strict=True):
+                    together[name][place][tuple(map(slice, values.shape))] = values
+        return tower_output(together, tower.name, tower.config.depth)
 
     @staticmethod
     def _refuse_tower(tower: str) -> NoReturn:

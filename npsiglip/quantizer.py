@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from npsiglip import __version__
 from npsiglip.atomic import write_all
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.engine import ImageTower, TextTower
 from npsiglip.errors import CheckpointError
 from npsiglip.image import ImageProcessor
+from npsiglip.image_tower import Classifier, ImageTower
 from npsiglip.kernels.jit import RUN_LOCK
 from npsiglip.layers import Linear
 from npsiglip.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.safetensors_files import SINGLE, json_writer, write_tensors
+from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer import Tokenizer
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.npz")
@@ -71,7 +72,10 @@ class _Tensors:
             if config.image:
                 image = ImageTower(checkpoint, config.image, DTYPE)
                 self.linears |= image.linears
-                self.small[QUERY] = image.map_head.q
+                if image.map_head:
+                    self.small[QUERY] = image.map_head.q
+            if config.classifier:
+                self.linears |= Classifier(checkpoint, config, DTYPE).linears
             if config.text:
                 self.linears |= TextTower(checkpoint, config.text, DTYPE).linears
 

@@ -7,7 +7,7 @@ nothing and costs nothing, `Trace` keeps copies. Names follow the grammar of `np
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,3 +70,19 @@ class Trace(Forget, Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._taps)
+
+
+class Selected(Trace):
+    """A trace of the taps with these names, which forgets all others."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self._names = frozenset(names)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self._names:
+            super().__setitem__(name, value)
+
+    def room(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Where a kernel should write an intermediate that it otherwise would not; nowhere if nobody asked for it."""
+        return super().room(name, shape) if name in self._names else FORGET.room(name, shape)

@@ -802,7 +802,7 @@ def test_command_with_all_peers_of_which_none_is_there(python_without):
         (["--dtype", "float8"], 1, "dtype must be one of float32, bfloat16, int8; got 'float8'"),
         (["--case", "image"], 1, "such as image:8"),
         (["--threads", "4096"], 1, "threads must be from 1 to"),
-        (["--variant", "siglip-huge"], 1, "unknown variant 'siglip-huge'; known are: siglip-base-patch16-224"),
+        (["--variant", "siglip-huge"], 1, "unknown checkpoint 'siglip-huge': did you mean siglip-"),
         (["--model", "no/such/folder"], 1, "does not exist"),
         (["--model", str(TINY), "--variant", "siglip-base-patch16-224"], 2, "not both"),
         (["--runs", "0"], 2, "--runs"),

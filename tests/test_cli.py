@@ -337,13 +337,13 @@ def on_terminal(args, **options):
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
 def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
     script = (
-        "import sys, npsiglip.kernels.jit as jit, npsiglip.model as model, contextlib\n"
+        "import sys, npsiglip.kernels.jit as jit, npsiglip.inputs as inputs, contextlib\n"
         "from npsiglip.cli import main\n"
         "@contextlib.contextmanager\n"
         "def on_compile(callback):\n"
         "    callback('linear')\n"
         "    yield\n"
-        "jit.on_compile, model.TOKENS_PER_PASS = on_compile, 25\n"  # one image in a pass
+        "jit.on_compile, inputs.TOKENS_PER_PASS = on_compile, 25\n"  # one image in a pass
         "main()"
     )
     args = ["-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", str(TINY)]
@@ -448,7 +448,7 @@ def test_passes_do_not_change_the_results(images, model, monkeypatch, per_pass):
         return encode(self, images, normalize)
 
     monkeypatch.setattr(npsiglip.SigLIP, "encode_image", counted)
-    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", per_pass * model.config.image.seq_len)
+    monkeypatch.setattr("npsiglip.inputs.TOKENS_PER_PASS", per_pass * model.config.image.seq_len)
     assert run("classify", *images, *LABEL_OPTIONS, "--json").stdout == expected
     assert passes == {1: [1, 1, 1], 2: [2, 1], 3: [3]}[per_pass]
 
@@ -482,7 +482,7 @@ def test_a_long_label_is_told(images):
 
 @pytest.mark.parametrize(("options", "printed"), [([], ["one.png", "two.png"]), (["--json"], [])])
 def test_results_before_a_bad_image_are_kept(images, model, monkeypatch, options, printed):
-    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", model.config.image.seq_len)
+    monkeypatch.setattr("npsiglip.inputs.TOKENS_PER_PASS", model.config.image.seq_len)
     Path("three.png").write_bytes(b"no image")
     result = run("classify", *images, "-l", "a", *options)
     assert result.exit_code == 1
@@ -523,8 +523,8 @@ BAD_MODELS = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "download"]),
     "cut weights": (lambda f: cut(f / "model.safetensors"), ["cut short", "download it again"]),
     "no tokenizer": (lambda f: (f / "spiece.model").unlink(), ["spiece.model does not exist"]),
-    "CLIP": (change_config(model_type="clip"), ["expected model_type 'siglip', got 'clip'"]),
-    "NaFlex": (change_config(model_type="siglip2"), ["SigLIP 2", "not supported yet"]),
+    "CLIP": (change_config(model_type="clip"), ["expected model_type 'siglip' or 'siglip2', got 'clip'"]),
+    "NaFlex": (change_config(model_type="siglip2"), ["model_type"]),
     "shape": (change_weights(lambda t: t.update({FC1: np.zeros((3, 4), np.float32)})), ["[3, 4]", "[52, 36]"]),
     "missing": (change_weights(lambda t: t.pop(FC1)), [f"- {FC1}", "1 missing"]),
     "extra": (change_weights(lambda t: t.update(extra=np.zeros(1, np.float32))), ["+ extra", "1 unexpected"]),
@@ -613,7 +613,7 @@ def expected_embeddings(model, normalize=True):
 
 @pytest.mark.parametrize("options, normalize", [([], True), (["--no-normalize"], False)])
 def test_embed_npy(images, model, monkeypatch, options, normalize):
-    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", 2 * model.config.image.seq_len)
+    monkeypatch.setattr("npsiglip.inputs.TOKENS_PER_PASS", 2 * model.config.image.seq_len)
     result = run("embed", *MIXED, "-o", "x.npy", *options)
     embeddings = np.load("x.npy")
     assert (result.exit_code, result.stdout) == (0, "")

@@ -1,12 +1,13 @@
 """config.json: what is read, what its defaults are, what is refused and with which words."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.variants import VARIANTS, variant
 
@@ -29,6 +30,13 @@ images = st.builds(
     st.integers(1, 9),
     st.integers(0, 30),
 )
+flexible = st.builds(
+    lambda dims, patch, side: ImageConfig(**dims, patch_size=patch, image_size=patch * side, naflex=True),
+    tower,
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+headless = st.builds(lambda image: replace(image, head=False), st.one_of(images, flexible))
 texts = st.builds(
     lambda dims, **rest: TextConfig(**dims, **rest),
     tower,
@@ -38,11 +46,17 @@ texts = st.builds(
     layer_norm_eps=st.sampled_from([1e-6, 1e-5]),
 )
 configs = st.one_of(
-    st.builds(SigLIPConfig, images, st.none()),
+    st.builds(SigLIPConfig, st.one_of(images, flexible, headless), st.none()),
+    st.builds(
+        SigLIPConfig,
+        st.one_of(images, flexible, headless),
+        st.none(),
+        st.builds(ClassifierConfig, st.lists(st.text(), min_size=2, max_size=4, unique=True).map(tuple), st.booleans()),
+    ),
     st.builds(SigLIPConfig, st.none(), texts),
     st.builds(
         lambda image, text: SigLIPConfig(image, TextConfig(**vars(text) | {"projection_dim": image.width})),
-        images,
+        st.one_of(images, flexible),
         texts,
     ),
 )
@@ -105,13 +119,32 @@ def test_variants():
         sizes = (f"patch{image.patch_size}-{image.image_size}", "-multilingual", "-i18n", "-naflex")
         assert name.endswith(sizes)
         assert SigLIPConfig.from_hf(variant(name).to_hf()) == variant(name)
-    with pytest.raises(CheckpointError, match="unknown variant 'siglip-base'; known are: siglip-base-patch16-224, "):
-        variant("siglip-base")
+        assert variant(f"google/{name}") == variant(name)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip2_vision_model", None, ["siglip"], 3])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("siglip-base-patch16-225", "siglip-base-patch16-224"),
+        ("google/Siglip2-so400m-patch14-378", "siglip2-so400m-patch14-384"),
+        ("siglip2-large-naflex", "siglip2-base-patch16-naflex"),
+    ],
+)
+def test_unknown_variants_name_the_nearest(name, near):
+    with pytest.raises(CheckpointError, match=f"unknown checkpoint '{name}': did you mean .*{near}"):
+        variant(name)
+
+
+def test_unknown_variants_unlike_all():
+    with pytest.raises(CheckpointError, match="unknown checkpoint 'xyz': `npsiglip models` lists all of them"):
+        variant("xyz")
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip3", "siglip_audio_model", "siglip2_", None, ["siglip"], 3])
 def test_other_model_types(kind):
-    assert f"expected model_type 'siglip', got {kind!r}: this is another model family" in error({"model_type": kind})
+    assert f"expected model_type 'siglip' or 'siglip2', got {kind!r}: this is another model family" in error(
+        {"model_type": kind}
+    )
 
 
 def test_no_model_type():
@@ -119,7 +152,38 @@ def test_no_model_type():
 
 
 def test_naflex():
-    assert "NaFlex checkpoints are not supported yet" in error({"model_type": "siglip2"})
+    config = SigLIPConfig.from_hf({"model_type": "siglip2", "vision_config": {"num_patches": 49, "patch_size": 8}})
+    assert config.image.naflex and config.image.seq_len == 49 and config.image.image_size == 56
+    alone = SigLIPConfig.from_hf({"model_type": "siglip2_vision_model"})
+    assert alone.image.naflex and alone.image.seq_len == 256 and alone.text is None
+    assert "num_patches must be the square of a whole number, got 255" in error(
+        {"model_type": "siglip2", "vision_config": {"num_patches": 255}}
+    )
+
+
+def test_a_tower_without_head():
+    config = SigLIPConfig.from_hf({"model_type": "siglip_vision_model", "vision_use_head": False})
+    assert not config.image.head
+    assert "vision_use_head must be true or false, got 'no'" in error(
+        {"model_type": "siglip_vision_model", "vision_use_head": "no"}
+    )
+
+
+def classifier(**changes):
+    return BASE | {"architectures": ["SiglipForImageClassification"]} | changes
+
+
+def test_classifiers():
+    """What transformers writes has the numbers as strings, and the text tower's sizes though there is none."""
+    config = SigLIPConfig.from_hf(
+        classifier(id2label={"1": "dog", "0": "cat"}, problem_type="multi_label_classification")
+    )
+    assert config.text is None
+    assert config.classifier == ClassifierConfig(("cat", "dog"), multi_label=True)
+    assert SigLIPConfig.from_hf(classifier()).classifier == ClassifierConfig(("LABEL_0", "LABEL_1"))
+    for bad in ({"0": "cat", "2": "dog"}, ["cat"], {"a": "cat"}, {}, {"0": 3, "1": 4}):
+        assert "id2label must give names to the numbers 0, 1, 2 ..." in error(classifier(id2label=bad))
+    assert "at least two classes, got 1: regression" in error(classifier(id2label={"0": "age"}))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +191,7 @@ def test_naflex():
     [
         (vision(hidden_act="gelu"), "vision_config: hidden_act must be 'gelu_pytorch_tanh'"),
         (text(hidden_act="quick_gelu"), "text_config: hidden_act must be 'gelu_pytorch_tanh'"),
-        (vision(vision_use_head=False), "without a head"),
+        (vision(vision_use_head=False), "an image tower without head (vision_use_head=false) has no embedding"),
         (vision(num_channels=1), "num_channels must be 3, got 1"),
         (vision(image_size=[224, 256]), "image_size must be one number"),
         (vision(image_size=[]), "image_size must be one number"),

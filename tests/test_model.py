@@ -94,7 +94,7 @@ def test_same_bits_for_any_threads_and_batch(tiny_folder, model):
 
 def test_same_bits_when_a_batch_takes_several_passes(model, pixels, monkeypatch):
     whole = model.encode_image(pixels)
-    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", 30)
+    monkeypatch.setattr("npsiglip.inputs.TOKENS_PER_PASS", 30)
     np.testing.assert_array_equal(model.encode_image(pixels), whole)
 
 
@@ -115,7 +115,7 @@ def test_parameters_that_do_not_fit_are_refused(tiny_config, tiny_params, change
 
 
 def test_errors_number_images_through_all_passes(model, monkeypatch):
-    monkeypatch.setattr("npsiglip.model.TOKENS_PER_PASS", 50)
+    monkeypatch.setattr("npsiglip.inputs.TOKENS_PER_PASS", 50)
     images = [picture(i) for i in range(5)]
     for bad in (1, 2, 4):
         with pytest.raises(InputError, match=rf"images\[{bad}\]"):

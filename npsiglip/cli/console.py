@@ -291,7 +291,7 @@ class Activity:
         self, model: SigLIP, paths: Sequence[str], normalize: bool = True
     ) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
         """Encode in passes of as many images as the model takes at once: yields paths and embeddings [N, D]."""
-        from npsiglip.model import inputs_per_pass
+        from npsiglip.inputs import inputs_per_pass
 
         step = inputs_per_pass(model.config.image.seq_len) if model.config.image else 1
         for start in range(0, len(paths), step):

@@ -2,7 +2,8 @@
 
 This is the truth that every kernel is judged by: float64 NumPy, one expression for one idea, no speed tricks, and
 nothing else of this project imported. It implements section 3 of arXiv:2303.15343 as big_vision computes it
-(`models/vit.py`, `models/proj/image_text/text_transformer.py`, `two_towers.py`).
+(`models/vit.py`, `models/proj/image_text/text_transformer.py`, `two_towers.py`), NaFlex of SigLIP 2 (arXiv:2502.14786)
+and the options that Hugging Face adds: masks, interpolated positions, a classifier.
 
 The forward pass is the trace: every intermediate is also stored in `trace` under its name. Without a trace it goes
 to `FORGET`, which keeps nothing.
@@ -11,10 +12,15 @@ Dimensions: N batch, L tokens, D width, H heads, Dh = D / H head width, M mlp wi
 Parameters: see `npsiglip.params`; `params` maps a name such as "image.blocks.03.attn.q.w" to a float64 array.
 Configurations: any object with the fields of `npsiglip.config.SigLIPConfig`.
 
-Left out on purpose: dropout (zero in every released model), attention masks (SigLIP attends to padding), float32.
+Masks are bool, [N, L]; a key of a False is not attended to, and each input has at least one True. SigLIP was trained
+without any: it attends to padding. Only NaFlex has them, for images with fewer patches than others of a batch.
+
+Left out on purpose: dropout (zero in every released model), float32.
 """
 
 import numpy as np
+
+from npsiglip.reference.positions import interpolate_antialias, interpolate_bicubic
 
 
 class Forget(dict):
@@ -73,13 +79,15 @@ def merge_heads(x):
     return x.transpose(0, 2, 1, 3).reshape(n, length, num_heads * head_dim)
 
 
-def attention(params, name, x_q, x_kv, num_heads, trace=FORGET):
+def attention(params, name, x_q, x_kv, num_heads, trace=FORGET, mask=None):
     """Multi-head attention, softmax(q k^T / sqrt(Dh)) v, of queries [N, Lq, D] to tokens [N, L, D] -> [N, Lq, D]."""
     q = trace[f"{name}.q"] = linear(params, f"{name}.q", x_q)
     k = trace[f"{name}.k"] = linear(params, f"{name}.k", x_kv)
     v = trace[f"{name}.v"] = linear(params, f"{name}.v", x_kv)
     q, k, v = (split_heads(part, num_heads) for part in (q, k, v))
     scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])  # [N, H, Lq, L]
+    if mask is not None:
+        scores = np.where(mask[:, None, None, :], scores, -np.inf)
     probs = trace[f"{name}.probs"] = softmax(scores)
     mix = trace[f"{name}.mix"] = merge_heads(probs @ v)
     out = trace[f"{name}.out"] = linear(params, f"{name}.out", mix)
@@ -94,10 +102,10 @@ def mlp(params, name, x, trace=FORGET):
     return y
 
 
-def block(params, name, x, num_heads, eps, trace=FORGET):
+def block(params, name, x, num_heads, eps, trace=FORGET, mask=None):
     """One pre-LN transformer block: x + attention(ln1(x)), then x + mlp(ln2(x))."""
     y = trace[f"{name}.ln1"] = layer_norm(x, params[f"{name}.ln1.scale"], params[f"{name}.ln1.b"], eps)
-    y = attention(params, f"{name}.attn", y, y, num_heads, trace)
+    y = attention(params, f"{name}.attn", y, y, num_heads, trace, mask)
     x = trace[f"{name}.+attn"] = x + y
     y = trace[f"{name}.ln2"] = layer_norm(x, params[f"{name}.ln2.scale"], params[f"{name}.ln2.b"], eps)
     y = mlp(params, f"{name}.mlp", y, trace)
@@ -105,10 +113,10 @@ def block(params, name, x, num_heads, eps, trace=FORGET):
     return x
 
 
-def blocks(params, tower, x, config, trace=FORGET):
+def blocks(params, tower, x, config, trace=FORGET, mask=None):
     """All blocks of a tower, then the final LayerNorm: [N, L, D] -> [N, L, D]."""
     for i in range(config.depth):
-        x = block(params, f"{tower}.blocks.{i:02d}", x, config.num_heads, config.layer_norm_eps, trace)
+        x = block(params, f"{tower}.blocks.{i:02d}", x, config.num_heads, config.layer_norm_eps, trace, mask)
     name = f"{tower}.final_ln"
     x = trace[name] = layer_norm(x, params[f"{name}.scale"], params[f"{name}.b"], config.layer_norm_eps)
     return x
@@ -126,37 +134,97 @@ def extract_patches(pixels, patch_size):
     return x.transpose(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, patch_size * patch_size * channels)
 
 
-def map_head(params, name, x, num_heads, eps, trace=FORGET):
+def map_head(params, name, x, num_heads, eps, trace=FORGET, mask=None):
     """MAP pooling: a learned probe attends to all tokens, then an MLP with residual: [N, L, D] -> [N, D].
 
     The probe itself is not added to what it attended to: there is one residual here, not two.
     """
     probe = np.broadcast_to(params[f"{name}.probe"], (x.shape[0], 1, x.shape[2]))
-    x = attention(params, f"{name}.attn", probe, x, num_heads, trace)
+    x = attention(params, f"{name}.attn", probe, x, num_heads, trace, mask)
     y = trace[f"{name}.ln"] = layer_norm(x, params[f"{name}.ln.scale"], params[f"{name}.ln.b"], eps)
     x = trace[f"{name}.+mlp"] = x + mlp(params, f"{name}.mlp", y, trace)
     return x[:, 0]
 
 
-def image_tower(params, config, pixels, trace=FORGET):
-    """Images to vectors, not normalised: pixels [N, 3, S, S] in [-1, 1] -> [N, D]; `config`: ImageConfig."""
-    x = extract_patches(np.asarray(pixels, np.float64), config.patch_size)
-    x = trace["image.patch_embed"] = linear(params, "image.patch_embed", x)
-    x = trace["image.embed"] = x + params["image.pos_embed"]
-    x = blocks(params, "image", x, config, trace)
-    x = map_head(params, "image.map_head", x, config.num_heads, config.layer_norm_eps, trace)
+def grid_positions(params, config, rows, columns):
+    """Positions of a grid of patches, [rows * columns, D]: those stored, or interpolated where the grid is another.
+
+    Models of one size were trained on one grid, and Hugging Face's `interpolate_pos_encoding` is bicubic. NaFlex was
+    trained on all grids, with antialiased bilinear interpolation.
+    """
+    stored = params["image.pos_embed"]
+    if (rows, columns) == (config.grid_size, config.grid_size):
+        return stored
+    return (interpolate_antialias if config.naflex else interpolate_bicubic)(stored, rows, columns)
+
+
+def naflex_positions(params, config, shapes, length):
+    """[N, L, D] for grids of shapes [N, 2] (rows, columns). What pads an image has the position of its first patch."""
+    positions = np.empty((len(shapes), length, config.width))
+    for position, (rows, columns) in zip(positions, shapes, strict=True):
+        grid = grid_positions(params, config, rows, columns)
+        position[:] = grid[0]
+        position[: rows * columns] = grid
+    return positions
+
+
+def image_tokens(params, config, patches, positions, trace=FORGET, mask=None):
+    """Patches [N, L, P * P * 3] and positions [L, D] or [N, L, D] to tokens [N, L, D], after the final LayerNorm."""
+    x = trace["image.patch_embed"] = linear(params, "image.patch_embed", patches)
+    x = trace["image.embed"] = x + positions
+    return blocks(params, "image", x, config, trace, mask)
+
+
+def pool(params, config, x, trace=FORGET, mask=None):
+    """Tokens to a vector by the MAP head, [N, L, D] -> [N, D]; without a head the tokens are the result."""
+    if not config.head:
+        return x
+    x = map_head(params, "image.map_head", x, config.num_heads, config.layer_norm_eps, trace, mask)
     x = trace["image.pooled"] = x
     return x
 
 
-def text_tower(params, config, ids, trace=FORGET):
+def image_tower(params, config, pixels, trace=FORGET):
+    """Images to vectors, not normalised: pixels [N, 3, H, W] in [-1, 1] -> [N, D]; `config`: ImageConfig.
+
+    Positions are interpolated where H and W are not those of the configuration.
+    """
+    pixels = np.asarray(pixels, np.float64)
+    rows, columns = pixels.shape[2] // config.patch_size, pixels.shape[3] // config.patch_size
+    patches = extract_patches(pixels, config.patch_size)
+    x = image_tokens(params, config, patches, grid_positions(params, config, rows, columns), trace)
+    return pool(params, config, x, trace)
+
+
+def naflex_tower(params, config, patches, mask, shapes, trace=FORGET):
+    """Images of any shape to vectors, not normalised: -> [N, D]; `config`: ImageConfig with `naflex`.
+
+    patches [N, L, P * P * 3], ordered (row, column, channel); shapes [N, 2], the rows and columns of each image's grid;
+    mask [N, L], True for its rows * columns first patches: the others are padding.
+    """
+    patches, mask = np.asarray(patches, np.float64), np.asarray(mask, bool)
+    positions = naflex_positions(params, config, shapes, patches.shape[1])
+    x = image_tokens(params, config, patches, positions, trace, mask)
+    return pool(params, config, x, trace, mask)
+
+
+def classify(params, tokens, trace=FORGET, mask=None):
+    """The mean of an image's tokens to logits of classes, [N, L, D] -> [N, K]; the MAP head has no part in it."""
+    weight = np.ones(tokens.shape[:2]) if mask is None else np.asarray(mask, np.float64)
+    mean = trace["image.mean"] = (tokens * weight[:, :, None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
+    logits = trace["classifier"] = linear(params, "classifier", mean)
+    return logits
+
+
+def text_tower(params, config, ids, trace=FORGET, mask=None):
     """Texts to vectors, not normalised: token ids [N, L] -> [N, D]. `config` is a TextConfig.
 
-    There is no causal mask and no padding mask. The pooled output is the last position, padding or not.
+    There is no causal mask, and no padding mask unless it is given. The pooled output is the last position, padding or
+    not.
     """
     x = params["text.token_embed"][ids]
     x = trace["text.embed"] = x + params["text.pos_embed"][: x.shape[1]]
-    x = blocks(params, "text", x, config, trace)
+    x = blocks(params, "text", x, config, trace, mask)
     x = trace["text.pooled"] = x[:, -1]
     x = trace["text.head"] = linear(params, "text.head", x)
     return x

@@ -1,0 +1,212 @@
+"""What users give a model, checked and cut into batches that its towers take.
+
+A batch of images has one size: pixels as they are; or, with NaFlex, the patches of images whose grids are the same.
+So nothing is padded, whatever stands beside an image. Results do not depend on how inputs are cut.
+Dimensions: N images or texts, L tokens, P patch, M patches of the largest image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.config import ImageConfig, TextConfig
+from npsiglip.errors import InputError
+from npsiglip.image import ImageProcessor, check_pixels, flatten_images
+from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
+
+Images = Any  # a path, a PIL image, a uint8 array, a list of these, float32 pixels [N, 3, H, W], or a PatchBatch
+Texts = str | Sequence[str] | NDArray[np.integer]
+Batch = tuple[NDArray[np.intp], Any]  # the places of its inputs among all, and what a tower takes
+
+# Inputs go through a tower in passes of about so many tokens: enough to use every weight often, few enough that the
+# activations stay in the cache. Results do not depend on it.
+TOKENS_PER_PASS = 800
+
+AT_ONCE = 64  # images of NaFlex that are prepared before those with the same grid go through the tower together
+
+
+def inputs_per_pass(length: int) -> int:
+    """How many images or texts of `length` tokens go through a tower at once."""
+    return max(1, TOKENS_PER_PASS // length)
+
+
+class Inputs(NamedTuple):
+    """How many there are, and all of them, batch by batch."""
+
+    number: int
+    batches: Iterator[Batch]
+
+
+def _equal_parts(n: int, most: int) -> Iterator[NDArray[np.intp]]:
+    """0 ... n - 1 in parts of equal size, none larger than `most`."""
+    step = max(1, -(-n // max(1, -(-n // most))))
+    for start in range(0, n, step):
+        yield np.arange(start, min(n, start + step))
+
+
+def is_pixels(images: Images) -> bool:
+    """Whether these are pixels, resized and normalised already, and not images that a processor takes."""
+    return isinstance(images, np.ndarray) and images.ndim == 4 and np.issubdtype(images.dtype, np.floating)
+
+
+def _non_empty(images: Images) -> list[Any]:
+    items = list(flatten_images(images))
+    if not items:
+        raise InputError("`images` is empty; expected at least one image")
+    return items
+
+
+def fixed_images(
+    images: Images, config: ImageConfig, processor: ImageProcessor, interpolate: bool, at_once: bool
+) -> Inputs:
+    """Images of one size: batches of pixels [n, 3, H, W].
+
+    Args:
+        images: what a user gave.
+        config: of the tower.
+        processor: of images that are not pixels.
+        interpolate: whether pixels of another size than the model's may come.
+        at_once: all in one batch.
+
+    Raises:
+        InputError: naming the image that cannot be used; those of later batches when their turn comes.
+    """
+    if is_pixels(images):
+        height, width = images.shape[2:] if interpolate else (config.image_size, config.image_size)
+        if min(height, width) < config.patch_size:
+            raise InputError(
+                f"`pixels` are {height} x {width} (height x width), expected at least one patch of "
+                f"{config.patch_size} x {config.patch_size}"
+            )
+        pixels = check_pixels(images, (height, width))
+        length = (height // config.patch_size) * (width // config.patch_size)
+        parts = _equal_parts(len(pixels), len(pixels) if at_once else inputs_per_pass(length))
+        return Inputs(len(pixels), ((part, pixels[part[0] : part[-1] + 1]) for part in parts))
+    items = _non_empty(images)
+    rows, columns = processor.height // config.patch_size, processor.width // config.patch_size
+    parts = _equal_parts(len(items), len(items) if at_once else inputs_per_pass(rows * columns))
+
+    def batches() -> Iterator[Batch]:
+        for part in parts:
+            first = int(part[0])
+            yield part, processor(items[first : part[-1] + 1], first if len(items) > 1 else None)
+
+    return Inputs(len(items), batches())
+
+
+def _same_grid(batch: PatchBatch, start: int, at_once: bool) -> Iterator[Batch]:
+    """Images of a prepared batch, those with the same grid together; `start` is the place of the first among all."""
+    grids = {(int(rows), int(columns)): None for rows, columns in batch.shapes}
+    for rows, columns in grids:
+        length = rows * columns
+        found = np.flatnonzero((batch.shapes == (rows, columns)).all(axis=1))
+        for part in _equal_parts(len(found), len(found) if at_once else inputs_per_pass(length)):
+            yield found[part] + start, (batch.patches[found[part], :length], rows, columns)
+
+
+def naflex_images(
+    images: Images, config: ImageConfig, processor: NaflexProcessor, max_num_patches: int | None, at_once: bool
+) -> Inputs:
+    """Images that keep their aspect ratio: batches of patches [n, rows * columns, P * P * 3], rows and columns.
+
+    Raises:
+        InputError: naming the image that cannot be used; for `at_once`, images whose grids differ.
+    """
+    if isinstance(images, PatchBatch | Mapping):
+        prepared = check_patches(images, config.patch_size)
+        count = len(prepared.patches)
+        chunks: Iterator[tuple[int, PatchBatch]] = iter([(0, prepared)])
+    else:
+        items = _non_empty(images)
+        count, most = len(items), len(items) if at_once else AT_ONCE
+
+        def prepare() -> Iterator[tuple[int, PatchBatch]]:
+            for start in range(0, count, most):
+                first = start if count > 1 else None
+                yield start, processor(items[start : start + most], max_num_patches=max_num_patches, first=first)
+
+        chunks = prepare()
+
+    def batches() -> Iterator[Batch]:
+        for start, chunk in chunks:
+            if at_once and (chunk.shapes != chunk.shapes[0]).any():
+                raise InputError(
+                    "a trace needs images whose grids of patches are the same, got "
+                    f"{sorted({tuple(map(int, shape)) for shape in chunk.shapes})}: trace them one by one"
+                )
+            yield from _same_grid(chunk, start, at_once)
+
+    return Inputs(count, batches())
+
+
+def token_ids(texts: Texts, config: TextConfig, tokenizer: Any) -> NDArray[np.int64]:
+    """Token ids [N, L], from texts or as given.
+
+    Raises:
+        InputError: texts or ids that cannot be used.
+    """
+    seq_len, vocab_size = config.seq_len, config.vocab_size
+    if not isinstance(texts, np.ndarray):
+        if tokenizer is None:
+            raise InputError("this model has no tokenizer: pass token ids [N, L]")
+        ids: NDArray[np.int64] = tokenizer(texts)
+    elif np.issubdtype(texts.dtype, np.integer) and texts.ndim == 2 and len(texts):
+        ids = texts.astype(np.int64)
+    else:
+        raise InputError(
+            f"`texts` must be a str, a list of str, or whole-number ids [N, {seq_len}]; "
+            f"got an array of {texts.dtype} {list(texts.shape)}"
+        )
+    if not 1 <= ids.shape[1] <= seq_len:
+        raise InputError(f"ids must have 1 to {seq_len} columns, the model's positions; got {ids.shape[1]}")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise InputError(
+            f"ids must be from 0 to {vocab_size - 1}; got {ids.min()} to {ids.max()}: "
+            "does the tokenizer belong to this model?"
+        )
+    return ids
+
+
+def attention_mask_of(ids: NDArray[np.int64], mask: Any) -> NDArray[np.bool_]:
+    """A mask [N, L] of 0 and 1 (or bool) as bool, checked against the ids it is for.
+
+    Raises:
+        InputError: another shape or other values, or a text of which nothing is left.
+    """
+    values = np.asarray(mask)
+    if values.shape != ids.shape:
+        raise InputError(f"attention_mask must be {list(ids.shape)} like the ids, got {list(values.shape)}")
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise InputError(f"attention_mask must hold 0 and 1 (1: attend to this token), got {values.dtype} with others")
+    found = values.astype(bool)
+    if not found.any(axis=1).all():
+        raise InputError(
+            f"attention_mask[{int(np.argmin(found.any(axis=1)))}] is all zeros: a text needs at least one token to "
+            "attend to"
+        )
+    return found
+
+
+def text_batches(ids: NDArray[np.int64], mask: NDArray[np.bool_] | None, at_once: bool) -> Inputs:
+    """Batches of ids [n, L] and their masks."""
+    n, length = ids.shape
+    parts = _equal_parts(n, n if at_once else inputs_per_pass(length))
+    return Inputs(n, ((part, (ids[part], None if mask is None else mask[part])) for part in parts))
+
+
+def default_processor(config: ImageConfig) -> ImageProcessor | NaflexProcessor:
+    """SigLIP's standard one for the model's size, or NaFlex's for its patches."""
+    if config.naflex:
+        return NaflexProcessor(patch_size=config.patch_size, max_num_patches=config.seq_len)
+    return ImageProcessor(config.image_size, config.image_size)
+
+
+def folder_processor(folder: Any, config: ImageConfig) -> ImageProcessor | NaflexProcessor:
+    """What the preprocessor_config.json of a model folder says."""
+    if config.naflex:
+        return NaflexProcessor.from_folder(folder, config.patch_size)
+    return ImageProcessor.from_folder(folder, config.image_size)
