@@ -13,8 +13,8 @@
 """Makes the goldens from Hugging Face's own SiglipModel, tokenizer and image processor: `python golden/make.py`.
 
 Writes golden/tiny (a model folder in Hugging Face's format and golden.safetensors, see README.md), has make_tokens,
-make_pixels and make_builtin write theirs, and ends with manifest.json: versions, seeds and the sha256 of every file.
-The second run writes the same bytes as the first. `--spiece` also trains the vocabulary anew.
+make_pixels, make_family and make_builtin write theirs, and ends with manifest.json: versions, seeds and the sha256 of
+every file. The second run writes the same bytes as the first. `--spiece` also trains the vocabulary anew.
 
 The tiny model's dimensions are mutually distinct and mostly odd, so that a swapped axis cannot hide, and the patch
 does not divide the image. Every weight is overwritten from a NumPy seed: a fresh model has zeros, ones and a flat
@@ -218,17 +218,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # one order of summation
 
-    make_spiece, make_tokens, make_pixels, make_builtin = (
-        importlib.import_module(f"golden.make_{name}") for name in ("spiece", "tokens", "pixels", "builtin")
+    make_spiece, make_tokens, make_pixels, make_family, make_builtin = (
+        importlib.import_module(f"golden.make_{name}") for name in ("spiece", "tokens", "pixels", "family", "builtin")
     )
     if options.spiece:
         make_spiece.main()
     make_tiny()
     make_tokens.main()
     make_pixels.main()
+    make_family.main()
     make_builtin.main()
     modules = {"make": sys.modules[__name__]} | {
-        module.__name__.removeprefix("golden."): module for module in (make_spiece, make_tokens, make_pixels)
+        module.__name__.removeprefix("golden."): module
+        for module in (make_spiece, make_tokens, make_pixels, make_family)
     }
     write_manifest({name: module.SEED for name, module in modules.items()})
 

@@ -128,7 +128,7 @@ class ImageTower(Tower):
         return patches, Pass(body)
 
     def __call__(self, images: Array | tuple[Array, int, int], trace: Forget, pooled: bool = True) -> Array:
-        """Images of one size to vectors [N, D]; or, if not `pooled` or without head, to tokens [N * L, D].
+        """Images of one size to vectors [N, D]; or, if not `pooled` or without head, to tokens [N, L, D].
 
         Args:
             images: pixels [N, 3, H, W]; or patches [N, L, P * P * 3], ordered (row, column, channel), and the rows and
@@ -143,11 +143,12 @@ class ImageTower(Tower):
             by_channel = x.reshape(-1, size * size, 3).transpose(0, 2, 1)
             patches.out.reshape(by_channel.shape)[:] = by_channel
         else:
-            rows, columns = (side // size for side in images.shape[2:])
-            patches, run = self.passes(len(images), rows, columns, pooled)
-            patch_embed.extract_patches(images, size, patches.out)
+            x, (rows, columns) = images, (side // size for side in images.shape[2:])
+            patches, run = self.passes(len(x), rows, columns, pooled)
+            patch_embed.extract_patches(x, size, patches.out)
         patches.ready()
-        return run(trace, repeat)
+        result = run(trace, repeat)
+        return result if pooled and self.map_head else result.reshape(len(x), rows * columns, -1)
 
 
 class Classifier:
@@ -159,10 +160,11 @@ class Classifier:
         self.outer, self.linears, self.classes = layers.outer, layers.linears, len(config.classifier.labels)
         self.linear = layers.linear("classifier", layers.outer)
 
-    def __call__(self, tokens: Array, n: int, trace: Forget) -> Array:
-        """Tokens [N * L, D] -> logits [N, K]; the mean is accumulated in float64, image by image."""
-        means = Matrix(n, tokens.shape[1], self.outer)
-        for mean, image in zip(means.out, np.split(tokens, n), strict=True):
+    def __call__(self, tokens: Array, trace: Forget) -> Array:
+        """Tokens [N, L, D] -> logits [N, K]; the mean is accumulated in float64, image by image."""
+        n = len(tokens)
+        means = Matrix(n, tokens.shape[2], self.outer)
+        for mean, image in zip(means.out, tokens, strict=True):
             mean[:] = image.mean(axis=0, dtype=np.float64)
         trace["image.mean"] = means
         means.ready()

@@ -244,7 +244,7 @@ class SigLIP:
         for places, batch in inputs.batches:
             with RUN_LOCK, thread_count(self.threads):
                 tokens = tower(batch, FORGET, pooled=False)
-                logits[places] = self._classifier(tokens, len(places), FORGET)
+                logits[places] = self._classifier(tokens, FORGET)
         return logits
 
     def __call__(self, images: Images, texts: Texts) -> SigLIPOutput:
