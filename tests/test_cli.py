@@ -20,10 +20,12 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import npsiglip
+from npsiglip import ClassifierConfig, ImageConfig, SigLIPConfig, save_folder
 from npsiglip.cli import app, console, embed
 from npsiglip.cli.classify import percent
 from npsiglip.cli.embed import Kind, kind_of
 from npsiglip.errors import InputError
+from npsiglip.params import random_params
 
 LABELS = ["a cat", "two dogs"]
 LABEL_OPTIONS = ["-l", "a cat", "-l", "two dogs"]
@@ -334,6 +336,21 @@ def on_terminal(args, **options):
     return process.returncode, stdout, shown.decode()
 
 
+def test_a_model_with_classes_of_its_own(images, tmp_path):
+    config = SigLIPConfig(
+        ImageConfig(width=12, depth=1, num_heads=2, mlp_dim=16, image_size=16, patch_size=8),
+        None,
+        ClassifierConfig(("cat", "dog", "owl")),
+    )
+    save_folder(tmp_path, config, random_params(config, 1))
+    result = run("classify", *images, "--json", model=tmp_path)
+    assert result.exit_code == 0
+    for entry in json.loads(result.stdout):
+        assert {score["label"] for score in entry["scores"]} == {"cat", "dog", "owl"}
+        assert sum(score["score"] for score in entry["scores"]) == pytest.approx(1, abs=1e-6)
+    assert "cat" in run("classify", images[0], model=tmp_path).stdout
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
 def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
     script = (
@@ -524,7 +541,7 @@ BAD_MODELS = {
     "cut weights": (lambda f: cut(f / "model.safetensors"), ["cut short", "download it again"]),
     "no tokenizer": (lambda f: (f / "spiece.model").unlink(), ["spiece.model does not exist"]),
     "CLIP": (change_config(model_type="clip"), ["expected model_type 'siglip' or 'siglip2', got 'clip'"]),
-    "NaFlex": (change_config(model_type="siglip2"), ["model_type"]),
+    "NaFlex": (change_config(model_type="siglip2"), ["patch_embedding.weight", "different models"]),
     "shape": (change_weights(lambda t: t.update({FC1: np.zeros((3, 4), np.float32)})), ["[3, 4]", "[52, 36]"]),
     "missing": (change_weights(lambda t: t.pop(FC1)), [f"- {FC1}", "1 missing"]),
     "extra": (change_weights(lambda t: t.update(extra=np.zeros(1, np.float32))), ["+ extra", "1 unexpected"]),

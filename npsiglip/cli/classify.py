@@ -52,6 +52,13 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     out().print(Text("\n").join(lines))
 
 
+def _has_classifier(model: str | None) -> bool:
+    from npsiglip.checkpoint import Checkpoint
+    from npsiglip.hub import BUILTIN
+
+    return Checkpoint.open(model or BUILTIN).config.classifier is not None
+
+
 def classify(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
     labels: Annotated[
@@ -70,22 +77,29 @@ def classify(
     """Tell which labels fit the images.
 
     Each score is a probability of its own, whether that label fits: scores do not add up to 100%, and none may fit.
+
+    A model that was trained to classify has labels of its own, and is asked without any.
     """
-    if not labels:
-        raise typer.BadParameter("give at least one, such as -l 'a cat' -l 'a dog'", param_hint="--label / -l")
     from npsiglip.zero_shot import fill_template, rank
 
-    texts = fill_template(labels, template)
+    if not labels and not _has_classifier(model):
+        raise typer.BadParameter("give at least one, such as -l 'a cat' -l 'a dog'", param_hint="--label / -l")
+    texts = fill_template(labels, template) if labels else []
     check_images(images)
     found = []
     with Activity() as activity:
         siglip = activity.load(model, dtype, threads)
-        check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)
-        activity.say("Labels")
-        ztxt = siglip.encode_text(texts)
-        for paths, zimg in activity.encode_images(siglip, images):
-            batch = zip(paths, siglip.compare(zimg, ztxt).probs, strict=True)
-            ranked = [(path, rank(labels, probs)) for path, probs in batch]
+        ztxt = None
+        if labels:
+            check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)
+            activity.say("Labels")
+            ztxt = siglip.encode_text(texts)
+        for paths in activity.passes(siglip, images):
+            if ztxt is None:
+                scores_of = siglip.classify(list(paths))
+            else:
+                scores_of = [rank(labels, row) for row in siglip.compare(siglip.encode_image(list(paths)), ztxt).probs]
+            ranked = list(zip(paths, scores_of, strict=True))
             if as_json:
                 found += [{"image": path, "scores": scores} for path, scores in ranked]
                 continue

@@ -290,7 +290,12 @@ class Activity:
     def encode_images(
         self, model: SigLIP, paths: Sequence[str], normalize: bool = True
     ) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
-        """Encode in passes of as many images as the model takes at once: yields paths and embeddings [N, D]."""
+        """Encode in passes: yields paths and embeddings [N, D]."""
+        for batch in self.passes(model, paths):
+            yield batch, model.encode_image(list(batch), normalize)
+
+    def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
+        """As many images as the model takes at once, and again, telling how many are done."""
         from npsiglip.inputs import inputs_per_pass
 
         step = inputs_per_pass(model.config.image.seq_len) if model.config.image else 1
@@ -298,5 +303,4 @@ class Activity:
             self.say("Images")
             if len(paths) > step:
                 self.count(start, len(paths))
-            batch = paths[start : start + step]
-            yield batch, model.encode_image(list(batch), normalize)
+            yield paths[start : start + step]
