@@ -369,8 +369,9 @@ def test_loss_does_not_care_about_the_order_of_pairs(size, width, t, bias, seed)
         sigmoid_loss(zimg[order], ztxt[order], math.log(t), bias),
     )
     assert a.loss == pytest.approx(b.loss, rel=1e-12)
-    close(a.d_zimg[order], b.d_zimg)
-    close(a.d_ztxt[order], b.d_ztxt)
+    cancelling = 1e-14 * t  # a gradient is a sum of B terms of up to t / B, which may cancel, in another order
+    close(a.d_zimg[order], b.d_zimg, atol=cancelling)
+    close(a.d_ztxt[order], b.d_ztxt, atol=cancelling)
 
 
 def test_initial_loss_of_the_paper():
