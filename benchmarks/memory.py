@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # for `from golden import ...`
 
 HERE, QUANTIZED = "--here", "int8, stored"
 FACTOR, MORE = 1.25, 200e6
@@ -59,18 +58,10 @@ def quantize(source: str, target: str) -> None:
     subprocess.run([sys.executable, "-c", code, source, target], check=True)
 
 
-def make_folder(folder: str) -> None:
-    """B/16-224, random."""
-    code = (
-        "import sys; from golden import random_folder; from npsiglip.config import variant; from pathlib import Path\n"
-        "random_folder.write(Path(sys.argv[1]), variant('siglip-base-patch16-224'))"
-    )
-    subprocess.run([sys.executable, "-c", code, folder], check=True, cwd=ROOT)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a folder in a float type; default: B/16-224, random, made anew")
+    parser.add_argument("--model", help="a folder in a float type; default: a random one, made anew")
+    parser.add_argument("--variant", default="siglip-base-patch16-224", help="of the random one; default: %(default)s")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype")
     parser.add_argument(HERE, action="store_true", help="measure the one model in this process, and print JSON")
@@ -81,7 +72,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, stored = options.model or f"{scratch}/model", f"{scratch}/int8"
         if not options.model:
-            make_folder(folder)
+            make = [sys.executable, str(ROOT / "golden" / "random_folder.py"), options.variant, folder]
+            subprocess.run(make, check=True)
         quantize(folder, stored)
         print(f"{'MB':14} {'weights':>8} {'imported':>9} {'loaded':>8} {'used':>8} {'bound':>8}")
         for name in ("float32", "bfloat16", "int8", QUANTIZED):

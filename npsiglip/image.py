@@ -2,129 +2,45 @@
 
 Source of truth: transformers 5.x, `SiglipImageProcessorPil`, bit for bit (tests/parity, golden/pixels.npz). The models
 were trained on big_vision's preprocessing, which resizes otherwise; docs/divergences.md has the differences.
-Leaves out: crops and padding (no SigLIP model has them), the torchvision backend's arithmetic; NaFlex of SigLIP 2 is in
-`npsiglip.naflex`.
+Leaves out: the torchvision backend's arithmetic; NaFlex of SigLIP 2 is in `npsiglip.naflex`.
 Dimensions: N images, H x W pixels of the model's input.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import flatten_images, load_image, to_rgb
+from npsiglip.pixel_settings import PixelSettings, common_options, is_count, named_images, read_config
 
 __all__ = ["ImageProcessor", "check_pixels", "flatten_images", "load_image"]
 
-# PIL.Image.Resampling, by number as preprocessor_config.json writes it
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _PROCESSOR_TYPES = ("SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageProcessorPil")
-_UNSUPPORTED_STEPS = ("do_center_crop", "do_pad", "input_data_format")
-_SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
-
-
-def _is_number(value: object) -> bool:
-    """A finite number; JSON in Python also knows NaN, Infinity and whole numbers of any length."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-class Settings(Protocol):
-    """What processors of images of one size and of any size have in common."""
-
-    @property
-    def resample(self) -> int: ...
-    @property
-    def image_mean(self) -> tuple[float, float, float]: ...
-    @property
-    def image_std(self) -> tuple[float, float, float]: ...
-    @property
-    def rescale_factor(self) -> float: ...
-    @property
-    def do_resize(self) -> bool: ...
-    @property
-    def do_rescale(self) -> bool: ...
-    @property
-    def do_normalize(self) -> bool: ...
-    @property
-    def do_convert_rgb(self) -> bool: ...
-
-
-def value_table(settings: Settings) -> NDArray[np.float32]:
-    """float32 [3, 256]: what each value of a byte becomes in each channel.
-
-    ((u8 * rescale_factor) - mean) / std, the product in float64, the rest in float32.
-    """
-    values: NDArray[Any] = np.arange(256)
-    if settings.do_rescale:
-        values = values * np.float64(settings.rescale_factor)
-    table = np.tile(values.astype(np.float32), (3, 1))
-    if settings.do_normalize:
-        mean, std = np.array([settings.image_mean, settings.image_std], np.float32)[:, :, None]
-        table = (table - mean) / std
-    return table
-
-
-def check_settings(settings: Settings) -> None:
-    """Refuse settings of other types, and those that no pixel survives.
-
-    Raises:
-        CheckpointError: naming the first.
-    """
-    if not _is_number(settings.resample) or settings.resample not in RESAMPLING:
-        known = ", ".join(f"{number} ({name})" for number, name in RESAMPLING.items())
-        raise CheckpointError(f"unknown resample {settings.resample!r}; expected one of {known}")
-    for key in ("image_mean", "image_std"):
-        value = getattr(settings, key)
-        if not (isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))):
-            raise CheckpointError(f"{key} must be one number for each of R, G and B; got {value!r}")
-    if not _is_number(settings.rescale_factor):
-        raise CheckpointError(f"rescale_factor must be a number; got {settings.rescale_factor!r}")
-    for key in _SWITCHES:
-        if not isinstance(getattr(settings, key), bool):
-            raise CheckpointError(f"{key} must be true or false; got {getattr(settings, key)!r}")
-    with np.errstate(all="ignore"):
-        finite = np.isfinite(value_table(settings)).all()
-    if not finite:
-        raise CheckpointError(
-            f"image_mean {settings.image_mean}, image_std {settings.image_std} and rescale_factor "
-            f"{settings.rescale_factor} give pixels that are not finite; SigLIP has 0.5, 0.5 and 1/255"
-        )
 
 
 @dataclass(frozen=True)
-class ImageProcessor:
+class ImageProcessor(PixelSettings):
     """What preprocessor_config.json says, as a function: `processor(images) -> float32 [N, 3, height, width]`.
 
-    `resample` is a number of `PIL.Image.Resampling` (3 is bicubic, SigLIP's; 2 bilinear, SigLIP 2's).
+    Settings beside the size are `npsiglip.pixel_settings.PixelSettings`: 3 of `resample` is bicubic, SigLIP's; 2
+    bilinear, SigLIP 2's.
     """
 
     height: int
     width: int
-    resample: int = 3
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    rescale_factor: float = 1 / 255
-    do_resize: bool = True
-    do_rescale: bool = True
-    do_normalize: bool = True
-    do_convert_rgb: bool = True
 
     def __post_init__(self) -> None:
-        if not (_is_side(self.height) and _is_side(self.width)):
+        if not (is_count(self.height) and is_count(self.width)):
             raise CheckpointError(f"image size {self.height} x {self.width}: expected positive whole numbers of pixels")
-        check_settings(self)
+        super().__post_init__()
 
     @classmethod
     def from_folder(cls, folder: str | Path, image_size: int) -> ImageProcessor:
@@ -169,67 +85,18 @@ class ImageProcessor:
             images: one of, or a list of: a path (turned upright by its EXIF orientation, alpha dropped); a PIL image of
                 any mode (orientation as it lies, transparency on white); an integer array of 0..255, [H, W, C] or
                 [C, H, W] with 1, 3 or 4 channels (4 are RGBA, on white), or [N, ...] of these.
-
             first: the number that errors give the first image; None for no numbers.
 
         Raises:
             InputError: naming the path or the index of what cannot be used, and why.
         """
-        flat = list(flatten_images(images))
-        if not flat:
-            raise InputError("`images` is empty; expected at least one image")
-        table = value_table(self)
-        out = np.empty((len(flat), 3, self.height, self.width), np.float32)
-        alone = first is None or (first == 0 and len(flat) == 1)
-        for n, image in enumerate(flat):
-            resized = self._resized(image, "the image" if alone else f"images[{(first or 0) + n}]")
+        named, table = named_images(images, first), self.value_table()
+        out = np.empty((len(named), 3, self.height, self.width), np.float32)
+        for n, (name, image) in enumerate(named):
+            resized = self._resized(image, name)
             for channel in range(3):
                 np.take(table[channel], resized[:, :, channel], out=out[n, channel], mode="clip")
         return out
-
-
-def read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
-    """Where the image processor's settings are, and the settings; a folder without any is given empty ones."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; expected a model folder in Hugging Face's format")
-    for path in (folder / "processor_config.json", folder / "preprocessor_config.json"):
-        if not path.exists():
-            continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-        if path.name == "processor_config.json" and isinstance(config, dict):
-            if "image_processor" not in config:
-                continue  # transformers 4.x keeps other settings in a file of this name
-            config = config["image_processor"]
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{path} must hold a JSON object, got {type(config).__name__}")
-        return str(path), config
-    return str(folder), {}
-
-
-def common_options(config: Mapping[str, Any], types: tuple[str, ...]) -> dict[str, Any]:
-    """Settings of Hugging Face -> arguments of a processor; null and absent both stand for the default.
-
-    Raises:
-        CheckpointError: a processor of none of these types, or a step that SigLIP has not.
-    """
-    kind = config.get("image_processor_type")
-    if kind is not None and kind not in types:
-        raise CheckpointError(f"image_processor_type {kind!r}: expected {types[0]!r}, another family's pixels")
-    for key in _UNSUPPORTED_STEPS:
-        if config.get(key):
-            raise CheckpointError(
-                f"{key} is {config[key]!r}: SigLIP squashes the whole image and has no such step, is this the "
-                "processor of another family, such as CLIP?"
-            )
-    keys = ("resample", "image_mean", "image_std", "rescale_factor", *_SWITCHES)
-    options = {key: config[key] for key in keys if config.get(key) is not None}
-    for key in {"image_mean", "image_std"} & options.keys():
-        value = options[key]
-        options[key] = (value,) * 3 if _is_number(value) else tuple(value) if isinstance(value, list) else value
-    return options
 
 
 def _check_size(config: Mapping[str, Any], image_size: int) -> None:

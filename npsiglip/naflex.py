@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.image import check_settings, common_options, read_config, value_table
-from npsiglip.image_decode import flatten_images, to_rgb
+from npsiglip.image_decode import to_rgb
+from npsiglip.pixel_settings import PixelSettings, common_options, is_count, named_images, read_config
 
 _PROCESSOR_TYPES = ("Siglip2ImageProcessor", "Siglip2ImageProcessorFast", "Siglip2ImageProcessorPil")
 _KEYS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
@@ -68,33 +68,22 @@ def naflex_size(height: int, width: int, patch_size: int, max_num_patches: int) 
     return patches(low, height) * patch_size, patches(low, width) * patch_size
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 @dataclass(frozen=True)
-class NaflexProcessor:
+class NaflexProcessor(PixelSettings):
     """What preprocessor_config.json says, as a function: `processor(images) -> PatchBatch`.
 
-    `resample` is a number of `PIL.Image.Resampling` (2 is bilinear, SigLIP 2's).
+    The other settings are `npsiglip.pixel_settings.PixelSettings`.
     """
 
     patch_size: int = 16
     max_num_patches: int = 256
-    resample: int = 2
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    rescale_factor: float = 1 / 255
-    do_resize: bool = True
-    do_rescale: bool = True
-    do_normalize: bool = True
-    do_convert_rgb: bool = True
+    resample: int = field(default=2, kw_only=True)
 
     def __post_init__(self) -> None:
         for key in ("patch_size", "max_num_patches"):
-            if not _is_count(getattr(self, key)):
+            if not is_count(getattr(self, key)):
                 raise CheckpointError(f"{key} must be a positive whole number; got {getattr(self, key)!r}")
-        check_settings(self)
+        super().__post_init__()
 
     @classmethod
     def from_folder(cls, folder: str | Path, patch_size: int) -> NaflexProcessor:
@@ -121,11 +110,8 @@ class NaflexProcessor:
         if self.do_resize:
             height, width = naflex_size(rgb.height, rgb.width, size, most)
             return np.array(rgb.resize((width, height), resample=self.resample))
-        if (
-            rgb.height % size
-            or rgb.width % size
-            or (rgb.height // size) * (rgb.width // size) not in range(1, most + 1)
-        ):
+        whole = rgb.height % size == 0 and rgb.width % size == 0
+        if not (whole and 1 <= (rgb.height // size) * (rgb.width // size) <= most):
             raise InputError(
                 f"{name} is {rgb.height} x {rgb.width} (height x width), expected whole patches of {size} x {size}, at "
                 f"most {most}: the model's preprocessor_config.json switches resizing off (do_resize), so resize it "
@@ -145,17 +131,13 @@ class NaflexProcessor:
             InputError: naming the path or the index of what cannot be used, and why.
         """
         most = self.max_num_patches if max_num_patches is None else max_num_patches
-        if not _is_count(most):
+        if not is_count(most):
             raise InputError(f"max_num_patches must be a positive whole number, got {most!r}")
-        flat = list(flatten_images(images))
-        if not flat:
-            raise InputError("`images` is empty; expected at least one image")
-        table, size = value_table(self), self.patch_size
-        patches = np.zeros((len(flat), most, 3 * size**2), np.float32)
-        shapes = np.empty((len(flat), 2), np.int64)
-        alone = first is None or (first == 0 and len(flat) == 1)
-        for n, image in enumerate(flat):
-            resized = self._resized(image, "the image" if alone else f"images[{(first or 0) + n}]", most)
+        named, table, size = named_images(images, first), self.value_table(), self.patch_size
+        patches = np.zeros((len(named), most, 3 * size**2), np.float32)
+        shapes = np.empty((len(named), 2), np.int64)
+        for n, (name, image) in enumerate(named):
+            resized = self._resized(image, name, most)
             rows, columns = shapes[n] = resized.shape[0] // size, resized.shape[1] // size
             cut = resized.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(rows * columns, -1, 3)
             values = patches[n, : rows * columns].reshape(*cut.shape)

@@ -450,7 +450,16 @@ def test_the_tiny_folder():
 
 def test_a_folder_without_the_file_gets_the_defaults(tmp_path):
     assert ImageProcessor.from_folder(tmp_path, 224) == ImageProcessor(
-        224, 224, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255, True, True, True, True
+        224,
+        224,
+        resample=3,
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+        rescale_factor=1 / 255,
+        do_resize=True,
+        do_rescale=True,
+        do_normalize=True,
+        do_convert_rgb=True,
     )
     folder_with(tmp_path, {})
     assert ImageProcessor.from_folder(str(tmp_path), 224) == ImageProcessor(224, 224)
@@ -473,7 +482,18 @@ def test_every_setting_is_read(tmp_path):
         "do_center_crop": False,
         "processor_class": "SiglipProcessor",
     }
-    expected = ImageProcessor(9, 9, 2, (0.1, 0.2, 0.3), (0.25, 0.25, 0.25), 1 / 128, False, False, False, False)
+    expected = ImageProcessor(
+        9,
+        9,
+        resample=2,
+        image_mean=(0.1, 0.2, 0.3),
+        image_std=(0.25, 0.25, 0.25),
+        rescale_factor=1 / 128,
+        do_resize=False,
+        do_rescale=False,
+        do_normalize=False,
+        do_convert_rgb=False,
+    )
     assert ImageProcessor.from_folder(folder_with(tmp_path, config), 9) == expected
 
 

@@ -24,8 +24,6 @@ import typer
 from npsiglip.errors import InputError, NpsiglipError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.console import Console
     from rich.progress import Progress
 
@@ -286,13 +284,6 @@ class Activity:
 
             self.tell_compiling()
             return SigLIP.from_pretrained(folder or BUILTIN, dtype, threads)
-
-    def encode_images(
-        self, model: SigLIP, paths: Sequence[str], normalize: bool = True
-    ) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
-        """Encode in passes: yields paths and embeddings [N, D]."""
-        for batch in self.passes(model, paths):
-            yield batch, model.encode_image(list(batch), normalize)
 
     def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
         """As many images as the model takes at once, and again, telling how many are done."""

@@ -136,7 +136,7 @@ def _encode(
         activity.say("Texts")
         rows.append(model.encode_text(texts, normalize))
     images = [inputs[i] for i in parts[Kind.IMAGE]]
-    rows += [zimg for _, zimg in activity.encode_images(model, images, normalize)]
+    rows += [model.encode_image(list(batch), normalize) for batch in activity.passes(model, images)]
     embeddings = np.concatenate(rows)
     embeddings[order] = embeddings.copy()
     return embeddings
