@@ -54,7 +54,7 @@ def layer(name):
     Between kernels and engine: parameters and files, what quantised ones hold, then checkpoints and layers.
     """
     parts = name.split(".")
-    packages = {"reference": 0, "kernels": 1, "world": 2, "train": 7, "bench": 7, "cli": 8}
+    packages = {"reference": 0, "kernels": 1, "world": 2, "train": 7, "bench": 7, "verify": 7, "cli": 8}
     if len(parts) > 1 and parts[1] in packages:
         return packages[parts[1]]
     above = {"quantized": 3, "layers": 4, "checkpoint": 4, "engine": 5, "loss": 5, "model": 6, "quantizer": 6}

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__
-from npsiglip.cli import bench, classify, embed, quantize, train, world
+from npsiglip.cli import bench, classify, embed, quantize, train, verify, world
 from npsiglip.cli.console import messages
 
 
@@ -48,7 +48,15 @@ def _options(
     """SigLIP on a CPU: probabilities and embeddings of images and texts."""
 
 
-for _command in (classify.classify, embed.embed, quantize.quantize, train.train, bench.bench, world.world):
+for _command in (
+    classify.classify,
+    embed.embed,
+    quantize.quantize,
+    train.train,
+    verify.verify,
+    bench.bench,
+    world.world,
+):
     app.command()(_command)
 
 

@@ -1,0 +1,1 @@
+"""Checking numbers against numbers: what others published of the released checkpoints."""
