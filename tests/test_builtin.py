@@ -98,7 +98,8 @@ def test_the_kernels_on_trained_weights(model, truth):
     assert above(KERNELS_BOUND, trace, group(truth, "taps")) == {}
 
 
-@pytest.mark.parametrize("dtype, bound", [("bfloat16", 0.05), ("int8", 0.1)])
+# three times what was measured, 1.5e-3 and 4.8e-3
+@pytest.mark.parametrize("dtype, bound", [("bfloat16", 0.005), ("int8", 0.015)])
 def test_in_fewer_bits_it_says_the_same(model, dtype, bound):
     other = SigLIP.from_pretrained("builtin", dtype=dtype)(FILES, CAPTIONS)
     assert other.logits_per_image.argmax(axis=1).tolist() == list(range(len(CAPTIONS)))

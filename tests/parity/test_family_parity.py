@@ -43,7 +43,7 @@ def test_one_block_of_each_tower(name, folder):
     ours, theirs = family.npsiglip(*given), family.transformers(*given)
     ratios = [family.error(a, c) / family.error(b, c) for a, b, c in zip(ours[:2], theirs[:2], true[:2], strict=True)]
     print(f"{name}: images {ratios[0]:.2f}, texts {ratios[1]:.2f}")
-    assert max(ratios) <= 1.0  # measured: 0.38 - 0.49 and 0.68 - 0.78
+    assert max(ratios) <= 1.0  # measured: 0.38 - 0.52 and 0.68 - 0.78
     # of logits there are 16, whose ratio is luck: what the errors of the embeddings can make of them, and a rounding
     far = [np.linalg.norm(a - c, axis=1).max() for a, c in zip(ours[:2], true[:2], strict=True)]
     bound = 117 * (sum(far) + 2**-22) + np.abs(true[2]).max() * 2**-23
