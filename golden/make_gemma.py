@@ -31,6 +31,8 @@ COUNT = 250
 SEQ_LEN = 64
 NEWLINES, SPACES = ["\n" * n for n in range(1, 5)], ["▁" * n for n in range(2, 6)]
 TURNS = ["<start_of_turn>", "<end_of_turn>"]
+TOKENS = {"pad_piece": "<pad>", "eos_piece": "<eos>", "bos_piece": "<bos>", "unk_piece": "<unk>"}
+TOKENS |= {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
 ADDED = ["<mask>", "<2mass>", "[@BOS@]", "<unused0>", "<unused1>", *TURNS, *NEWLINES, *SPACES, "<table>", "</table>"]
 EXTRA = (  # what Gemma's vocabulary treats in a special way, and what looks like it
     *("a photo<eos>", "<eos><eos>", "<bos>a", "<pad>", "a<pad>b", "<EOS> <Pad>", "<unk>", "<mask>x", "[@BOS@] [@bos@]"),
@@ -50,8 +52,7 @@ def train() -> bytes:
         model_writer=written,
         model_type="bpe",
         vocab_size=VOCAB_SIZE,
-        **{"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
-        **{"pad_piece": "<pad>", "eos_piece": "<eos>", "bos_piece": "<bos>", "unk_piece": "<unk>"},
+        **TOKENS,
         user_defined_symbols=ADDED,
         normalization_rule_name="identity",
         add_dummy_prefix=False,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from npsiglip.naflex import NaflexProcessor, PatchBatch
     from npsiglip.outputs import SigLIPOutput, TowerOutput
     from npsiglip.tokenizer import Tokenizer
+    from npsiglip.tokenizer_siglip2 import Siglip2Tokenizer
     from npsiglip.variants import variant
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _HOMES = {
     "PatchBatch": "naflex",
     "SigLIPOutput": "outputs",
     "TowerOutput": "outputs",
+    "Siglip2Tokenizer": "tokenizer_siglip2",
     "SigmoidLoss": "loss",
     "TextConfig": "config",
     "Tokenizer": "tokenizer",
@@ -59,6 +61,7 @@ __all__ = [
     "SigLIP",
     "SigLIPConfig",
     "SigLIPOutput",
+    "Siglip2Tokenizer",
     "SigmoidLoss",
     "TextConfig",
     "Tokenizer",

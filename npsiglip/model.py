@@ -40,7 +40,8 @@ from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax, tower_
 from npsiglip.params import Params, check_params
 from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
-from npsiglip.tokenizer import Tokenizer
+from npsiglip.tokenizer_base import BaseTokenizer
+from npsiglip.tokenizer_loader import load_tokenizer
 from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
@@ -104,7 +105,7 @@ class SigLIP:
         config: SigLIPConfig,
         params: Params,
         processor: ImageProcessor | NaflexProcessor | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: BaseTokenizer | None = None,
         threads: int | None = None,
         dtype: str | None = None,
     ) -> None:
@@ -134,7 +135,7 @@ class SigLIP:
     def from_pretrained(
         cls, folder_or_name: str | Path, dtype: str | None = None, threads: int | None = None
     ) -> SigLIP:
-        """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model.
+        """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
         Args:
             folder_or_name: the folder, or "builtin" for the small model of drawn shapes that this package brings.
@@ -155,7 +156,7 @@ class SigLIP:
         if config.image:
             processor = folder_processor(checkpoint.folder, config.image)
         if config.text:
-            tokenizer = Tokenizer.from_folder(checkpoint.folder, config.text.seq_len)
+            tokenizer = load_tokenizer(checkpoint.folder, config.text)
         return cls(config, checkpoint, processor, tokenizer, threads, dtype)
 
     def encode_image(

@@ -24,17 +24,21 @@ from npsiglip import __version__
 from npsiglip.atomic import write_all
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.errors import CheckpointError
-from npsiglip.image import ImageProcessor
 from npsiglip.image_tower import Classifier, ImageTower
+from npsiglip.inputs import folder_processor
 from npsiglip.kernels.jit import RUN_LOCK
 from npsiglip.layers import Linear
 from npsiglip.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.safetensors_files import SINGLE, json_writer, write_tensors
 from npsiglip.text_tower import TextTower
-from npsiglip.tokenizer import Tokenizer
+from npsiglip.tokenizer_loader import VOCABULARIES, load_tokenizer
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.npz")
-COPIED = ("spiece.model", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+COPIED = (
+    *VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("preprocessor_config.json", "processor_config.json"),
+)
 ROWS = 1024  # of the table at once
 
 Say = Callable[[str, int, int], None]
@@ -133,9 +137,9 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
     if checkpoint.quantized:
         raise CheckpointError(f"{source} is quantised already: expected the original model, in a float type")
     if config.image:
-        ImageProcessor.from_folder(source, config.image.image_size)  # or the new folder could not be loaded either
+        folder_processor(source, config.image)  # or the new folder could not be loaded either
     if config.text:
-        Tokenizer.from_folder(source, config.text.seq_len)
+        load_tokenizer(source, config.text)
     content = json.loads((source / "config.json").read_text(encoding="utf-8"))
     created = False
     try:

@@ -21,7 +21,8 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.params import Params
 from npsiglip.safetensors_files import SINGLE, json_writer
-from npsiglip.tokenizer import CONFIG_FILE, MODEL_FILE
+from npsiglip.tokenizer import MODEL_FILE
+from npsiglip.tokenizer_base import CONFIG_FILE
 
 SPECIAL = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
 

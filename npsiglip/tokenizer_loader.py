@@ -1,0 +1,48 @@
+"""From a model folder to its tokenizer: SigLIP's or SigLIP 2's, whichever its files are, checked against the model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from npsiglip import tokenizer_siglip2
+from npsiglip.config import TextConfig
+from npsiglip.errors import CheckpointError
+from npsiglip.tokenizer import MODEL_FILE, Tokenizer
+from npsiglip.tokenizer_base import CONFIG_FILE, read_json
+from npsiglip.tokenizer_siglip2 import Siglip2Tokenizer
+
+VOCABULARIES = (MODEL_FILE, tokenizer_siglip2.JSON_FILE, tokenizer_siglip2.MODEL_FILE)
+
+
+def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> Tokenizer | Siglip2Tokenizer:
+    """The tokenizer of a checkpoint folder.
+
+    SigLIP 2's if tokenizer_config.json names its class, or else by the vocabulary that is there: spiece.model is
+    SigLIP's. model_type does not tell: SigLIP 2's models of one size call themselves "siglip".
+
+    Args:
+        folder: in Hugging Face's format.
+        config: of the text tower that the ids are for.
+
+    Raises:
+        CheckpointError: no vocabulary, one that cannot be used, or one that is larger than the model's token table.
+    """
+    folder = Path(folder)
+    found = [name for name in VOCABULARIES if (folder / name).exists()]
+    if not found:
+        raise CheckpointError(
+            f"{folder} has no tokenizer: {MODEL_FILE} does not exist, nor does {tokenizer_siglip2.JSON_FILE} of SigLIP "
+            "2: check the folder, or download the file of the checkpoint into it"
+        )
+    siglip2 = MODEL_FILE not in found or read_json(folder / CONFIG_FILE).get("tokenizer_class") in (
+        tokenizer_siglip2.CLASSES
+    )
+    kind: type[Tokenizer | Siglip2Tokenizer] = Siglip2Tokenizer if siglip2 else Tokenizer
+    tokenizer = kind.from_folder(folder, config.seq_len)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} pieces, but the model only {config.vocab_size} rows "
+            "for them (vocab_size in config.json): use the tokenizer that belongs to the checkpoint"
+        )
+    return tokenizer
