@@ -42,6 +42,12 @@ EXTRA = (  # what Gemma's vocabulary treats in a special way, and what looks lik
 )
 
 
+def gemma_strings(count: int, seed: int) -> list[str]:
+    """`count` different strings, those of EXTRA first, with this vocabulary's spelling of special tokens."""
+    spelt = (text.replace("</s>", "<eos>").replace("<s>", "<bos>") for text in strings(2 * count, seed))
+    return list(dict.fromkeys([*EXTRA, *spelt]))[:count]
+
+
 def train() -> bytes:
     """The bytes of a SentencePiece model with Gemma's settings."""
     import sentencepiece
@@ -140,7 +146,7 @@ def main() -> None:
     text = json.dumps(settings(content), ensure_ascii=False)
     (FOLDER / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
-    texts = [*EXTRA, *(text for text in strings(2 * COUNT, SEED) if _stable(text))][:COUNT]
+    texts = [text for text in gemma_strings(2 * COUNT, SEED) if _stable(text)][:COUNT]
     head = {name: version(name) for name in ("transformers", "tokenizers", "sentencepiece")}
     head |= {"seed": SEED, "seq_len": SEQ_LEN, "pad": 0}
     lines = []

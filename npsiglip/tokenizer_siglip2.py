@@ -85,14 +85,14 @@ class _Json:
                 f"{path} holds a {type(model).__name__} vocabulary, expected BPE that falls back to bytes, as SigLIP "
                 f"2's: use the {JSON_FILE} that belongs to the checkpoint"
             )
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         closing = self._tokenizer.encode("").ids
         if closing != [_EOS_ID]:
             raise CheckpointError(
                 f"{path} adds the ids {closing} to a text (post_processor), expected {[_EOS_ID]}, `<eos>` at its end: "
                 "this is Gemma's and not SigLIP 2's, use the one that belongs to the checkpoint"
             )
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._tokenizer.add_special_tokens(
             [AddedToken(token, normalized=False) for token in special if self.id_of(token) is not None]
         )

@@ -29,7 +29,7 @@ from npsiglip.safetensors_files import Spec, open_file, write_tensors
 
 # No size is a multiple of a panel's 16 columns or of a step's 4 numbers.
 IMAGE = ImageConfig(width=42, depth=2, num_heads=3, mlp_dim=53, image_size=20, patch_size=5)
-TEXT = TextConfig(width=27, depth=2, num_heads=3, mlp_dim=61, seq_len=7, vocab_size=31, projection_dim=42)
+TEXT = TextConfig(width=27, depth=2, num_heads=3, mlp_dim=61, seq_len=7, vocab_size=1009, projection_dim=42)
 ODD = SigLIPConfig(IMAGE, TEXT)
 
 FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
@@ -299,7 +299,7 @@ def test_weights_stay_in_the_file(quantized):
 def test_loading_does_not_read_the_weights(tmp_path):
     """A sparse file of 1.6 GB of zeros, most of them the table, is loaded at once, and without memory."""
     text = TextConfig(8, 1, 2, 16, seq_len=5, vocab_size=2**27, projection_dim=12)
-    folder = float_folder(tmp_path / "model", SigLIPConfig(None, TextConfig(8, 1, 2, 16, 5, 11, 12)))
+    folder = float_folder(tmp_path / "model", SigLIPConfig(None, TextConfig(8, 1, 2, 16, 5, 1009, 12)))
     quantize_folder(folder, tmp_path / "quantized")
     path, config = tmp_path / "quantized" / "model.safetensors", SigLIPConfig(None, text)
     header, end = {}, 0
