@@ -7,14 +7,15 @@
 #     "pillow==13.0.0",
 #     "safetensors==0.8.0",
 #     "sentencepiece==0.2.3",
+#     "tokenizers==0.23.3",
 #     "protobuf==7.36.2",
 # ]
 # ///
 """Makes the goldens from Hugging Face's own SiglipModel, tokenizer and image processor: `python golden/make.py`.
 
 Writes golden/tiny (a model folder in Hugging Face's format and golden.safetensors, see README.md), has make_tokens,
-make_pixels, make_family and make_builtin write theirs, and ends with manifest.json: versions, seeds and the sha256 of
-every file. The second run writes the same bytes as the first. `--spiece` also trains the vocabulary anew.
+make_gemma, make_pixels, make_family and make_builtin write theirs, and ends with manifest.json: versions, seeds and
+the sha256 of every file. The second run writes the same bytes as the first. `--spiece` also trains the vocabulary anew.
 
 The tiny model's dimensions are mutually distinct and mostly odd, so that a swapped axis cannot hide, and the patch
 does not divide the image. Every weight is overwritten from a NumPy seed: a fresh model has zeros, ones and a flat
@@ -44,7 +45,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "parity")]
 from hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
 
 SEED = 20230315
-PACKAGES = ["torch", "transformers", "numpy", "pillow", "safetensors", "sentencepiece"]
+PACKAGES = ["torch", "transformers", "numpy", "pillow", "safetensors", "sentencepiece", "tokenizers"]
 NOT_PIECES = 9  # rows of the token table beyond the vocabulary, so that the two sizes cannot be confused
 
 VISION = {
@@ -218,19 +219,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # one order of summation
 
-    make_spiece, make_tokens, make_pixels, make_family, make_builtin = (
-        importlib.import_module(f"golden.make_{name}") for name in ("spiece", "tokens", "pixels", "family", "builtin")
+    make_spiece, make_tokens, make_gemma, make_pixels, make_family, make_builtin = (
+        importlib.import_module(f"golden.make_{name}")
+        for name in ("spiece", "tokens", "gemma", "pixels", "family", "builtin")
     )
     if options.spiece:
         make_spiece.main()
     make_tiny()
     make_tokens.main()
+    make_gemma.main()
     make_pixels.main()
     make_family.main()
     make_builtin.main()
     modules = {"make": sys.modules[__name__]} | {
         module.__name__.removeprefix("golden."): module
-        for module in (make_spiece, make_tokens, make_pixels, make_family)
+        for module in (make_spiece, make_tokens, make_gemma, make_pixels, make_family)
     }
     write_manifest({name: module.SEED for name, module in modules.items()})
 

@@ -218,10 +218,10 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path):
 def test_tables_are_quantised_in_parts(tmp_path, monkeypatch):
     source = float_folder(tmp_path / "model")
     expected, parts = quantize_table(Checkpoint.open(source)["text.token_embed"]), []
-    monkeypatch.setattr(quantizer, "ROWS", 7)
+    monkeypatch.setattr(quantizer, "ROWS", 250)
     monkeypatch.setattr(quantizer, "quantize_table", lambda rows: (parts.append(len(rows)), quantize_table(rows))[1])
     quantize_folder(source, tmp_path / "quantized")
-    assert parts == 2 * [7, 7, 7, 7, 3]
+    assert parts == 2 * [250, 250, 250, 250, 9]
     stored = Checkpoint.open(tmp_path / "quantized")
     for part, values in zip(("q", "scale"), expected, strict=True):
         np.testing.assert_array_equal(stored[f"text.token_embed.{part}"], values)
