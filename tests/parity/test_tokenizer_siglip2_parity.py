@@ -47,9 +47,11 @@ def test_models_of_one_size_are_not_lowered_there(tmp_path):
 
 
 def test_a_sentencepiece_model(tmp_path):
+    """Which transformers converts, with merges in another order than tokenizer.json has: runs of spaces differ."""
     theirs = peer(tmp_path, "siglip2", "tokenizer.model")
-    ours = Siglip2Tokenizer.from_folder(tmp_path)
-    assert differing(theirs, ours, gemma_strings(4_000, 4)) == UPPER_CASE
+    found = differing(theirs, Siglip2Tokenizer.from_folder(tmp_path), gemma_strings(4_000, 4))
+    assert UPPER_CASE < found and len(found) < 10
+    assert all("   " in text.replace("▁", " ") for text in found - UPPER_CASE)
 
 
 @pytest.mark.parametrize("settings", [{}, {"do_lower_case": False}, {"tokenizer_class": "GemmaTokenizerFast"}])
