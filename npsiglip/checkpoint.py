@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hf_names import Layout, bare_prefix, buffer_keys, layouts, match_keys
-from npsiglip.hub import model_folder
+from npsiglip.hub import hint, model_folder
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized, quantized_specs
 from npsiglip.safetensors_files import FLOATS, StoredTensor, open_folder, write_folder
@@ -166,19 +166,22 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         return sum(path.stat().st_size for path in {stored.path for _, stored in self._entries.values()})
 
     @classmethod
-    def open(cls, folder: str | Path) -> Checkpoint:
+    def open(cls, folder: str | Path, revision: str | None = None) -> Checkpoint:
         """Open a model folder; reads config.json and the headers of the weights, no values.
 
         Args:
-            folder: its path, or "builtin" for the model that this package brings.
+            folder: its path, "builtin" for the model that this package brings, or the name of a repository of the
+                Hugging Face Hub; see `npsiglip.hub.model_folder`.
+            revision: of the repository.
 
         Raises:
-            CheckpointError: if the folder, its configuration or its weights cannot be used, or do not belong
+            InputError: for a revision of what has none.
+            CheckpointError: if a repository cannot be downloaded; if the folder, its configuration or its weights cannot be used, or do not belong
                 together: tensors missing or left over, of another shape, or not of a float type; or if it was
                 quantised by a version of npsiglip with another format.
         """
         try:
-            folder = model_folder(folder)
+            folder = model_folder(folder, revision)
             is_folder = folder.is_dir()
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be opened: {error}") from None
@@ -186,7 +189,8 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
             state = "is a file" if folder.exists() else "does not exist"
             raise CheckpointError(
                 f"{folder} {state}; expected a model folder in Hugging Face's format, with config.json, "
-                "model.safetensors and spiece.model: check the path, or download the model"
+                "model.safetensors and spiece.model, or a name that `npsiglip models` lists: "
+                f"{hint(str(folder))}check the path, or download the model"
             )
         config = SigLIPConfig.from_folder(folder)
         quantized = is_quantized(folder)

@@ -133,24 +133,31 @@ class SigLIP:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_name: str | Path, dtype: str | None = None, threads: int | None = None
+        cls,
+        folder_or_name: str | Path,
+        dtype: str | None = None,
+        threads: int | None = None,
+        revision: str | None = None,
     ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
         Args:
-            folder_or_name: the folder, or "builtin" for the small model of drawn shapes that this package brings.
+            folder_or_name: the folder; "builtin" for the small model of drawn shapes that this package brings; or a
+                released model such as "google/siglip-base-patch16-224", or any OWNER/NAME of the Hugging Face Hub,
+                which is downloaded if it is not in the Hub's cache on this machine.
             dtype: what linear layers compute in: "float32", "bfloat16" or "int8", whatever float type the weights
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
+            revision: of a released model: a branch, a tag or a commit's hash; None: "main".
 
         Raises:
-            CheckpointError: a file is missing, damaged, or does not fit the others.
+            CheckpointError: a file is missing, damaged, or does not fit the others; a model cannot be downloaded.
             InputError: an unknown dtype, another than int8 for a quantised folder, or a number of threads that
                 cannot be.
         """
         if dtype is not None:
             check_dtype(dtype)
-        checkpoint = Checkpoint.open(folder_or_name)
+        checkpoint = Checkpoint.open(folder_or_name, revision)
         config = checkpoint.config
         processor = tokenizer = None
         if config.image:

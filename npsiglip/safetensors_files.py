@@ -176,9 +176,17 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that hold the weights, as the index of a sharded model says.
+
+    Raises:
+        CheckpointError: the index cannot be read.
+    """
+    return sorted(set(_read_index(index).values()))
+
+
 def _open_sharded(index: Path) -> dict[str, StoredTensor]:
-    weight_map = _read_index(index)
-    shards = sorted(set(weight_map.values()))
+    weight_map, shards = _read_index(index), shards_of(index)
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise CheckpointError(

@@ -100,6 +100,12 @@ _TABLE = (
 VARIANTS: dict[str, Variant] = {row[0]: Variant(*row) for row in _TABLE}
 
 
+def nearest(name: str) -> str:
+    """A question for a message: which released checkpoints are spelt like `name`; empty if none is."""
+    near = get_close_matches(name.rpartition("/")[2].lower(), VARIANTS, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(near)}? " if near else ""
+
+
 def find_variant(name: str) -> Variant:
     """The released checkpoint of this name, with or without "google/".
 
@@ -108,9 +114,7 @@ def find_variant(name: str) -> Variant:
     """
     known = VARIANTS.get(name.removeprefix(f"{OWNER}/"))
     if known is None:
-        near = get_close_matches(name.rpartition("/")[2].lower(), VARIANTS, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise CheckpointError(f"unknown checkpoint {name!r}: {hint}`npsiglip models` lists all of them")
+        raise CheckpointError(f"unknown checkpoint {name!r}: {nearest(name)}`npsiglip models` lists all of them")
     return known
 
 

@@ -17,6 +17,7 @@ from npsiglip.cli.console import (
     TruncateOption,
     check_images,
     check_lengths,
+    find_model,
     one_line,
     out,
     quoted,
@@ -54,9 +55,8 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
 
 def _has_classifier(model: str | None) -> bool:
     from npsiglip.checkpoint import Checkpoint
-    from npsiglip.hub import BUILTIN
 
-    return Checkpoint.open(model or BUILTIN).config.classifier is not None
+    return Checkpoint.open(find_model(model)).config.classifier is not None
 
 
 def classify(

@@ -40,9 +40,10 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        metavar="FOLDER",
+        metavar="MODEL",
         envvar="NPSIGLIP_MODEL",
-        help="Model folder in Hugging Face's format.",
+        help="A name that `npsiglip models` lists, OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face Hub, or a "
+        "folder in Hugging Face's format.",
         show_default="builtin, a small model of drawn shapes",
     ),
 ]
@@ -199,6 +200,18 @@ def check_lengths(model: SigLIP, texts: Sequence[str], names: Sequence[str], tru
             warn(f"{what}; its end is ignored")
 
 
+def find_model(name: str | None) -> Path:
+    """The folder of a model, the built-in one's if none is given; tells of a download.
+
+    Raises:
+        CheckpointError: it cannot be downloaded.
+        InputError: what cannot be a revision.
+    """
+    from npsiglip.hub import BUILTIN, model_folder
+
+    return model_folder(name or BUILTIN, say=note)
+
+
 class Activity:
     """What a command is doing, on stderr, and the model it does it with.
 
@@ -268,22 +281,22 @@ class Activity:
 
         self._stack.enter_context(on_compile(self._compiling))
 
-    def load(self, folder: str | None, dtype: str | None, threads: int | None) -> SigLIP:
-        """Load the model, the built-in one if no folder is given, and tell from now on of kernels that are compiled.
+    def load(self, name: str | None, dtype: str | None, threads: int | None) -> SigLIP:
+        """Load the model, the built-in one if no name is given, and tell from now on of kernels that are compiled.
 
         Raises:
             CheckpointError: the folder cannot be used.
             InputError: a dtype that the model does not compute in; more threads than there are.
         """
-        if not folder:
-            with self.paused():
+        with self.paused():  # a download shows its own progress
+            if not name:
                 note(BUILTIN_NOTE, "model:", "bold")
+            folder = find_model(name)
         with without_collection():
-            from npsiglip.hub import BUILTIN
             from npsiglip.model import SigLIP
 
             self.tell_compiling()
-            return SigLIP.from_pretrained(folder or BUILTIN, dtype, threads)
+            return SigLIP.from_pretrained(folder, dtype, threads)
 
     def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
         """As many images as the model takes at once, and again, telling how many are done."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, note
+from npsiglip.cli.console import Activity, find_model, note
 
 
 def _megabytes(size: int) -> str:
@@ -16,7 +16,10 @@ def _megabytes(size: int) -> str:
 
 def quantize(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model folder in Hugging Face's format.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Model folder in Hugging Face's format, or a model's name.", show_default=False
+        ),
     ],
     output: Annotated[
         Path,
@@ -30,6 +33,7 @@ def quantize(
     The folder is used like the original, as --model of other commands, and gives the same results as the original
     with --dtype int8. Other programs cannot read it.
     """
+    folder = find_model(model)
     with Activity() as activity:
         activity.tell_compiling()
         from npsiglip.quantizer import quantize_folder
@@ -38,7 +42,7 @@ def quantize(
             activity.say(f"Quantising {name}")
             activity.count(number - 1, count)
 
-        sizes = quantize_folder(model, output, say)
+        sizes = quantize_folder(folder, output, say)
     note(
         f"{output}: int8, {_megabytes(sizes.after)} of weights, {sizes.after / sizes.before:.0%} of the "
         f"{_megabytes(sizes.before)} of {model}"
