@@ -176,9 +176,9 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
 
         Raises:
             InputError: for a revision of what has none.
-            CheckpointError: if a repository cannot be downloaded; if the folder, its configuration or its weights cannot be used, or do not belong
-                together: tensors missing or left over, of another shape, or not of a float type; or if it was
-                quantised by a version of npsiglip with another format.
+            CheckpointError: if a repository cannot be downloaded; if the folder, its configuration or its weights
+                cannot be used, or do not belong together: tensors missing or left over, of another shape, or not of
+                a float type; or if it was quantised by a version of npsiglip with another format.
         """
         try:
             folder = model_folder(folder, revision)

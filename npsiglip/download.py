@@ -122,8 +122,8 @@ def _free() -> int:
 
 def _no_room(size: int) -> CheckpointError:
     return CheckpointError(
-        f"the disk of {cache_folder()} has {megabytes(_free())} left, and {megabytes(size)} are still to be downloaded: "
-        "make room, or set HF_HUB_CACHE to a folder on another disk; what has been downloaded is kept"
+        f"the disk of {cache_folder()} has {megabytes(_free())} left, and {megabytes(size)} are to be downloaded: make "
+        "room, or set HF_HUB_CACHE to a folder on another disk; what has been downloaded is kept"
     )
 
 

@@ -22,6 +22,7 @@ Left out: making such a folder (`npsiglip.quantizer`) and reading it (`npsiglip.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def _layer_specs(layer: str, k: int, n: int) -> dict[str, Spec]:
     return specs
 
 
-def _layers(shapes: dict[str, Shape]) -> dict[str, tuple[int, int]]:
-    """Name -> K, N of the stored layers."""
+def stored_layers(shapes: Mapping[str, Shape]) -> dict[str, tuple[int, int]]:
+    """Name -> K, N of the layers that kernels read, from the shapes of a model's parameters."""
     layers: dict[str, tuple[int, int]] = {}
     for name, shape in shapes.items():
         if name.endswith(".w") and name != "image.map_head.attn.q.w":
@@ -84,7 +85,7 @@ def quantized_specs(config: SigLIPConfig) -> dict[str, Spec]:
     """
     shapes = param_shapes(config)
     specs: dict[str, Spec] = {}
-    for layer, (k, n) in _layers(shapes).items():
+    for layer, (k, n) in stored_layers(shapes).items():
         specs |= _layer_specs(layer, k, n)
     for name, shape in shapes.items():
         if name == "image.map_head.probe":

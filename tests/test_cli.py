@@ -138,7 +138,7 @@ def test_without_a_model_the_built_in_one_is_used_and_says_so(images, args, monk
     result = run(*args, model=None)
     assert result.exit_code == 0
     assert result.stderr.startswith("model: the built-in model, which knows drawn shapes")
-    assert "--model FOLDER" in result.stderr.splitlines()[0]
+    assert "--model NAME" in result.stderr.splitlines()[0]
     assert "built-in" not in result.stdout
     monkeypatch.setenv("NPSIGLIP_MODEL", "")  # as good as not set
     assert run(*args, model=None).stderr == result.stderr

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__
-from npsiglip.cli import bench, classify, embed, quantize, train, verify, world
+from npsiglip.cli import bench, classify, embed, models, quantize, train, verify, world
 from npsiglip.cli.console import messages
 
 
@@ -51,6 +51,7 @@ def _options(
 for _command in (
     classify.classify,
     embed.embed,
+    models.models,
     quantize.quantize,
     train.train,
     verify.verify,

@@ -33,7 +33,7 @@ INTERRUPTED = 130  # the shells' exit code for Ctrl-C: 128 + SIGINT
 
 BUILTIN_NOTE = (
     "the built-in model, which knows drawn shapes, colours, letters and nothing else; for photographs give a real "
-    "checkpoint: --model FOLDER"
+    "checkpoint: --model NAME, of those that `npsiglip models` lists"
 )
 
 ModelOption = Annotated[
@@ -288,7 +288,7 @@ class Activity:
             CheckpointError: the folder cannot be used.
             InputError: a dtype that the model does not compute in; more threads than there are.
         """
-        with self.paused():  # a download shows its own progress
+        with self.paused(), without_collection():  # a download shows its own progress
             if not name:
                 note(BUILTIN_NOTE, "model:", "bold")
             folder = find_model(name)

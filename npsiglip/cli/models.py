@@ -1,0 +1,123 @@
+"""`npsiglip models`: the models that were released, what they take, and which of them are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from npsiglip.cli.console import note, out, quoted, results
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from npsiglip.config import SigLIPConfig
+
+WIDTH = 100  # columns
+DTYPES = ("float32", "bfloat16", "int8")
+
+NOTES = """\
+Download: about 4 bytes a parameter, in float32. Then the memory that packed weights take in each dtype; work
+arrays, Python and kernels come on top, and a text's table of tokens stays in its file. Here: in
+{cache};
+partly: files are missing, or another revision is there.
+Get a model with `npsiglip models --fetch NAME`, or by using it, as --model NAME of other commands."""
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _here(repo: str) -> str:
+    """Whether a repository's files are in the cache."""
+    from npsiglip.errors import CheckpointError
+    from npsiglip.hub import cached_snapshot, missing_files, repository_folder
+
+    snapshot = cached_snapshot(repo)
+    try:
+        if snapshot and not missing_files(snapshot):
+            return "yes"
+    except CheckpointError:
+        pass
+    return "partly" if repository_folder(repo).is_dir() else ""
+
+
+def _others() -> Iterator[tuple[str, SigLIPConfig]]:
+    """Further SigLIP models in the cache."""
+    from npsiglip.config import SigLIPConfig
+    from npsiglip.errors import CheckpointError
+    from npsiglip.hub import cache_folder, cached_snapshot
+    from npsiglip.variants import VARIANTS
+
+    released = {variant.repo for variant in VARIANTS.values()}
+    for folder in sorted(cache_folder().glob("models--*--*")):
+        repo = folder.name.removeprefix("models--").replace("--", "/", 1)
+        snapshot = cached_snapshot(repo)
+        if snapshot and repo not in released:
+            try:
+                yield repo, SigLIPConfig.from_folder(snapshot)
+            except CheckpointError:
+                continue  # of another kind
+
+
+def table() -> Table:
+    """The built-in model, those released, and others that are in the cache."""
+    from rich.table import Table
+
+    from npsiglip.config import SigLIPConfig
+    from npsiglip.footprint import packed_bytes
+    from npsiglip.hub import BUILTIN, model_folder
+    from npsiglip.params import count_params
+    from npsiglip.variants import VARIANTS
+
+    result = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    result.add_column("name", no_wrap=True)
+    for title in ("params", "download", *DTYPES):
+        result.add_column(title, justify="right", no_wrap=True)
+    result.add_column("here", no_wrap=True)
+
+    def add(name: str, config: SigLIPConfig, download: bool, here: str) -> None:
+        params = count_params(config)
+        memory = [_size(packed_bytes(config, dtype)) for dtype in DTYPES]
+        result.add_row(name, f"{params / 1e6:,.1f} M", _size(4 * params) if download else "-", *memory, here)
+
+    add(BUILTIN, SigLIPConfig.from_folder(model_folder(BUILTIN)), False, "yes")
+    for name, variant in VARIANTS.items():
+        add(name, variant.config, True, _here(variant.repo))
+    for repo, config in _others():
+        add(repo, config, True, _here(repo))
+    return result
+
+
+def models(
+    fetch: Annotated[
+        str | None,
+        typer.Option(
+            "--fetch",
+            metavar="NAME",
+            help="Download this model, or NAME@REVISION, as it is at the Hub now, and print its folder.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """List the released models: size, memory, and which are on this machine.
+
+    They are Hugging Face's repositories google/NAME; the licence of their weights is stated there.
+    """
+    from npsiglip import hub
+    from npsiglip.errors import InputError
+
+    if fetch is not None:
+        found = hub.find_repository(fetch)
+        if found is None:
+            raise InputError(f"{quoted(fetch)} is no OWNER/NAME and no released model: {hub.hint(fetch)}see the list")
+        folder = hub.fetch(*found, note)
+        with results():
+            out().print(str(folder))
+        return
+    out().width = max(out().width, WIDTH)
+    with results():
+        out().print(table())
+        out().print()
+        out().print(NOTES.format(cache=hub.cache_folder()))
