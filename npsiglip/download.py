@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
@@ -123,8 +123,13 @@ def _free() -> int:
 def _no_room(size: int) -> CheckpointError:
     return CheckpointError(
         f"the disk of {cache_folder()} has {megabytes(_free())} left, and {megabytes(size)} are to be downloaded: make "
-        "room, or set HF_HUB_CACHE to a folder on another disk; what has been downloaded is kept"
+        "room, or set HF_HUB_CACHE to a folder on another disk, and run this again; what has come is kept"
     )
+
+
+def _reason(error: Exception) -> str:
+    """What an error of huggingface_hub, of its HTTP library or of the system says, in a line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0] or 'no answer'}"
 
 
 def _download(repo: str, revision: str | None, say: Say) -> Path:
@@ -144,19 +149,25 @@ def _download(repo: str, revision: str | None, say: Say) -> Path:
         raise _no_room(size)
     if size:
         say(f"downloading {repo}, {megabytes(size)}, to {cache_folder()}")
-    try:
-        for name in names:
+    for name in names:
+        try:
             files.get(name)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _no_room(files.missing_bytes(names)) from None
-        raise
+        except NpsiglipError:
+            raise
+        except Exception as error:
+            size = files.missing_bytes(names)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise _no_room(size) from None
+            raise CheckpointError(
+                f"{name} of {where} could not be downloaded ({_reason(error)}), {megabytes(size)} are still missing; "
+                "what has come is kept: run this again to continue"
+            ) from None
     files.get(CONFIG, revision or MAIN)  # last, so that a name leads to nothing unfinished
     return files.snapshot
 
 
 def _explained(error: Exception, repo: str, revision: str | None) -> CheckpointError:
-    """What to tell of an error of huggingface_hub, of its HTTP library, or of the system."""
+    """What to tell of an error before the large files."""
     place = f"{endpoint()}/{repo}"
     if isinstance(error, GatedRepoError):
         return CheckpointError(
@@ -170,13 +181,7 @@ def _explained(error: Exception, repo: str, revision: str | None) -> CheckpointE
         )
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(f"{place} has no revision {revision!r}: expected a branch, a tag or a commit's hash")
-    status = f"{error.response.status_code}: " if isinstance(error, HfHubHTTPError) else ""
-    reason = str(error).strip().partition("\n")[0] or "no answer"
-    return not_here(
-        repo,
-        revision,
-        f"{endpoint()}: {status}{reason} ({type(error).__name__}); what has been downloaded is kept, and continued",
-    )
+    return not_here(repo, revision, f"{endpoint()}: {_reason(error)}")
 
 
 def download(repo: str, revision: str | None, say: Say) -> Path:

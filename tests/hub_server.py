@@ -95,8 +95,6 @@ class Handler(BaseHTTPRequestHandler):
         found = self.hub.repositories.get(repo)
         if found is None:
             return self.error(404, "RepoNotFound")
-        if found.gated:
-            return self.error(403, "GatedRepo")
         commit = found.refs.get(revision, revision)
         if commit not in found.commits:
             return self.error(404, "RevisionNotFound")
@@ -129,8 +127,8 @@ class Handler(BaseHTTPRequestHandler):
         if not (found := self.find(repo, revision)):
             return
         source, commit, files = found
-        if name not in files:
-            self.error(404, "EntryNotFound")
+        if source.gated or name not in files:  # whose list of files everybody may read
+            self.error(*((403, "GatedRepo") if source.gated else (404, "EntryNotFound")))
             return
         data, large = files[name], name.endswith(LARGE)
         headers = {"X_Repo_Commit": commit, "ETag": f'"{sha256_of(data) if large else blob_id_of(data)}"'}
