@@ -1,33 +1,48 @@
-"""Model folders in Hugging Face's format: config.json and model.safetensors, read lazily, written atomically.
+"""Models in files: Hugging Face's folders and big_vision's npz, read lazily, written atomically.
 
-Everything that headers can tell is checked when a folder is opened: every tensor is consumed exactly once and has
-the shape that config.json asks for. Values are checked for NaN and infinity when they are first taken.
+Everything that headers can tell is checked when a model is opened: every tensor is consumed exactly once and has
+the shape that config.json, or the rest of an npz, asks for. Values are checked for NaN and infinity when they are first
+taken.
 
-Source: the folders that Hugging Face's `save_pretrained` writes; `npsiglip.quantized` for those in 8 bits.
+Source: the folders that Hugging Face's `save_pretrained` writes; `npsiglip.quantized` for those in 8 bits; the npz that
+big_vision's `utils.save_checkpoint` writes (docs/formats.md).
 
-Leaves out: PyTorch pickles, tensors that others quantised, big_vision's npz.
+Leaves out: PyTorch pickles, tensors that others quantised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.config import SigLIPConfig
+from npsiglip.atomic import write_all
+from npsiglip.config import LAYER_NORM_EPS, SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hf_names import Layout, bare_prefix, buffer_keys, layouts, match_keys
+from npsiglip.hf_names import bare_prefix, layouts
 from npsiglip.hub import hint, model_folder
+from npsiglip.matching import (
+    Entries,
+    check_names,
+    match_folder,
+    match_npz,
+    match_quantized,
+    quantized_shapes,
+    users,
+)
+from npsiglip.npz_config import npz_config
+from npsiglip.npz_files import SUFFIX, open_npz, write_npz
+from npsiglip.npz_names import BLOCKS, ROOT, form_of, npz_layouts
 from npsiglip.params import Params, Shape, param_shapes
-from npsiglip.quantized import TABLE, is_quantized, quantized_specs
-from npsiglip.safetensors_files import FLOATS, StoredTensor, open_folder, write_folder
-
-Entries = Mapping[str, tuple[Layout, StoredTensor]]
+from npsiglip.quantized import TABLE, is_quantized
+from npsiglip.safetensors_files import open_folder, write_folder
+from npsiglip.stored import FLOATS, TYPES, Layout, is_aligned
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -53,93 +68,13 @@ def _describe_non_finite(x: NDArray[Any]) -> str:
     return f"{int(bad.sum()):,} of {x.size:,} values not finite, the first {float(x[first])} at {list(first)}"
 
 
-def _listing(lines: list[str], limit: int = 8) -> str:
-    rest = [f"  ... and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join([f"  {line}" for line in lines[:limit]] + rest)
-
-
-def _check_names(where: str, missing: Mapping[str, str], unexpected: list[str], fix: str) -> None:
-    """`missing`: key -> what it is to us."""
-    if not missing and not unexpected:
-        return
-    parts = [f"{where}: {len(missing)} missing (-), {len(unexpected)} unexpected (+)"]
-    parts += [_listing([f"- {key}{what}" for key, what in missing.items()])] if missing else []
-    parts += [_listing([f"+ {key}" for key in unexpected])] if unexpected else []
-    raise CheckpointError("\n".join([*parts, fix]))
-
-
-def _users(places: Mapping[str, Layout]) -> dict[str, list[str]]:
-    """Stored key -> the parameters in it: one, or the MAP head's q, k and v."""
-    users: dict[str, list[str]] = {}
-    for name, place in places.items():
-        users.setdefault(place.key, []).append(name)
-    return users
-
-
-def _match(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]) -> Entries:
-    """Each parameter with its stored tensor, every tensor consumed exactly once."""
-    places = layouts(config)
-    uses = _users(places)
-    found = match_keys(config, [*uses, *buffer_keys(config)], stored)
-
-    missing = {found[key]: f" ({', '.join(names)})" for key, names in uses.items() if found[key] not in stored}
-    unexpected = sorted(set(stored) - set(found.values()))
-    _check_names(
-        str(folder),
-        missing,
-        unexpected,
-        "config.json and the weights must be of one and the same SigLIP model: download both again, or correct "
-        "the sizes in config.json",
-    )
-
-    wrong_type, wrong_shape = [], []
-    for key, names in uses.items():
-        tensor, expected = stored[found[key]], places[names[0]].shape
-        what = f"{found[key]} ({', '.join(names)})"
-        if tensor.dtype not in FLOATS:
-            wrong_type.append(f"{what}: {tensor.dtype}")
-        # a scalar may be stored as [1], as Hugging Face does, or as []
-        elif tensor.shape != expected and not (expected == (1,) and tensor.shape == ()):
-            wrong_shape.append(f"{what}: {list(tensor.shape)} stored, {list(expected)} by config.json")
-    if wrong_type:
-        raise CheckpointError(
-            f"{folder}: tensors that are not of a float type ({', '.join(FLOATS)}): {len(wrong_type)}\n"
-            f"{_listing(wrong_type)}\nquantised checkpoints of others cannot be read: use the original weights"
-        )
-    if wrong_shape:
-        raise CheckpointError(
-            f"{folder}: tensors of another shape than config.json asks for: {len(wrong_shape)}\n"
-            f"{_listing(wrong_shape)}\nconfig.json and the weights are of different models: download both again"
-        )
-    return {name: (place, stored[found[place.key]]) for name, place in places.items()}
-
-
-def _quantized_shapes(config: SigLIPConfig) -> dict[str, Shape]:
-    return {name: spec.shape for name, spec in quantized_specs(config).items()}
-
-
-def _match_quantized(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]) -> Entries:
-    """Each tensor of a quantised folder, which is stored as it is used."""
-    specs = quantized_specs(config)
-    fix = "config.json and the weights must be of one quantised model: quantise the original again"
-    _check_names(str(folder), {name: "" for name in specs if name not in stored}, sorted(set(stored) - set(specs)), fix)
-    wrong = [
-        f"{name}: {stored[name].dtype} {list(stored[name].shape)} stored, {spec.dtype} {list(spec.shape)} expected"
-        for name, spec in specs.items()
-        if (stored[name].dtype, stored[name].shape) != spec
-    ]
-    if wrong:
-        raise CheckpointError(f"{folder}: tensors of another type or shape: {len(wrong)}\n{_listing(wrong)}\n{fix}")
-    return {name: (Layout(name, spec.shape, lambda x: x), stored[name]) for name, spec in specs.items()}
-
-
 class Checkpoint(Mapping[str, NDArray[Any]]):
-    """Parameter name -> array of a model folder; a lazy, read-only mapping.
+    """Parameter name -> array of a model folder or an npz; a lazy, read-only mapping.
 
     The names and shapes are those of `npsiglip.params.param_shapes(config)`, in its order; the values have the type
     they are stored in: float32, float16, bfloat16 (of ml_dtypes) or float64. They are read-only views of the mapped
-    files, so linear weights [in, out] are transposed views of the stored [out, in]; only `image.patch_embed.w`, and
-    tensors that a file does not align, are copies.
+    files, so linear weights [in, out] are transposed views of a folder's [out, in]; only `image.patch_embed.w` of a
+    folder, and what a file does not align, are copies (but for the table of tokens, of which a text reads a few rows).
 
     A quantised folder has other tensors, those of `npsiglip.quantized.quantized_specs(config)`.
 
@@ -147,16 +82,18 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
     it), cutting one short in place is not.
 
     Attributes:
-        folder: where it was read.
-        config: what config.json says.
+        source: what was read, a folder or an npz.
+        folder: where the files of tokenizer and image processor belong: the folder, or that of the npz.
+        config: what config.json says, or the shapes of an npz.
         quantized: whether the folder is one that `npsiglip quantize` wrote.
     """
 
-    def __init__(self, folder: Path, config: SigLIPConfig, entries: Entries, quantized: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, source: Path, config: SigLIPConfig, entries: Entries, quantized: bool = False) -> None:
+        self.source = source
+        self.folder = source.parent if source.suffix == SUFFIX else source
         self.config = config
         self.quantized = quantized
-        self._shapes = _quantized_shapes(config) if quantized else param_shapes(config)
+        self._shapes = quantized_shapes(config) if quantized else param_shapes(config)
         self._entries = entries
         self._known_finite: set[str] = set()
 
@@ -165,13 +102,18 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         """The size of the files that hold the weights."""
         return sum(path.stat().st_size for path in {stored.path for _, stored in self._entries.values()})
 
+    @property
+    def is_npz(self) -> bool:
+        """Whether it was read from big_vision's npz, which has no configuration, tokenizer or image processor."""
+        return self.source.suffix == SUFFIX
+
     @classmethod
     def open(cls, folder: str | Path, revision: str | None = None) -> Checkpoint:
-        """Open a model folder; reads config.json and the headers of the weights, no values.
+        """Open a model folder or an npz; reads config.json and the headers of the weights, no values.
 
         Args:
-            folder: its path, "builtin" for the model that this package brings, or the name of a repository of the
-                Hugging Face Hub; see `npsiglip.hub.model_folder`.
+            folder: the path of a folder, or of big_vision's `.npz`; "builtin" for the model that this package brings;
+                or the name of a repository of the Hugging Face Hub; see `npsiglip.hub.model_folder`.
             revision: of the repository.
 
         Raises:
@@ -182,19 +124,24 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         """
         try:
             folder = model_folder(folder, revision)
-            is_folder = folder.is_dir()
+            is_folder, is_file = folder.is_dir(), folder.is_file()
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be opened: {error}") from None
+        if is_file and folder.suffix == SUFFIX:
+            tensors = open_npz(folder)
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            config = npz_config(str(folder), shapes, form_of(tensors))
+            return cls(folder, config, match_npz(folder, config, tensors))
         if not is_folder:
             state = "is a file" if folder.exists() else "does not exist"
             raise CheckpointError(
                 f"{folder} {state}; expected a model folder in Hugging Face's format, with config.json, "
-                "model.safetensors and spiece.model, or a name that `npsiglip models` lists: "
+                "model.safetensors and spiece.model, an .npz of big_vision, or a name that `npsiglip models` lists: "
                 f"{hint(str(folder))}check the path, or download the model"
             )
         config = SigLIPConfig.from_folder(folder)
         quantized = is_quantized(folder)
-        match = _match_quantized if quantized else _match
+        match = match_quantized if quantized else match_folder
         return cls(folder, config, match(folder, config, open_folder(folder)), quantized)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -207,6 +154,8 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         place, stored = self._entries[name]
         view = place.view(stored.array().reshape(place.shape))
         values = view.reshape(self._shapes[name])
+        if name != TABLE and not is_aligned(values):  # compiled code wants aligned loads
+            values = values.copy(order="K")
         if name not in self._known_finite and stored.dtype in FLOATS:
             if not all_finite(values):
                 raise CheckpointError(
@@ -219,6 +168,10 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 stored.release()  # a text reads a few of its rows
         values.flags.writeable = False
         return values
+
+    def dtype_of(self, name: str) -> np.dtype[Any]:
+        """The type that the values of `name` are stored in."""
+        return TYPES[self._entries[name][1].dtype]
 
     def release(self, name: str) -> None:
         """Let the memory go that the values of `name` were read into; they are read again when they are used."""
@@ -234,13 +187,13 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"Checkpoint({str(self.folder)!r}, {len(self)} parameters)"
+        return f"Checkpoint({str(self.source)!r}, {len(self)} parameters)"
 
 
 def _stored_values(
     names: list[str], places: Mapping[str, Layout], shapes: Mapping[str, Shape], params: Params, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """The tensor that Hugging Face stores for the parameters `names`, all of them or one."""
+    """The tensor that a file has for the parameters `names`, all of them or one."""
     tensor = np.empty(places[names[0]].shape, dtype)
     for name in names:
         values, view = np.asarray(params[name]), places[name].view(tensor)
@@ -257,12 +210,35 @@ def _stored_values(
     return tensor
 
 
+def _target_dtype(names: list[str], params: Params, dtype: str | None) -> np.dtype[Any]:
+    """What the tensor of the parameters `names` is stored in: as asked, or what holds all their values."""
+    if dtype is not None:
+        return SAVE_DTYPES[dtype]
+    known = params.dtype_of if isinstance(params, Checkpoint) else lambda name: np.asarray(params[name]).dtype
+    return np.result_type(*map(known, names))
+
+
+def _check_saving(where: object, config: SigLIPConfig, params: Params, dtype: str | None) -> dict[str, Shape]:
+    """The shapes of what is saved, after a look at what is given."""
+    if dtype is not None and dtype not in SAVE_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(SAVE_DTYPES)}; got {dtype!r}")
+    shapes = param_shapes(config)
+    check_names(
+        f"parameters for {where}",
+        {name: "" for name in shapes if name not in params},
+        sorted(set(params) - set(shapes)),
+        "expected exactly those of npsiglip.params.param_shapes(config)",
+    )
+    return shapes
+
+
 def save_folder(
     folder: str | Path,
     config: SigLIPConfig,
     params: Params,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     max_shard_bytes: int | None = None,
+    others: Mapping[str, Callable[[Path], object]] = MappingProxyType({}),
 ) -> None:
     """Write config.json and model.safetensors with Hugging Face's names, which its SigLIP classes load.
 
@@ -273,8 +249,9 @@ def save_folder(
         folder: created if it does not exist; files in it are replaced.
         config: of the model.
         params: exactly the parameters of `param_shapes(config)`; a `Checkpoint` will do.
-        dtype: "float32", "float16" or "bfloat16".
+        dtype: "float32", "float16" or "bfloat16"; None: what each parameter is in, so that nothing is rounded.
         max_shard_bytes: above this, weights go into several files with an index.
+        others: further files by name, and what writes each to a path.
 
     Raises:
         InputError: for an unknown `dtype` or a limit that is not positive.
@@ -283,25 +260,81 @@ def save_folder(
             reader could take for these.
     """
     folder = Path(folder)
-    if dtype not in SAVE_DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(SAVE_DTYPES)}; got {dtype!r}")
     if max_shard_bytes is not None and max_shard_bytes < 1:
         raise InputError(f"max_shard_bytes must be positive (or None for one file), got {max_shard_bytes}")
-    shapes, target = param_shapes(config), SAVE_DTYPES[dtype]
-    _check_names(
-        f"parameters for {folder}",
-        {name: "" for name in shapes if name not in params},
-        sorted(set(params) - set(shapes)),
-        "expected exactly those of npsiglip.params.param_shapes(config)",
-    )
-
-    places = layouts(config)
-    uses = {key.removeprefix(bare_prefix(config)): names for key, names in _users(places).items()}
-    sizes = {key: prod(places[names[0]].shape) * target.itemsize for key, names in uses.items()}
+    shapes, places = _check_saving(folder, config, params, dtype), layouts(config)
+    uses = {key.removeprefix(bare_prefix(config)): names for key, names in users(places).items()}
+    dtypes = {key: _target_dtype(names, params, dtype) for key, names in uses.items()}
+    sizes = {key: prod(places[names[0]].shape) * dtypes[key].itemsize for key, names in uses.items()}
     write_folder(
         folder,
         config.to_hf(),
         sizes,
-        lambda key: _stored_values(uses[key], places, shapes, params, target),
+        lambda key: _stored_values(uses[key], places, shapes, params, dtypes[key]),
         max_shard_bytes,
+        others,
     )
+
+
+def _is_identity(params: Params) -> bool:
+    """Whether the head of texts changes nothing."""
+    w, b = np.asarray(params["text.head.w"]), np.asarray(params["text.head.b"])
+    return w.shape[0] == w.shape[1] and not b.any() and bool((w == np.eye(len(w), dtype=w.dtype)).all())
+
+
+def save_npz(
+    path: str | Path,
+    config: SigLIPConfig,
+    params: Params,
+    dtype: str | None = None,
+    stacked: bool = False,
+    root: str = ROOT,
+) -> None:
+    """Write a model as big_vision's npz, which its `utils.load_params` reads.
+
+    A head of texts that is the identity is left out, as big_vision has none then. The file is complete or not there.
+
+    Args:
+        path: ends in .npz; must not exist.
+        config: of the model. What an npz cannot tell, it must not have: a classifier, or another epsilon of LayerNorm.
+        params: exactly the parameters of `param_shapes(config)`; a `Checkpoint` will do.
+        dtype: "float32", "float16" or "bfloat16"; None: what each parameter is in, so that nothing is rounded.
+        stacked: all blocks of a tower in one tensor, as `nn.scan` has them, instead of one by one.
+        root: what all names begin with, "params/" or nothing.
+
+    Raises:
+        InputError: for an unknown `dtype` or root, or a path that does not end in .npz.
+        CheckpointError: for a model that does not fit the format; for parameters that are missing, left over, of a
+            wrong shape, or not finite in `dtype`; if the file exists or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path} must end in {SUFFIX}")
+    if root not in (ROOT, ""):
+        raise InputError(f"root must be {ROOT!r} or nothing, got {root!r}")
+    if path.exists():
+        raise CheckpointError(f"{path} exists already: choose another name, or remove it first")
+    if config.classifier:
+        raise CheckpointError(
+            "a classifier has no place in big_vision's npz: expected a SigLIP model or a tower of one"
+        )
+    for tower in (config.image, config.text):
+        if tower and tower.layer_norm_eps != LAYER_NORM_EPS:
+            raise CheckpointError(
+                f"layer_norm_eps is {tower.layer_norm_eps}, and big_vision's npz has no place for it: its models have "
+                f"{LAYER_NORM_EPS}"
+            )
+    shapes = _check_saving(path, config, params, dtype)
+    places = npz_layouts(config, BLOCKS if stacked else ())
+    if config.text and _is_identity(params):
+        places = {name: place for name, place in places.items() if not name.startswith("text.head.")}
+    uses = {f"{root}{key}": names for key, names in users(places).items()}
+
+    def array(name: str) -> NDArray[Any]:
+        return _stored_values(uses[name], places, shapes, params, _target_dtype(uses[name], params, dtype))
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_all(path.parent, {path.name: lambda temporary: write_npz(temporary, uses, array)})
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from None

@@ -18,6 +18,7 @@ from typing import Any
 from npsiglip.errors import CheckpointError
 
 LAYER_NORM_EPS = 1e-6
+GEMMA_VOCABULARY = 256_000
 FAMILIES = ("siglip", "siglip2")  # the first is also the type of SigLIP 2's models of one size
 
 
@@ -63,6 +64,11 @@ class TextConfig:
     vocab_size: int
     projection_dim: int
     layer_norm_eps: float = LAYER_NORM_EPS
+
+    @property
+    def is_siglip2(self) -> bool:
+        """Whether texts are SigLIP 2's, with Gemma's vocabulary."""
+        return self.vocab_size == GEMMA_VOCABULARY
 
 
 @dataclass(frozen=True)

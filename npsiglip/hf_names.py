@@ -11,15 +11,12 @@ With NaFlex the patch embedding is a linear layer, whose weight is [D, 3 P P].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from math import isqrt
-from typing import Any
-
-from numpy.typing import NDArray
 
 from npsiglip.config import SigLIPConfig
 from npsiglip.params import Shape, param_shapes
+from npsiglip.stored import Layout
 
 TOWERS = {"image": "vision_model", "text": "text_model"}
 
@@ -67,19 +64,6 @@ _MAP_THIRDS = {
 
 # Prefixes that training wrappers put before every key.
 _WRAPPERS = ("", "siglip.", "model.", "module.")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One of our parameters inside Hugging Face's tensor `key` of shape `shape`.
-
-    `view` takes that tensor (or an array of `shape` to fill) and returns a view of the parameter with our axes in
-    our order; reshaped to the parameter's shape it is the parameter.
-    """
-
-    key: str
-    shape: Shape
-    view: Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def hf_key(name: str) -> str:

@@ -17,6 +17,7 @@ from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
+from npsiglip.pixel_settings import BICUBIC, BILINEAR
 
 Images = Any  # a path, a PIL image, a uint8 array, a list of these, float32 pixels [N, 3, H, W], or a PatchBatch
 Texts = str | Sequence[str] | NDArray[np.integer]
@@ -152,7 +153,10 @@ def token_ids(texts: Texts, config: TextConfig, tokenizer: Any) -> NDArray[np.in
     seq_len, vocab_size = config.seq_len, config.vocab_size
     if not isinstance(texts, np.ndarray):
         if tokenizer is None:
-            raise InputError("this model has no tokenizer: pass token ids [N, L]")
+            raise InputError(
+                "this model has no tokenizer: pass token ids [N, L]; or, for an .npz, put the tokenizer's files beside "
+                "it (spiece.model of SigLIP, tokenizer.json of SigLIP 2)"
+            )
         ids: NDArray[np.int64] = tokenizer(texts)
     elif np.issubdtype(texts.dtype, np.integer) and texts.ndim == 2 and len(texts):
         ids = texts.astype(np.int64)
@@ -198,11 +202,11 @@ def text_batches(ids: NDArray[np.int64], mask: NDArray[np.bool_] | None, at_once
     return Inputs(n, ((part, (ids[part], None if mask is None else mask[part])) for part in parts))
 
 
-def default_processor(config: ImageConfig) -> ImageProcessor | NaflexProcessor:
-    """SigLIP's standard one for the model's size, or NaFlex's for its patches."""
+def default_processor(config: ImageConfig, resample: int = BICUBIC) -> ImageProcessor | NaflexProcessor:
+    """The standard one for the model's size, or NaFlex's for its patches; SigLIP resizes bicubic, SigLIP 2 bilinear."""
     if config.naflex:
         return NaflexProcessor(patch_size=config.patch_size, max_num_patches=config.seq_len)
-    return ImageProcessor(config.image_size, config.image_size)
+    return ImageProcessor(config.image_size, config.image_size, resample=resample)
 
 
 def folder_processor(folder: Any, config: ImageConfig) -> ImageProcessor | NaflexProcessor:
@@ -210,3 +214,26 @@ def folder_processor(folder: Any, config: ImageConfig) -> ImageProcessor | Nafle
     if config.naflex:
         return NaflexProcessor.from_folder(folder, config.patch_size)
     return ImageProcessor.from_folder(folder, config.image_size)
+
+
+def preprocessor_config(config: ImageConfig, resample: int) -> dict[str, Any]:
+    """The content of preprocessor_config.json that transformers and `folder_processor` read as `default_processor`."""
+    if config.naflex:
+        kind = "Siglip2"
+        size: dict[str, Any] = {"patch_size": config.patch_size, "max_num_patches": config.seq_len}
+        resample = BILINEAR
+    else:
+        kind, size = "Siglip", {"size": {"height": config.image_size, "width": config.image_size}}
+    return {
+        "image_processor_type": f"{kind}ImageProcessor",
+        "processor_class": f"{kind}Processor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        **size,
+        "resample": resample,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }

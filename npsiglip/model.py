@@ -38,10 +38,11 @@ from npsiglip.layers import DTYPES
 from npsiglip.naflex import NaflexProcessor
 from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
+from npsiglip.pixel_settings import BICUBIC, BILINEAR, has_settings
 from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer_base import BaseTokenizer
-from npsiglip.tokenizer_loader import load_tokenizer
+from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
 from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
@@ -141,10 +142,12 @@ class SigLIP:
     ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
+        Or load big_vision's `.npz`, with the same files for tokenizer and image processor beside it, if there are any.
+
         Args:
-            folder_or_name: the folder; "builtin" for the small model of drawn shapes that this package brings; or a
-                released model such as "google/siglip-base-patch16-224", or any OWNER/NAME of the Hugging Face Hub,
-                which is downloaded if it is not in the Hub's cache on this machine.
+            folder_or_name: the folder or the `.npz`; "builtin" for the small model of drawn shapes that this package
+                brings; or a released model such as "google/siglip-base-patch16-224", or any OWNER/NAME of the Hugging
+                Face Hub, which is downloaded if it is not in the Hub's cache on this machine.
             dtype: what linear layers compute in: "float32", "bfloat16" or "int8", whatever float type the weights
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
@@ -158,12 +161,14 @@ class SigLIP:
         if dtype is not None:
             check_dtype(dtype)
         checkpoint = Checkpoint.open(folder_or_name, revision)
-        config = checkpoint.config
+        config, folder = checkpoint.config, checkpoint.folder
         processor = tokenizer = None
-        if config.image:
-            processor = folder_processor(checkpoint.folder, config.image)
-        if config.text:
-            tokenizer = load_tokenizer(checkpoint.folder, config.text)
+        if config.image and checkpoint.is_npz and not has_settings(folder):
+            processor = default_processor(config.image, BILINEAR if config.text and config.text.is_siglip2 else BICUBIC)
+        elif config.image:
+            processor = folder_processor(folder, config.image)
+        if config.text and (has_tokenizer(folder) or not checkpoint.is_npz):
+            tokenizer = load_tokenizer(folder, config.text)
         return cls(config, checkpoint, processor, tokenizer, threads, dtype)
 
     def encode_image(

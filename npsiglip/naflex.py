@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import to_rgb
-from npsiglip.pixel_settings import PixelSettings, common_options, is_count, named_images, read_config
+from npsiglip.pixel_settings import BILINEAR, PixelSettings, common_options, is_count, named_images, read_config
 
 _PROCESSOR_TYPES = ("Siglip2ImageProcessor", "Siglip2ImageProcessorFast", "Siglip2ImageProcessorPil")
 _KEYS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
@@ -77,7 +77,7 @@ class NaflexProcessor(PixelSettings):
 
     patch_size: int = 16
     max_num_patches: int = 256
-    resample: int = field(default=2, kw_only=True)
+    resample: int = field(default=BILINEAR, kw_only=True)
 
     def __post_init__(self) -> None:
         for key in ("patch_size", "max_num_patches"):

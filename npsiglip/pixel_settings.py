@@ -21,6 +21,7 @@ from npsiglip.image_decode import flatten_images
 
 # PIL.Image.Resampling, by number as preprocessor_config.json writes it
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+BILINEAR, BICUBIC = 2, 3
 _UNSUPPORTED_STEPS = ("do_center_crop", "do_pad", "input_data_format")
 _SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
 
@@ -43,7 +44,7 @@ class PixelSettings:
         CheckpointError: settings of other types, and those that no pixel survives.
     """
 
-    resample: int = 3
+    resample: int = BICUBIC
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     rescale_factor: float = 1 / 255
@@ -102,11 +103,19 @@ def named_images(images: Any, first: int | None) -> list[tuple[str, Any]]:
     return [(f"images[{n}]", image) for n, image in enumerate(flat, first)]
 
 
+FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def has_settings(folder: Path) -> bool:
+    """Whether a folder says anything of its image processor."""
+    return any((folder / name).exists() for name in FILES)
+
+
 def read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
     """Where the image processor's settings are, and the settings; a folder without any is given empty ones."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a model folder in Hugging Face's format")
-    for path in (folder / "processor_config.json", folder / "preprocessor_config.json"):
+    for path in (folder / name for name in FILES):
         if not path.exists():
             continue
         try:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.params import Params, Shape, param_shapes
-from npsiglip.safetensors_files import Spec
+from npsiglip.stored import Spec
 
 MARKER = "quantization_config"  # the entry in config.json; without a `quant_method` transformers refuses the folder
 LIBRARY = "npsiglip"

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,17 +26,12 @@ from npsiglip.image_tower import Classifier, ImageTower
 from npsiglip.inputs import folder_processor
 from npsiglip.kernels.jit import RUN_LOCK
 from npsiglip.layers import Linear
+from npsiglip.model_files import check_target, copies
 from npsiglip.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.safetensors_files import SINGLE, json_writer, write_tensors
 from npsiglip.text_tower import TextTower
-from npsiglip.tokenizer_loader import VOCABULARIES, load_tokenizer
+from npsiglip.tokenizer_loader import load_tokenizer
 
-WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.npz")
-COPIED = (
-    *VOCABULARIES,
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("preprocessor_config.json", "processor_config.json"),
-)
 ROWS = 1024  # of the table at once
 
 Say = Callable[[str, int, int], None]
@@ -49,18 +42,6 @@ class Sizes(NamedTuple):
 
     before: int
     after: int
-
-
-def _check_target(source: Path, target: Path) -> None:
-    """Refuse a folder that is, or could be taken for, another model."""
-    if target.exists() and target.samefile(source):
-        raise CheckpointError(f"{target} is the model itself, which stays as it is: choose another folder to write to")
-    found = [path.name for pattern in WEIGHTS for path in sorted(target.glob(pattern))] if target.is_dir() else []
-    if found:
-        raise CheckpointError(
-            f"{target} already holds a model ({', '.join(found[:3])}): choose another folder, or remove that model "
-            "first"
-        )
 
 
 class _Tensors:
@@ -134,6 +115,8 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
     """
     checkpoint, folder = Checkpoint.open(model), Path(folder)
     source, config = checkpoint.folder, checkpoint.config
+    if checkpoint.is_npz:
+        raise CheckpointError(f"{checkpoint.source} has to become a folder first: npsiglip convert {model} FOLDER")
     if checkpoint.quantized:
         raise CheckpointError(f"{source} is quantised already: expected the original model, in a float type")
     if config.image:
@@ -143,14 +126,13 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
     content = json.loads((source / "config.json").read_text(encoding="utf-8"))
     created = False
     try:
-        _check_target(source, folder)
+        check_target(source, folder)
         created = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         tensors = _Tensors(checkpoint, say)
-        copies = {name: partial(shutil.copyfile, source / name) for name in COPIED if (source / name).exists()}
         weights = {SINGLE: lambda path: write_tensors(path, tensors.specs, tensors)}
         last = {"config.json": json_writer(content | {MARKER: marker(__version__)})}
-        write_all(folder, copies | weights | last)
+        write_all(folder, copies(source) | weights | last)
     except BaseException as error:
         if created:
             with contextlib.suppress(OSError):

@@ -16,11 +16,9 @@ import json
 import mmap
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -28,68 +26,12 @@ from safetensors.numpy import save_file
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import CheckpointError
-from npsiglip.params import Shape
+from npsiglip.stored import TYPES, MappedTensor, Spec
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-# The format's names of the float types, and NumPy's; always little-endian.
-FLOATS: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-TYPES: dict[str, np.dtype[Any]] = FLOATS | {"I8": np.dtype("i1"), "I32": np.dtype("<i4")}
-
-ALIGNMENT = 4  # bytes: compiled code reads smaller elements, too, in lanes of this size
 START = 64  # bytes, a cache line: where data begin in files written tensor by tensor
-
-
-class Spec(NamedTuple):
-    """A tensor's type, by the format's name (`F32`), and its shape."""
-
-    dtype: str
-    shape: Shape
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in a file."""
-        return int(np.prod(self.shape, dtype=np.int64)) * TYPES[self.dtype].itemsize
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a file as its header describes it; nothing is read before `array`.
-
-    `dtype` is the format's name (`F32`), `offset` the first byte in the file.
-    """
-
-    path: Path
-    dtype: str
-    shape: Shape
-    offset: int
-    memory: mmap.mmap
-
-    def array(self) -> NDArray[Any]:
-        """The values: a read-only view of the mapped file, or a copy where the file does not align them."""
-        count = int(np.prod(self.shape, dtype=np.int64))
-        values = np.frombuffer(self.memory, TYPES[self.dtype], count, self.offset).reshape(self.shape)
-        if not values.flags.aligned or values.ctypes.data % ALIGNMENT:  # compiled code wants aligned loads
-            values = values.copy()
-            values.flags.writeable = False
-        return values
-
-    def release(self) -> None:
-        """Let the memory go that the values were read into, where the system can; it is read again when touched.
-
-        Pages that hold other tensors, too, stay.
-        """
-        page = mmap.PAGESIZE
-        first = -(-self.offset // page) * page
-        end = (self.offset + Spec(self.dtype, self.shape).nbytes) // page * page
-        if end > first and hasattr(mmap, "MADV_DONTNEED"):
-            self.memory.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,7 +73,7 @@ def _check_format(path: Path) -> None:
         raise CheckpointError(f"{path} {_damage(path, size)} (safetensors: {error})") from None
 
 
-def open_file(path: Path) -> dict[str, StoredTensor]:
+def open_file(path: Path) -> dict[str, MappedTensor]:
     """Name -> tensor of one safetensors file, from its header alone.
 
     Raises:
@@ -151,7 +93,7 @@ def open_file(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path} has a damaged header: {error}; download it again") from None
     header.pop("__metadata__", None)
     return {
-        name: StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0], memory)
+        name: MappedTensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0], memory)
         for name, entry in header.items()
     }
 
@@ -185,14 +127,14 @@ def shards_of(index: Path) -> list[str]:
     return sorted(set(_read_index(index).values()))
 
 
-def _open_sharded(index: Path) -> dict[str, StoredTensor]:
+def _open_sharded(index: Path) -> dict[str, MappedTensor]:
     weight_map, shards = _read_index(index), shards_of(index)
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise CheckpointError(
             f"{index} names {len(shards)} files, but {index.parent} lacks {_names(missing)}: download what is missing"
         )
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, MappedTensor] = {}
     for shard in shards:
         for name, tensor in open_file(index.parent / shard).items():
             if name in tensors:
@@ -213,7 +155,7 @@ def _open_sharded(index: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def open_folder(folder: Path) -> dict[str, StoredTensor]:
+def open_folder(folder: Path) -> dict[str, MappedTensor]:
     """Name -> tensor of a model folder: model.safetensors or, without it, the files of its index.
 
     Raises:
@@ -286,6 +228,7 @@ def write_folder(
     sizes: Mapping[str, int],
     tensor: Callable[[str], NDArray[Any]],
     max_shard_bytes: int | None,
+    others: Mapping[str, Callable[[Path], object]],
 ) -> None:
     """Write config.json and the weights, in one file or, above `max_shard_bytes`, several with an index.
 
@@ -295,6 +238,7 @@ def write_folder(
         sizes: name -> bytes of each tensor.
         tensor: name -> the values; one file's tensors are in memory at a time.
         max_shard_bytes: of tensors in one file, or None for one file whatever its size.
+        others: further files, see `write_all`; they are written first.
 
     Raises:
         CheckpointError: if the folder cannot be written, or holds weights in the other form (one file, several
@@ -313,7 +257,7 @@ def write_folder(
         # transformers 4 refuses files without the entry "format"
         return lambda path: save_file({name: tensor(name) for name in names}, path, metadata={"format": "pt"})
 
-    writers = {"config.json": json_writer(config)}
+    writers = {**others, "config.json": json_writer(config)}
     writers |= {file: weights_writer(names) for file, names in files.items()}
     if len(groups) > 1:
         writers[INDEX] = json_writer(index)

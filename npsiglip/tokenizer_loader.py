@@ -15,11 +15,17 @@ from npsiglip.tokenizer_siglip2 import Siglip2Tokenizer
 VOCABULARIES = (MODEL_FILE, tokenizer_siglip2.JSON_FILE, tokenizer_siglip2.MODEL_FILE)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a vocabulary in a folder."""
+    return any((folder / name).exists() for name in VOCABULARIES)
+
+
 def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> Tokenizer | Siglip2Tokenizer:
     """The tokenizer of a checkpoint folder.
 
-    SigLIP 2's if tokenizer_config.json names its class, or else by the vocabulary that is there: spiece.model is
-    SigLIP's. model_type does not tell: SigLIP 2's models of one size call themselves "siglip".
+    SigLIP 2's if tokenizer_config.json names its class or the model has as many tokens as Gemma, or else by the
+    vocabulary that is there: spiece.model is SigLIP's. model_type does not tell: SigLIP 2's models of one size call
+    themselves "siglip".
 
     Args:
         folder: in Hugging Face's format.
@@ -35,8 +41,10 @@ def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> Tokeni
             f"{folder} has no tokenizer: {MODEL_FILE} does not exist, nor does {tokenizer_siglip2.JSON_FILE} of SigLIP "
             "2: check the folder, or download the file of the checkpoint into it"
         )
-    siglip2 = MODEL_FILE not in found or read_json(folder / CONFIG_FILE).get("tokenizer_class") in (
-        tokenizer_siglip2.CLASSES
+    siglip2 = (
+        MODEL_FILE not in found
+        or config.is_siglip2
+        or read_json(folder / CONFIG_FILE).get("tokenizer_class") in tokenizer_siglip2.CLASSES
     )
     kind: type[Tokenizer | Siglip2Tokenizer] = Siglip2Tokenizer if siglip2 else Tokenizer
     tokenizer = kind.from_folder(folder, config.seq_len)

@@ -57,8 +57,17 @@ def layer(name):
     packages = {"reference": 0, "kernels": 1, "world": 2, "train": 7, "bench": 7, "verify": 7, "cli": 8}
     if len(parts) > 1 and parts[1] in packages:
         return packages[parts[1]]
-    above = {"quantized": 3, "layers": 4, "checkpoint": 4, "engine": 5, "loss": 5, "model": 6, "quantizer": 6}
-    above |= {"image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3}
+    above = {
+        "quantized": 3,
+        "layers": 4,
+        "checkpoint": 4,
+        "engine": 5,
+        "loss": 5,
+        "model": 6,
+        "quantizer": 6,
+        "converter": 6,
+    }
+    above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3}
     return 9 if parts[-1] == "__main__" else above.get(parts[-1], 2)
 
 

@@ -25,7 +25,8 @@ from npsiglip.kernels.pack import panels_shape
 from npsiglip.params import random_params
 from npsiglip.quantized import gather_rows, quantize_table, quantized_specs
 from npsiglip.quantizer import quantize_folder
-from npsiglip.safetensors_files import Spec, open_file, write_tensors
+from npsiglip.safetensors_files import open_file, write_tensors
+from npsiglip.stored import Spec
 
 # No size is a multiple of a panel's 16 columns or of a step's 4 numbers.
 IMAGE = ImageConfig(width=42, depth=2, num_heads=3, mlp_dim=53, image_size=20, patch_size=5)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__
-from npsiglip.cli import bench, classify, embed, models, quantize, train, verify, world
+from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, world
 from npsiglip.cli.console import messages
 
 
@@ -53,6 +53,7 @@ for _command in (
     embed.embed,
     models.models,
     quantize.quantize,
+    convert.convert,
     train.train,
     verify.verify,
     bench.bench,

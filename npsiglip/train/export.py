@@ -19,7 +19,9 @@ from npsiglip.atomic import write_all
 from npsiglip.checkpoint import save_folder
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
+from npsiglip.inputs import preprocessor_config
 from npsiglip.params import Params
+from npsiglip.pixel_settings import BICUBIC
 from npsiglip.safetensors_files import SINGLE, json_writer
 from npsiglip.tokenizer import MODEL_FILE
 from npsiglip.tokenizer_base import CONFIG_FILE
@@ -42,23 +44,6 @@ def tokenizer_config(seq_len: int) -> dict[str, Any]:
         "clean_up_tokenization_spaces": True,
         "sp_model_kwargs": {},
         **SPECIAL,
-    }
-
-
-def preprocessor_config(image_size: int) -> dict[str, Any]:
-    """The content of preprocessor_config.json."""
-    return {
-        "image_processor_type": "SiglipImageProcessor",
-        "processor_class": "SiglipProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": image_size, "width": image_size},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
     }
 
 
@@ -90,7 +75,7 @@ def export_model(
         MODEL_FILE: partial(shutil.copyfile, tokenizer_file),
         CONFIG_FILE: json_writer(tokenizer_config(config.text.seq_len)),
         "special_tokens_map.json": json_writer(SPECIAL),
-        "preprocessor_config.json": json_writer(preprocessor_config(config.image.image_size)),
+        "preprocessor_config.json": json_writer(preprocessor_config(config.image, BICUBIC)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def test_one_block_of_each_tower(name, folder):
     config = variant(name)
     config = replace(config, image=replace(config.image, depth=1), text=replace(config.text, depth=1))
     assert family.make(config, folder) == count_params(config)
-    given = (folder, *family.inputs(config))
+    given = (folder, *family.inputs(config, texts=8))
     true = family.truth(*given)
 
     doubled = patch.object(Siglip2VisionEmbeddings, "resize_positional_embeddings", staticmethod(in_double))

@@ -1,0 +1,91 @@
+"""`npsiglip convert`: big_vision's npz to a folder in Hugging Face's format, and back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npsiglip.cli.console import Activity, find_model, note, warn
+
+
+class BlocksLayout(StrEnum):
+    """How an npz holds the blocks of a tower."""
+
+    blocks = "blocks"
+    stacked = "stacked"
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="An .npz of big_vision; or a folder or name of a model.", show_default=False),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="A folder that holds no model; or the name of a new .npz.", show_default=False
+        ),
+    ],
+    layout: Annotated[
+        BlocksLayout,
+        typer.Option("--layout", help="Of an .npz: blocks one by one, or all of a tower stacked in one tensor."),
+    ] = BlocksLayout.blocks,
+    bare: Annotated[bool, typer.Option("--bare", help='Of an .npz: names without "params/" before them.')] = False,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Of a folder: where the tokenizer's files are, which an .npz does not have.",
+            show_default="beside IN",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of a folder: pixels along a side of an image.",
+            show_default="patches x their size, or what the released model of these shapes has",
+        ),
+    ] = None,
+) -> None:
+    """Convert a model between big_vision's npz and Hugging Face's folders, both ways, without loss.
+
+    What was written is read again and compared with the original, tensor by tensor, bit for bit.
+    """
+    path = find_model(source)
+    with Activity() as activity:
+        from npsiglip.checkpoint import Checkpoint
+        from npsiglip.converter import convert as convert_model
+        from npsiglip.npz_config import released
+        from npsiglip.npz_names import ROOT
+        from npsiglip.params import count_params
+        from npsiglip.tokenizer_loader import has_tokenizer
+
+        result = convert_model(
+            path,
+            target,
+            layout is BlocksLayout.stacked,
+            "" if bare else ROOT,
+            tokenizer,
+            image_size,
+            lambda what: activity.say(f"{what.capitalize()} {target}"),
+        )
+    dtypes = sorted({str(result.dtype_of(name)) for name in result})
+    known = released(result.config)
+    note(
+        f"{target}: {count_params(result.config) / 1e6:,.1f} M parameters in {', '.join(dtypes)}, bit for bit those of "
+        f"{source}" + (f"; the shapes are those of {known.name}" if known else "")
+    )
+    original = Checkpoint.open(path).config.image
+    came = result.config.image
+    if original and came and original != came and image_size is None:
+        warn(
+            f"an .npz does not tell that images have {original.image_size} pixels along a side: for whoever reads it "
+            f"they have {came.image_size}"
+        )
+    if result.config.text and not result.is_npz and not has_tokenizer(target):
+        files = "tokenizer.json and tokenizer_config.json" if result.config.text.is_siglip2 else "spiece.model"
+        warn(f"{target} has no tokenizer: put {files} of the model into it, or convert again with --tokenizer FOLDER")

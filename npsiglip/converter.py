@@ -1,0 +1,150 @@
+"""From big_vision's npz to a folder in Hugging Face's format, and back: the same numbers in another order.
+
+Source: docs/formats.md has both formats and what the mapping is held to.
+
+Leaves out: what an npz cannot tell (tokenizer, classes), which has to come from elsewhere or is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
+from npsiglip.config import SigLIPConfig
+from npsiglip.errors import CheckpointError, InputError
+from npsiglip.inputs import folder_processor, preprocessor_config
+from npsiglip.model_files import TOKENIZER, check_target, copies
+from npsiglip.npz_files import SUFFIX
+from npsiglip.npz_names import ROOT
+from npsiglip.pixel_settings import BICUBIC, BILINEAR, FILES, has_settings
+from npsiglip.safetensors_files import json_writer
+from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
+
+CHECKED_ROWS = 1 << 16  # of a table at once
+
+Say = Callable[[str], None]
+
+
+def _forget(text: str) -> None:
+    pass
+
+
+def check_equal(first: Checkpoint, second: Checkpoint) -> None:
+    """Compare all parameters of two checkpoints, bit for bit; in types that hold the same values.
+
+    Raises:
+        CheckpointError: naming the first that differs.
+    """
+    names = [name for name in first if name not in second] + [name for name in second if name not in first]
+    for name in names or first:
+        equal = not names and first[name].shape == second[name].shape
+        parts = range(0, max(1, len(first[name]) if first[name].ndim else 1), CHECKED_ROWS) if equal else ()
+        for start in parts:
+            rows = slice(start, start + CHECKED_ROWS) if first[name].ndim else ()
+            a, b = (np.asarray(c[name][rows]) for c in (first, second))
+            kind = np.result_type(a, b)
+            equal = equal and np.array_equal(_bits(a.astype(kind)), _bits(b.astype(kind)))
+        if not equal:
+            raise CheckpointError(f"{name} of {second.source} is not that of {first.source}: the disk or memory is bad")
+        for checkpoint in (first, second):
+            checkpoint.release(name)
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    return values.view(f"u{values.itemsize}")
+
+
+def _with_image_size(config: SigLIPConfig, image_size: int | None) -> SigLIPConfig:
+    if image_size is None:
+        return config
+    image = config.image
+    if image is None or image.naflex or image_size // image.patch_size != image.grid_size:
+        grid = f"{image.grid_size} patches of {image.patch_size} along a side" if image else "no image tower"
+        raise InputError(f"image_size {image_size} does not fit: the model has {grid}")
+    return replace(config, image=replace(image, image_size=image_size))
+
+
+def _folder_files(folder: Path, config: SigLIPConfig, tokenizer: Path) -> dict[str, Callable[[Path], object]]:
+    """What a folder has beside configuration and weights, from the folder of the npz or as is usual."""
+    files = copies(tokenizer, TOKENIZER)
+    if config.text and has_tokenizer(tokenizer):
+        load_tokenizer(tokenizer, config.text)  # or the new folder could not be loaded either
+    if config.image and has_settings(folder):
+        folder_processor(folder, config.image)
+        files |= copies(folder, FILES)
+    elif config.image:
+        siglip2 = bool(config.text and config.text.is_siglip2)
+        content = preprocessor_config(config.image, BILINEAR if siglip2 else BICUBIC)
+        files["preprocessor_config.json"] = json_writer(content)
+    return files
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    stacked: bool = False,
+    root: str = ROOT,
+    tokenizer: str | Path | None = None,
+    image_size: int | None = None,
+    say: Say = _forget,
+) -> Checkpoint:
+    """Write a model in the other format, read it again, and compare all parameters.
+
+    Args:
+        source: an .npz; or a folder in Hugging Face's format, or a name of one, see `Checkpoint.open`.
+        target: a folder that holds no model, for an .npz; or an .npz, which must not exist.
+        stacked: for an .npz: all blocks of a tower in one tensor.
+        root: for an .npz: what its names begin with.
+        tokenizer: for a folder: where the tokenizer's files are; None: beside the .npz.
+        image_size: for a folder: pixels along a side of an image, which an .npz tells only up to a patch.
+        say: told what is done next.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: for an unknown root; a tokenizer or an image size for an npz, or a size of another grid.
+        CheckpointError: the model cannot be used, or has what the other format cannot hold; the target exists or cannot
+            be written; or another came out, which is removed.
+    """
+    target, checkpoint = Path(target), Checkpoint.open(source)
+    if checkpoint.quantized:
+        raise CheckpointError(f"{checkpoint.source} is quantised: expected the original model, in a float type")
+    to_npz = target.suffix == SUFFIX
+    if not to_npz and not checkpoint.is_npz:
+        raise CheckpointError(
+            f"{checkpoint.source} is a folder in Hugging Face's format already: name an {SUFFIX} to write to"
+        )
+    if to_npz and (tokenizer is not None or image_size is not None):
+        raise InputError(f"a {'tokenizer' if tokenizer is not None else 'size'} has no place in {target}: leave it out")
+    say("writing")
+    if to_npz:
+        save_npz(target, checkpoint.config, checkpoint, stacked=stacked, root=root)
+        written = [target]
+    else:
+        check_target(checkpoint.source, target)
+        config = _with_image_size(checkpoint.config, image_size)
+        others = _folder_files(checkpoint.folder, config, Path(tokenizer or checkpoint.folder))
+        new = not target.exists()
+        try:
+            save_folder(target, config, checkpoint, dtype=None, others=others)
+        except BaseException:
+            if new:
+                with contextlib.suppress(OSError):
+                    target.rmdir()
+            raise
+        written = [target / "config.json", *target.glob("*.safetensors")]
+    say("comparing")
+    try:
+        result = Checkpoint.open(target)
+        check_equal(checkpoint, result)
+    except BaseException:
+        for path in written:
+            path.unlink()
+        raise
+    return result
