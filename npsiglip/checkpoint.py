@@ -26,7 +26,8 @@ from npsiglip.atomic import write_all
 from npsiglip.config import LAYER_NORM_EPS, SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hf_names import bare_prefix, layouts
-from npsiglip.hub import hint, model_folder
+from npsiglip.hub import model_folder
+from npsiglip.hub_cache import hint
 from npsiglip.matching import (
     Entries,
     check_names,
@@ -74,7 +75,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
     The names and shapes are those of `npsiglip.params.param_shapes(config)`, in its order; the values have the type
     they are stored in: float32, float16, bfloat16 (of ml_dtypes) or float64. They are read-only views of the mapped
     files, so linear weights [in, out] are transposed views of a folder's [out, in]; only `image.patch_embed.w` of a
-    folder, and what a file does not align, are copies (but for the table of tokens, of which a text reads a few rows).
+    folder, and what a file does not align, are copies.
 
     A quantised folder has other tensors, those of `npsiglip.quantized.quantized_specs(config)`.
 
@@ -151,11 +152,26 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
             KeyError: for a name that the model does not have.
             CheckpointError: if a value is NaN or infinite.
         """
+        values = self._checked(name)
+        if not is_aligned(values):  # compiled code wants aligned loads
+            values = values.copy(order="K")
+        values.flags.writeable = False
+        return values
+
+    def rows(self, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Rows of parameter `name`, a copy of these alone, also where a file does not align them.
+
+        Raises:
+            CheckpointError: if a value of any row is NaN or infinite.
+        """
+        found: NDArray[Any] = self._checked(name)[rows]
+        return found
+
+    def _checked(self, name: str) -> NDArray[Any]:
+        """The values as they lie in the file, once they were found finite."""
         place, stored = self._entries[name]
         view = place.view(stored.array().reshape(place.shape))
         values = view.reshape(self._shapes[name])
-        if name != TABLE and not is_aligned(values):  # compiled code wants aligned loads
-            values = values.copy(order="K")
         if name not in self._known_finite and stored.dtype in FLOATS:
             if not all_finite(values):
                 raise CheckpointError(
@@ -166,7 +182,6 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
             self._known_finite.add(name)
             if name == TABLE:
                 stored.release()  # a text reads a few of its rows
-        values.flags.writeable = False
         return values
 
     def dtype_of(self, name: str) -> np.dtype[Any]:

@@ -25,7 +25,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, NpsiglipError
-from npsiglip.hub import CONFIG, MAIN, Say, cache_folder, files_of, hint, not_here, repository_folder
+from npsiglip.hub_cache import CONFIG, MAIN, Say, cache_folder, files_of, hint, not_here, repository_folder
 from npsiglip.safetensors_files import INDEX, shards_of
 
 TIMEOUT: Final = 10.0  # seconds until the Hub must have answered

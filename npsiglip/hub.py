@@ -1,41 +1,20 @@
 """From a name to the folder of a model: "builtin", a path, or a repository of the Hugging Face Hub.
 
-A repository's files are looked for in the Hub's cache on this machine, which other programs share: without network, and
-without the huggingface_hub package, which is imported when something has to be downloaded (`npsiglip.download`).
+A repository's files are looked for in the Hub's cache on this machine (`npsiglip.hub_cache`); `npsiglip.download`, and
+with it the huggingface_hub package, is imported when something is missing there.
 
-Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache for the layout of the cache,
-`models--OWNER--NAME/{refs,snapshots,blobs}`, and the page on environment variables for where it is.
-
-Leaves out: files in other formats than safetensors.
+Leaves out: what is in the files.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from npsiglip.config import SigLIPConfig
-from npsiglip.errors import CheckpointError, InputError
-from npsiglip.safetensors_files import INDEX, SINGLE, shards_of
-from npsiglip.variants import OWNER, VARIANTS, nearest
+from npsiglip.errors import InputError
+from npsiglip.hub_cache import MAIN, Say, cached_snapshot, find_repository, is_offline, missing_files, not_here
 
 BUILTIN: Final = "builtin"
-MAIN = "main"
-
-CONFIG = "config.json"
-WEIGHTS = (SINGLE, INDEX)  # the first that there is; so with the following
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-TOKENIZERS = ("spiece.model", "tokenizer.json", "tokenizer.model")
-TOKENIZER_CONFIG = "tokenizer_config.json"
-OPTIONAL = (*PROCESSORS, "special_tokens_map.json", "added_tokens.json")  # small, and read where they are
-
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.npz)", re.ASCII)
-_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
-
-Say = Callable[[str], None]
 
 
 def _forget(text: str) -> None:
@@ -47,103 +26,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # too long a name, or no name at all
         return False
-
-
-def cache_folder() -> Path:
-    """Where the Hub's files are on this machine, by the same variables as in huggingface_hub."""
-    env = os.environ
-    home = env.get("HF_HOME") or os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")  # noqa: PTH118
-    place = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")  # noqa: PTH118
-    return Path(os.path.expandvars(place)).expanduser()
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids to ask the Hub."""
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
-
-
-def repository_folder(repo: str) -> Path:
-    """The folder of OWNER/NAME in the cache, whether it is there or not."""
-    return cache_folder() / f"models--{repo.replace('/', '--')}"
-
-
-def cached_snapshot(repo: str, revision: str = MAIN) -> Path | None:
-    """The folder of a revision's files in the cache, if there is one; files may lack in it.
-
-    Args:
-        repo: OWNER/NAME.
-        revision: a branch or a tag, as it was when it was last asked for; or a commit's hash.
-    """
-    folder = repository_folder(repo)
-    try:
-        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError:
-        commit = revision
-    snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
-
-
-def files_of(config: SigLIPConfig, has: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """What is read of a model's files, of those that it `has`; and what it lacks. Without the shards of an index."""
-    needed: list[tuple[str, ...]] = [(CONFIG,), WEIGHTS]
-    if config.image:
-        needed.append(PROCESSORS)
-    if config.text:
-        needed += [TOKENIZERS, (TOKENIZER_CONFIG,)]
-    found = [next(filter(has, names), "") for names in needed]
-    lacking = [" or ".join(names) for names, name in zip(needed, found, strict=True) if not name]
-    return list(dict.fromkeys([name for name in [*found, *OPTIONAL] if name and has(name)])), lacking
-
-
-def missing_files(folder: Path) -> list[str]:
-    """What a model folder lacks to be used.
-
-    Raises:
-        CheckpointError: its config.json or the index of its weights cannot be read.
-    """
-    if not (folder / CONFIG).is_file():
-        return [CONFIG]
-    names, missing = files_of(SigLIPConfig.from_folder(folder), lambda name: (folder / name).is_file())
-    if INDEX in names:
-        missing += [name for name in shards_of(folder / INDEX) if not (folder / name).is_file()]
-    return missing
-
-
-def hint(repo: str) -> str:
-    """For a message about a repository: which released ones are spelt like it, unless it is one."""
-    return "" if repo.removeprefix(f"{OWNER}/") in VARIANTS else nearest(repo)
-
-
-def not_here(repo: str, revision: str | None, reason: str) -> CheckpointError:
-    """The error that a model is not on this machine, and cannot be fetched for this reason."""
-    snapshot = cached_snapshot(repo, revision or MAIN)
-    missing = missing_files(snapshot) if snapshot else ["all of its files"]
-    name = f"{repo}@{revision}" if revision else repo
-    return CheckpointError(
-        f"{name} is not on this machine: {', '.join(missing)} missing in {snapshot or repository_folder(repo)}, and "
-        f"there is no folder of this name in {Path.cwd()}; it cannot be downloaded: {reason}\n"
-        f"{hint(repo)}fetch it when the Hub can be reached: npsiglip models --fetch {name}"
-    )
-
-
-def find_repository(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
-    """OWNER/NAME and revision, if this names a repository: OWNER/NAME or a released model's name, also NAME@REVISION.
-
-    Raises:
-        InputError: two revisions, or what cannot be one.
-    """
-    name, at, pinned = name.partition("@")
-    if name in VARIANTS:
-        name = f"{OWNER}/{name}"
-    if not _REPOSITORY.fullmatch(name):
-        return None
-    if at and revision is not None:
-        raise InputError(f"{name}@{pinned} names a revision, and another was given, {revision!r}: give one of them")
-    revision = pinned if at else revision
-    if revision is not None and not _REVISION.fullmatch(revision):
-        raise InputError(f"revision must be a branch, a tag or a commit's hash, got {revision!r}")
-    return name, revision
 
 
 def model_folder(folder_or_name: str | Path, revision: str | None = None, say: Say = _forget) -> Path:

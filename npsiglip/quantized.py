@@ -132,9 +132,10 @@ def gather_rows(params: Params, name: str, ids: NDArray[np.integer], dtype: str)
     """Rows of the table `name` as a model of `dtype` sees them, float32 [*ids.shape, D]; the table stays as stored."""
     if f"{name}.q" in params:
         q, scale = params[f"{name}.q"][ids], params[f"{name}.scale"][ids]
-    elif dtype == "int8":
-        q, scale = quantize_table(params[name][ids])
     else:
-        return np.asarray(params[name][ids], np.float32)
+        found = params.rows(name, ids) if hasattr(params, "rows") else params[name][ids]
+        if dtype != "int8":
+            return np.asarray(found, np.float32)
+        q, scale = quantize_table(found)
     rows: NDArray[np.float32] = np.multiply(q, scale[..., None], dtype=np.float32)
     return rows

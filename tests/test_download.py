@@ -20,7 +20,8 @@ from npsiglip.checkpoint import Checkpoint, save_folder
 from npsiglip.cli import app, console
 from npsiglip.errors import CheckpointError
 from npsiglip.footprint import packed_bytes
-from npsiglip.hub import cached_snapshot, model_folder, repository_folder
+from npsiglip.hub import model_folder
+from npsiglip.hub_cache import cached_snapshot, repository_folder
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
 
@@ -239,7 +240,7 @@ REFUSED = {
     "no Hub": (
         lambda hub: os.environ.update(HF_ENDPOINT="http://127.0.0.1:9"),
         REPO,
-        ["ConnectError", "all of its files"],
+        ["ConnectError", "config.json, model.safetensors or "],
     ),
     "not the Hub": (lambda hub: os.environ.update(HF_ENDPOINT=f"{hub.url}/x"), REPO, ["404"]),
 }

@@ -32,7 +32,7 @@ def _size(size: float) -> str:
 def _here(repo: str) -> str:
     """Whether a repository's files are in the cache."""
     from npsiglip.errors import CheckpointError
-    from npsiglip.hub import cached_snapshot, missing_files, repository_folder
+    from npsiglip.hub_cache import cached_snapshot, missing_files, repository_folder
 
     snapshot = cached_snapshot(repo)
     try:
@@ -47,7 +47,7 @@ def _others() -> Iterator[tuple[str, SigLIPConfig]]:
     """Further SigLIP models in the cache."""
     from npsiglip.config import SigLIPConfig
     from npsiglip.errors import CheckpointError
-    from npsiglip.hub import cache_folder, cached_snapshot
+    from npsiglip.hub_cache import cache_folder, cached_snapshot
     from npsiglip.variants import VARIANTS
 
     released = {variant.repo for variant in VARIANTS.values()}
@@ -105,13 +105,15 @@ def models(
 
     They are Hugging Face's repositories google/NAME; the licence of their weights is stated there.
     """
-    from npsiglip import hub
+    from npsiglip import hub, hub_cache
     from npsiglip.errors import InputError
 
     if fetch is not None:
-        found = hub.find_repository(fetch)
+        found = hub_cache.find_repository(fetch)
         if found is None:
-            raise InputError(f"{quoted(fetch)} is no OWNER/NAME and no released model: {hub.hint(fetch)}see the list")
+            raise InputError(
+                f"{quoted(fetch)} is no OWNER/NAME and no released model: {hub_cache.hint(fetch)}see the list"
+            )
         folder = hub.fetch(*found, note)
         with results():
             out().print(str(folder))
@@ -120,4 +122,4 @@ def models(
     with results():
         out().print(table())
         out().print()
-        out().print(NOTES.format(cache=hub.cache_folder()))
+        out().print(NOTES.format(cache=hub_cache.cache_folder()))

@@ -1,7 +1,8 @@
 """What Hugging Face published of the released checkpoints: logits, probabilities, token ids, and of which inputs.
 
 Sources, all in transformers' repository: `src/transformers/models/siglip/convert_siglip_to_hf.py`, which compares its
-conversions with what big_vision itself gave for the same pixels; `tests/models/siglip/test_modeling_siglip.py`,
+conversions with what big_vision itself gave for the same pixels; `src/transformers/models/siglip2/
+convert_siglip2_to_hf.py`; `tests/models/siglip/test_modeling_siglip.py`,
 `tests/models/siglip/test_tokenization_siglip.py`, `tests/models/siglip2/test_modeling_siglip2.py`. Tolerances are
 theirs.
 
@@ -10,6 +11,7 @@ Leaves out: accuracies on data sets, which big_vision's and SigLIP 2's pages rep
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +22,7 @@ _CONVERSION = "src/transformers/models/siglip/convert_siglip_to_hf.py"
 _MODEL = "tests/models/siglip/test_modeling_siglip.py"
 _TOKENIZER = "tests/models/siglip/test_tokenization_siglip.py"
 _NAFLEX = "tests/models/siglip2/test_modeling_siglip2.py"
+_NAFLEX_CONVERSION = "src/transformers/models/siglip2/convert_siglip2_to_hf.py"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ def _cats(what: Literal["logits", "probabilities"], *expected: float) -> Case:
     return Case("siglip-base-patch16-224", what, "cats", texts, (expected,), 1e-3, 1e-3, _MODEL)
 
 
+def _circles(model: str, texts: Mapping[str, tuple[float, ...]], source: str) -> Case:
+    """torch.testing.assert_close(..., atol=1e-3, rtol=1e-3)."""
+    return Case(model, "logits", "circles", tuple(texts), tuple(zip(*texts.values(), strict=True)), 1e-3, 1e-3, source)
+
+
 # fmt: off
 _LAPTOP = (
     262, 266, 1357, 267, 262, 266, 4429, 275, 260, 3940, 6360, 277, 262, 266, 3064, 267, 3549, 388, 16538, 296, 298,
@@ -69,6 +77,15 @@ _TOKENS = {
 }
 
 # Of each text, for the three images.
+_CIRCLES_SO400M = {
+    "circle": (0.9422, 0.5540, -2.4405),
+    "ellipsoid": (-7.3522, -9.4931, -6.3499),
+    "blue circle on red background": (5.7852, 6.7288, 7.7893),
+    "blue circle with green border on red background": (9.9881, 10.8136, 9.2121),
+    "green circle on red background": (5.3660, 5.7746, 8.4130),
+    "a dog": (-12.7218, -14.2631, -13.6442),
+    "a blue dog with a green border on a red background": (0.6384, 0.4278, -0.9022),
+}
 _CIRCLES = {
     "circle": (1.0195, -0.0280, -1.4468),
     "ellipsoid": (-4.5395, -6.2269, -1.5667),
@@ -93,16 +110,8 @@ CASES = (
     _conversion("siglip-base-patch16-256-multilingual", (-0.9064, 0.1073), (-0.0299, 0.5304)),
     _conversion("siglip-so400m-patch14-224", (-1.0864916, 1.1704235), (-0.71784306, 1.4354687)),
     _conversion("siglip-so400m-patch16-256-i18n", (-1.9432535, -0.05433846), (0.6222029, 2.2883186)),
-    Case(
-        "siglip2-base-patch16-naflex",
-        "logits",
-        "circles",
-        tuple(_CIRCLES),
-        tuple(zip(*_CIRCLES.values(), strict=True)),
-        1e-3,
-        1e-3,
-        _NAFLEX,
-    ),
+    _circles("siglip2-base-patch16-naflex", _CIRCLES, _NAFLEX),
+    _circles("siglip2-so400m-patch16-naflex", _CIRCLES_SO400M, _NAFLEX_CONVERSION),
 )
 
 
