@@ -95,6 +95,24 @@ def test_files_that_cannot_be_mapped(folder, stacked, way):
     check_equal(Checkpoint.open(folder), Checkpoint.open(folder / "x.npz"))
 
 
+def test_stacked_blocks_are_unpacked_once_as_long_as_one_is_in_use(folder, monkeypatch):
+    np.savez_compressed(folder / "x.npz", **of_folder(folder, stacked=True))
+    checkpoint, read, calls = Checkpoint.open(folder / "x.npz"), np.lib.format.read_array, []
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *a, **k: calls.append(a) or read(*a, **k))
+    kept = [checkpoint[f"text.blocks.{i:02}.mlp.fc1.w"] for i in range(3)]
+    assert len(kept) == 3 and len(calls) == 1
+    del kept
+    _ = checkpoint["text.blocks.00.mlp.fc1.w"]
+    assert len(calls) == 2
+
+
+def test_bfloat16_has_no_name(tmp_path):
+    save_npz(tmp_path / "x.npz", BOTH, random_params(BOTH, seed=1), "bfloat16")
+    with np.load(tmp_path / "x.npz") as file:
+        assert all(file[name].dtype.str == "|V2" for name in file.files)
+    assert (tmp_path / "x.npz").read_bytes().count(b"'descr': '|V2'") == len(file.files)
+
+
 def test_positions_in_two_tensors_are_added(folder):
     arrays = of_folder(folder)
     extra = np.random.default_rng(0).standard_normal((1, 5, 12)).astype(np.float32)
@@ -168,6 +186,8 @@ def test_siglip2_resizes_bilinear_and_wants_its_own_tokenizer(tmp_path, tiny_fol
     config = replace(BOTH, text=replace(TEXT, vocab_size=256_000))
     save_npz(tmp_path / "x.npz", config, random_params(config, seed=1), "bfloat16")
     assert SigLIP.from_pretrained(tmp_path / "x.npz").processor.resample == 2
+    convert(tmp_path / "x.npz", tmp_path / "folder")
+    assert json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())["resample"] == 2
     shutil.copy(tiny_folder / "spiece.model", tmp_path)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json does not exist"):
         SigLIP.from_pretrained(tmp_path / "x.npz")
