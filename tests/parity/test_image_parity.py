@@ -31,7 +31,7 @@ def quiet():
 def processors(size, resample, **options):
     height, width = size
     theirs = SiglipImageProcessorPil(size={"height": height, "width": width}, resample=resample, **options)
-    return ImageProcessor(height, width, resample, **options), theirs
+    return ImageProcessor(height, width, resample=resample, **options), theirs
 
 
 def assert_same(image, size, resample, **options):
