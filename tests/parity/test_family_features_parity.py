@@ -378,3 +378,32 @@ def test_classifiers(tmp_path, family, problem):
         assert {s["label"]: pytest.approx(s["score"], abs=1e-6) for s in mine} == dict(
             zip(read.classifier.labels, map(float, other), strict=True)
         )
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_class_logits_in_float32_at_the_width_of_base(tmp_path, family):
+    """Of a thousand classes, so that the ratio of errors is no luck."""
+    labels = {"id2label": {i: f"class {i}" for i in range(1000)}}
+    tower = {"hidden_size": 768, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 3072}
+    if family == "siglip":
+        kind, config = SiglipForImageClassification, SiglipConfig(vision_config=tower, text_config=TEXT, **labels)
+        images = np.random.default_rng(6).uniform(-1, 1, (3, 3, 224, 224)).astype(np.float32)
+        given = {"pixel_values": torch.from_numpy(images)}
+    else:
+        kind, config = Siglip2ForImageClassification, Siglip2Config(vision_config=tower, text_config=TEXT, **labels)
+        images = some_patches(((16, 16), (9, 25), (4, 60)), 256, 16)
+        given = tensors(images, torch.float32)
+    randomized(kind(config), tmp_path)
+    read, params = truth(tmp_path)
+    trace = {}
+    if family == "siglip":
+        reference.image_tower(params, read.image, images, trace)
+    else:
+        reference.naflex_tower(params, read.image, *images.values(), trace)
+    mask = images["pixel_attention_mask"] if family == "siglip2" else None
+    true = reference.classify(params, trace["image.final_ln"], mask=mask)
+    with torch.no_grad():
+        theirs = hf(kind, tmp_path, "float32")(**given).logits.numpy()
+    ratio = relative_l2(load(tmp_path).class_logits(images), true) / relative_l2(theirs, true)
+    print(f"{family}, class logits: ratio {ratio:.2f}")
+    assert ratio <= 1.0  # measured: 0.56 and 0.66
