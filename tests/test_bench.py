@@ -30,7 +30,7 @@ from npsiglip.bench.peers import PEERS, Engine, choose_peers, own_engine, peer_e
 from npsiglip.bench.process import WORKER, MissingModule, Worker, WorkerError
 from npsiglip.bench.report import header
 from npsiglip.bench.stats import ratio, summarize
-from npsiglip.checkpoint import Checkpoint
+from npsiglip.checkpoint import Checkpoint, save_npz
 from npsiglip.cli import bench as command
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError, NpsiglipError
@@ -851,3 +851,11 @@ def test_kernels_have_no_peers(tiny_folder):
     result = run_command("--model", str(tiny_folder), "--kernels", "--peer", "transformers", "--threads", "1")
     assert result.returncode == 2
     assert "nobody else can be timed" in " ".join(result.stderr.split())
+
+
+def test_other_engines_cannot_read_an_npz(tiny_folder, tiny_config, tmp_path):
+    path = tmp_path / "tiny.npz"
+    save_npz(path, tiny_config, Checkpoint.open(tiny_folder))
+    result = run_command("--model", str(path), "--peer", "transformers", "--threads", "1")
+    assert result.returncode == 1
+    assert f"npsiglip convert {path} FOLDER" in " ".join(result.stderr.split())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from npsiglip.cli.console import Activity, err, out, warn
+from npsiglip.errors import InputError
 
 if TYPE_CHECKING:
     from npsiglip.bench.cases import Case
@@ -141,7 +142,10 @@ def bench(
     check_dtype(dtype)
     engines, left_out = choose_peers(peers, dtype, peer_python)
     name = model or variant or DEFAULT_VARIANT
-    config = Checkpoint.open(model).config if model else variant_config(name)
+    checkpoint = Checkpoint.open(model) if model else None
+    if checkpoint and checkpoint.is_npz and engines:
+        raise InputError(f"other engines cannot read {model}: npsiglip convert {model} FOLDER, and time that")
+    config = checkpoint.config if checkpoint else variant_config(name)
     parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
     if kernels:
         if peers:
