@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from npsiglip.interrupts import deferred
+
 if TYPE_CHECKING:
     from npsiglip import reference
     from npsiglip.checkpoint import Checkpoint, save_folder
@@ -74,10 +76,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "reference":
-        return importlib.import_module("npsiglip.reference")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"npsiglip.{_HOMES[name]}"), name)
+    with deferred():  # what is half imported may not be importable again
+        if name == "reference":
+            return importlib.import_module("npsiglip.reference")
+        if name in _HOMES:
+            return getattr(importlib.import_module(f"npsiglip.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

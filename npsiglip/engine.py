@@ -133,9 +133,10 @@ class Pass:
         if isinstance(trace, Trace) or not repeat:
             return self._body(trace).copy()
         if self._program is None:
-            self._program = Program()
-            with recording(self._program):
+            program = Program()
+            with recording(program):
                 self._result = self._body(FORGET)
+            self._program = program  # a recording that was cut short is none
         self._program.run()
         return self._result.copy()
 

@@ -8,6 +8,7 @@ their own; here they are put together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ from npsiglip.inputs import (
     token_ids,
 )
 from npsiglip.kernels import similarity
-from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
+from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.layers import DTYPES
 from npsiglip.naflex import NaflexProcessor
 from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax, tower_output, tower_taps
@@ -92,7 +93,8 @@ class SigLIP:
         tokenizer: for texts other than ids.
         dtype: what linear layers compute in, see `npsiglip.layers`: "float32", "bfloat16" or "int8"; None: float32,
             or int8 for a quantised checkpoint.
-        threads: how many threads to run on; None: Numba's setting (all cores, or NUMBA_NUM_THREADS).
+        threads: how many threads to run on; None: Numba's setting (all cores, or NUMBA_NUM_THREADS), but no more than
+            the CPUs that this process may use, by its affinity and its container's quota.
 
     Raises:
         InputError: an unknown dtype, or another than int8 for a quantised checkpoint; more threads than Numba has, or
@@ -111,11 +113,7 @@ class SigLIP:
         dtype: str | None = None,
     ) -> None:
         dtype = _choose_dtype(dtype, params)
-        if threads is not None and not 1 <= threads <= max_threads():
-            raise InputError(
-                f"threads must be from 1 to {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
-                f"got {threads}"
-            )
+        threads = check_threads(threads)
         if not isinstance(params, Checkpoint):  # which has been checked
             check_params(params, config)
         self.config = config
@@ -125,7 +123,7 @@ class SigLIP:
         self.processor = processor
         if processor is None and config.image:
             self.processor = default_processor(config.image)
-        with RUN_LOCK, thread_count(threads):
+        with computing(threads):
             self._image = ImageTower(params, config.image, dtype) if config.image else None
             self._text = TextTower(params, config.text, dtype) if config.text else None
             self._classifier = Classifier(params, config, dtype) if config.classifier else None
@@ -158,8 +156,11 @@ class SigLIP:
             InputError: an unknown dtype, another than int8 for a quantised folder, or a number of threads that
                 cannot be.
         """
+        if not isinstance(folder_or_name, str | PathLike):
+            raise InputError(f"a model is a folder, an .npz or a name such as 'builtin'; got {folder_or_name!r}")
         if dtype is not None:
             check_dtype(dtype)
+        threads = check_threads(threads)  # before a download
         checkpoint = Checkpoint.open(folder_or_name, revision)
         config, folder = checkpoint.config, checkpoint.folder
         processor = tokenizer = None
@@ -255,7 +256,7 @@ class SigLIP:
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
         tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
         for places, batch in inputs.batches:
-            with RUN_LOCK, thread_count(self.threads):
+            with computing(self.threads):
                 tokens = tower(batch, FORGET, pooled=False)
                 logits[places] = self._classifier(tokens, FORGET)
         return logits
@@ -276,7 +277,7 @@ class SigLIP:
         if zimg.ndim != 2 or ztxt.ndim != 2 or zimg.shape[1] != ztxt.shape[1]:
             raise InputError(f"embeddings must be [N, D] and [K, D], got {list(zimg.shape)} and {list(ztxt.shape)}")
         logits = np.empty((len(zimg), len(ztxt)), np.float32)
-        with RUN_LOCK, thread_count(self.threads):
+        with computing(self.threads):
             similarity.logits(zimg, ztxt, self.t_prime, self.bias, logits)
         return SigLIPOutput(logits, zimg, ztxt)
 
@@ -351,7 +352,7 @@ class SigLIP:
         """Send inputs through a tower, batch by batch, or all at once for a trace."""
         result = np.empty((0, 0), np.float32)
         for places, batch in inputs.batches:
-            with RUN_LOCK, thread_count(self.threads):
+            with computing(self.threads):
                 part = tower(batch, trace)
                 if normalize and part.ndim == 2:
                     similarity.l2_normalize(part, part)
@@ -367,7 +368,7 @@ class SigLIP:
         names, found = tower_taps(tower.name, tower.config.depth, hidden, attentions), []
         for places, batch in inputs.batches:
             taps = Selected(names)
-            with RUN_LOCK, thread_count(self.threads):
+            with computing(self.threads):
                 tower(batch, taps)
             shape_taps(taps, tower.name, len(places))
             found.append((places, taps))

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from npsiglip import __version__
+from npsiglip import __version__, interrupts
 from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, world
-from npsiglip.cli.console import messages
+from npsiglip.cli.console import INTERRUPTED, messages
 
 
 class _Commands(TyperGroup):
@@ -66,4 +66,14 @@ def main() -> None:
     """Run the command line of this process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a label that the encoding lacks is no reason to fail
-    app(prog_name="npsiglip")
+    interrupts.remember()
+    code: object = INTERRUPTED
+    try:
+        app(prog_name="npsiglip")
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as end:
+        code = end.code
+    finally:
+        interrupts.forget()
+    sys.exit(INTERRUPTED if interrupts.seen else code)

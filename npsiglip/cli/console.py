@@ -60,7 +60,7 @@ DtypeOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores")
+    int | None, typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores that this process may use")
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -267,9 +267,9 @@ class Activity:
             self._live.start()
 
     def _compiling(self, kernel: str) -> None:
-        from npsiglip.kernels.jit import CACHE_FOLDER
+        from npsiglip.kernels.cache import is_writable
 
-        doing = "Compiling kernels" + (" (first run only)" if CACHE_FOLDER else "")
+        doing = "Compiling kernels" + (" (first run only)" if is_writable() else "")
         self.say(f"{doing}: {kernel}")
         if not self._live and not self._told_compiling:
             print(f"{doing} ...", file=sys.stderr, flush=True)

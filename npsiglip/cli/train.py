@@ -47,14 +47,15 @@ class Display:
         self._last = 0.0
 
     def __enter__(self) -> Display:
-        from npsiglip.kernels.jit import CACHE_FOLDER, on_compile
+        from npsiglip.kernels.cache import is_writable
+        from npsiglip.kernels.jit import on_compile
 
         if sys.stderr.isatty() and err().is_interactive:
             from rich.live import Live
 
             live = Live(get_renderable=self._render, console=err(), redirect_stdout=False, refresh_per_second=4)
             self._live = self._stack.enter_context(live)
-        first = " (first run only)" if CACHE_FOLDER else ""
+        first = " (first run only)" if is_writable() else ""
         self._stack.enter_context(on_compile(lambda kernel: self.say(f"Compiling kernels{first}")))
         return self
 

@@ -1,103 +1,97 @@
-"""How every kernel is compiled: options, fastmath policy, cache folder, threads. The one place where that is decided.
+"""How every kernel is compiled: options, fastmath policy. The one place where that is decided.
 
 Fastmath is off: it would let LLVM reorder sums, and then the same input would not give the same bits on every CPU.
 Where a fused multiply-add is wanted, it is written (`npsiglip.kernels.vector.fma`).
 
-The cache. Numba keys machine code by the file of the kernel, so that a change in another file that was inlined goes
-unnoticed. Here the cache folder is named after a hash of all kernel sources and of the versions that compile them:
-a stale cache cannot be hit, because it lies in another folder. It is `npsiglip/kernels-<hash>` in NUMBA_CACHE_DIR, or
-else in the user's cache folder (XDG_CACHE_HOME, ~/.cache).
-
-Threads. Kernels run on Numba's thread pool. A whole forward pass holds `RUN_LOCK`: one of the pool's possible
-backends (workqueue) is not safe for concurrent callers, and two passes at once would only share the same cores.
+Where machine code is kept: `npsiglip.kernels.cache`. On what threads it runs: `npsiglip.kernels.threads`. While it is
+made, Ctrl-C waits (`npsiglip.interrupts`).
 """
 
 import contextlib
-import hashlib
-import os
-import threading
-import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
 
-RUN_LOCK = threading.RLock()
+from npsiglip.interrupts import check, deferred
+from npsiglip.kernels.cache import cache_of
+from npsiglip.kernels.threads import RUN_LOCK, check_threads, computing, current, max_threads, pool, thread_count
+
+__all__ = [
+    "RUN_LOCK",
+    "address",
+    "call_address",
+    "callback",
+    "check_threads",
+    "computing",
+    "current",
+    "inline",
+    "max_threads",
+    "on_compile",
+    "parallel_kernel",
+    "thread_count",
+]
+
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
-def _source_hash() -> str:
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {np.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def _cached(function: Callable[..., None], **options: Any) -> Any:
+    dispatcher = numba.njit(function, **OPTIONS, **options)
+    dispatcher._cache = cache_of(function, sorted(options))
+    return dispatcher
 
 
-def _choose_cache_folder() -> Path | None:
-    """The folder for machine code, made if need be; None, with one warning, where none can be written."""
-    user = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(user) / "npsiglip" / f"kernels-{_source_hash()}"
-    try:
-        folder = folder.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
-        warnings.warn(
-            f"the kernel cache {folder} cannot be written ({getattr(error, 'strerror', None) or error}): kernels are "
-            "compiled anew in every process; set NUMBA_CACHE_DIR to a folder that can be written",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return folder
+class Kernel:
+    """A kernel that is called from Python, compiled twice, each when it is needed: for several threads, and for one.
+
+    On one thread, `prange` is a loop, and no pool is needed, which a forked process may not have. Its rounds depend on
+    each other in neither, and floating-point operations keep their order: the bits are the same.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function, self.__name__, self.__doc__ = function, function.__name__, function.__doc__
+        self._serial = _cached(function)
+        self._parallel = _cached(function, parallel=True)
+
+    def __call__(self, *args: Any) -> None:
+        """Run it, on the threads that `thread_count` says."""
+        threads = current()
+        with deferred():  # it may have to be compiled
+            if threads == 1:
+                self._serial(*args)
+            else:
+                with pool(threads):
+                    self._parallel(*args)
+            check()
 
 
-CACHE_FOLDER = _choose_cache_folder()
-
-
-@contextlib.contextmanager
-def _numba_cache_folder() -> Iterator[None]:
-    """Numba takes the folder from a global setting when a function is decorated: lend it ours, only meanwhile."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(CACHE_FOLDER)
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
-
-
-def parallel_kernel(function: Callable[..., None]) -> Any:
+def parallel_kernel(function: Callable[..., None]) -> Kernel:
     """A kernel: called from Python, cached, without the GIL, its `prange` loops spread over the threads."""
-    with _numba_cache_folder():
-        return numba.njit(function, nogil=True, error_model="numpy", cache=CACHE_FOLDER is not None, parallel=True)
+    return Kernel(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:
     """A function that is only called from kernels and compiled with them."""
-    return numba.njit(function, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return numba.njit(function, **OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def callback(function: Callable[..., None]) -> Any:
     """A function that kernels call by its `address`: compiled and cached on its own, not with each of them."""
-    with _numba_cache_folder():
-        return numba.njit(
-            function, nogil=True, error_model="numpy", cache=CACHE_FOLDER is not None, no_cpython_wrapper=True
-        )
+    return _cached(function, no_cpython_wrapper=True)
 
 
 def address(function: Any, signature: Any) -> int:
     """Where the machine code of a `callback` lies, with C's calling convention; compiled or read from the cache."""
-    function.compile(signature)
-    compiled = function.overloads[signature.args]
-    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+    with deferred():
+        function.compile(signature)
+        compiled = function.overloads[signature.args]
+        found = int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+        check()
+    return found
 
 
 @intrinsic
@@ -111,25 +105,6 @@ def call_address(typingctx, address, *args):
         return context.get_dummy_value()
 
     return types.void(address, types.StarArgTuple(args)), codegen
-
-
-@contextlib.contextmanager
-def thread_count(threads: int | None) -> Iterator[None]:
-    """Run kernels on `threads` threads (None: as Numba is set), and restore the setting afterwards."""
-    if threads is None:
-        yield
-        return
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-
-
-def max_threads() -> int:
-    """The size of Numba's thread pool: NUMBA_NUM_THREADS or the number of cores."""
-    return int(numba.config.NUMBA_NUM_THREADS)
 
 
 class _CompileListener(event.Listener):

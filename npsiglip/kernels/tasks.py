@@ -18,12 +18,12 @@ import contextlib
 
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from npsiglip.kernels.jit import address, call_address, inline, parallel_kernel
+from npsiglip.kernels.jit import address, call_address, current, inline, parallel_kernel
 
 CACHE_LINE = 16  # lanes
 WIDTH = 32  # numbers of a row: the worker, the counter, the tasks, and up to 29 more
@@ -135,7 +135,7 @@ class Program:
             self.rows = np.zeros((len(self._rows), WIDTH), np.int64)
             for i, row in enumerate(self._rows):
                 self.rows[i, : len(row)] = row
-        run(get_num_threads(), self.rows)
+        run(current(), self.rows)
 
 
 _recorders: list[Program] = []
@@ -164,7 +164,7 @@ def launch(worker, tasks, numbers, arrays):
         return
     rows = np.zeros((1, WIDTH), np.int64)
     rows[0, : len(row)] = row
-    run(get_num_threads(), rows)
+    run(current(), rows)
 
 
 def worker_address(worker):
