@@ -8,6 +8,7 @@ Leaves out: what is in the files.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -63,9 +64,16 @@ def fetch(repo: str, revision: str | None, say: Say) -> Path:
 
     Raises:
         CheckpointError: it cannot be downloaded.
+        InputError: a setting from outside that huggingface_hub cannot read.
     """
     if is_offline():
         raise not_here(repo, revision, "HF_HUB_OFFLINE forbids to ask the Hub")
-    from npsiglip.download import download
-
+    try:
+        from npsiglip.download import download
+    except ValueError as error:  # huggingface_hub reads its settings when it is imported
+        set_here = ", ".join(sorted(name for name in os.environ if name.startswith("HF_"))) or "none is set"
+        raise InputError(
+            f"huggingface_hub cannot read its settings ({error}): look at the environment variables that begin with "
+            f"HF_ ({set_here})"
+        ) from None
     return download(repo, revision, say)

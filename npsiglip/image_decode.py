@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _CHANNEL_COUNTS = (1, 3, 4)
-_OPEN_LOCK = threading.Lock()  # warnings.catch_warnings swaps a global of the process
+_OPEN_LOCK = threading.RLock()  # warnings.catch_warnings swaps a global of the process
+if hasattr(os, "register_at_fork"):  # no child has a lock that is held by a thread of its parent
+    os.register_at_fork(
+        before=_OPEN_LOCK.acquire, after_in_parent=_OPEN_LOCK.release, after_in_child=_OPEN_LOCK.release
+    )
 
 
 def _refuse_size(name: str, pixels: str) -> NoReturn:

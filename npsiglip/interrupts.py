@@ -46,6 +46,8 @@ _pending = _Pending()
 
 def remember() -> None:
     """Let the command know at its end that it was interrupted, by `seen`."""
+    global seen
+    seen = False
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in _OURS:
         signal.signal(signal.SIGINT, _interrupt)
 

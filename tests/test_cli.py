@@ -213,21 +213,21 @@ def compile_two(callback):
 
 
 @pytest.mark.parametrize(
-    ("compile_some", "cache", "stderr"),
+    ("compile_some", "writable", "stderr"),
     [
-        (compile_two, Path("cache"), "Compiling kernels (first run only) ...\n"),
-        (compile_two, None, "Compiling kernels ...\n"),
-        (lambda callback: None, Path("cache"), ""),
+        (compile_two, True, "Compiling kernels (first run only) ...\n"),
+        (compile_two, False, "Compiling kernels ...\n"),
+        (lambda callback: None, True, ""),
     ],
 )
-def test_compiling_is_told_once(images, monkeypatch, compile_some, cache, stderr):
+def test_compiling_is_told_once(images, monkeypatch, compile_some, writable, stderr):
     @contextlib.contextmanager
     def on_compile(callback):
         compile_some(callback)
         yield
 
     monkeypatch.setattr("npsiglip.kernels.jit.on_compile", on_compile)
-    monkeypatch.setattr("npsiglip.kernels.jit.CACHE_FOLDER", cache)
+    monkeypatch.setattr("npsiglip.kernels.cache.is_writable", lambda: writable)
     result = run("classify", "one.png", "-l", "a")
     assert (result.exit_code, result.stderr) == (0, stderr)
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__, interrupts
-from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, world
+from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, warmup, world
 from npsiglip.cli.console import INTERRUPTED, messages
 
 
@@ -56,6 +56,7 @@ for _command in (
     convert.convert,
     train.train,
     verify.verify,
+    warmup.warmup,
     bench.bench,
     world.world,
 ):
@@ -67,7 +68,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a label that the encoding lacks is no reason to fail
     interrupts.remember()
-    code: object = INTERRUPTED
+    code: Any = INTERRUPTED
     try:
         app(prog_name="npsiglip")
     except KeyboardInterrupt:

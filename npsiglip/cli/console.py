@@ -60,7 +60,8 @@ DtypeOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores that this process may use")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores that this process may use"),
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -4,10 +4,10 @@ Numba's own cache keys machine code by the file of the kernel, so that a change 
 unnoticed; it trusts what it reads; and it needs a folder that can be written, at one path. Here
 
 - the folder is `npsiglip/kernels-<hash>` in NUMBA_CACHE_DIR, or else in the user's cache folder (XDG_CACHE_HOME,
-  ~/.cache). The hash is of all kernel sources and of the versions that compile them: a stale cache cannot be hit, because
-  it lies in another folder. Neither times nor paths of files count, so that a folder can be copied into an image.
+  ~/.cache). The hash is of all kernel sources and of the versions that compile them: a stale cache cannot be hit,
+  because it lies in another folder. Neither times nor paths of files count: a folder can be copied into an image.
 - a file's name tells everything that machine code depends on besides, the CPU above all, as a hash: machines of several
-  kinds can share a folder, and processes that compile at the same time write the same file, whole, one after the other.
+  kinds can share a folder, and processes that compile at the same time write whole files in each other's place.
 - a file begins with a hash of what follows. What is damaged is compiled anew and replaced, with one warning.
 - where nothing can be written, what is there is read all the same.
 
@@ -73,6 +73,11 @@ def _cannot_write(reason: str) -> None:
     )
 
 
+def failed() -> bool:
+    """Whether this process has compiled what it could not keep."""
+    return "write" in _told
+
+
 def is_writable() -> bool:
     """Whether machine code can be kept, as far as can be told without trying."""
     folder = FOLDER
@@ -119,7 +124,7 @@ class KernelCache(_Cache):
 
     cache_path = property(lambda self: str(FOLDER))
 
-    def path(self, signature, codegen) -> tuple[Path, bytes]:
+    def path(self, signature, codegen):
         """The file of a kernel for these types, and the key that it is for."""
         key = [*self._about, str(signature), codegen.magic_tuple(), [getattr(config, name, None) for name in SETTINGS]]
         text = repr(key).encode()
@@ -136,8 +141,8 @@ class KernelCache(_Cache):
         except _Damaged:
             _warn_once(
                 "damaged",
-                f"the kernel cache is damaged, {path} is not as it was written: it is compiled anew and replaced, as is "
-                "any other damaged file in this folder",
+                f"the kernel cache is damaged, {path} is not as it was written: it is compiled anew and replaced, as "
+                "any other damaged file of this folder is",
             )
         except OSError as error:
             _warn_once("read", f"the kernel cache cannot be read, {path} ({error.strerror}): it is compiled anew")
@@ -174,7 +179,7 @@ class KernelCache(_Cache):
         """Nothing to do."""
 
 
-def _digest(key, payload) -> bytes:
+def _digest(key, payload):
     digest = hashlib.sha256(key)
     digest.update(payload)
     return digest.digest()

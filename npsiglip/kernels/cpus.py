@@ -53,6 +53,6 @@ _own_quota = functools.cache(quota)
 
 
 def available():
-    """CPUs that this process may use, at least 1: its affinity as it is now, the quota as it was at first, rounded up."""
+    """CPUs that this process may use, at least 1: its affinity now, and the quota as it was at first, rounded up."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, math.ceil(min(_own_quota(), allowed))))

@@ -27,6 +27,7 @@ __all__ = [
     "call_address",
     "callback",
     "check_threads",
+    "compiling_both",
     "computing",
     "current",
     "inline",
@@ -61,12 +62,34 @@ class Kernel:
         """Run it, on the threads that `thread_count` says."""
         threads = current()
         with deferred():  # it may have to be compiled
+            if _both:
+                self._compile(args)
             if threads == 1:
                 self._serial(*args)
             else:
                 with pool(threads):
                     self._parallel(*args)
             check()
+
+    def _compile(self, args: tuple[Any, ...]) -> None:
+        kinds = tuple(map(self._serial.typeof_pyval, args))
+        self._serial.compile(kinds)
+        check()
+        with pool(max_threads()):
+            self._parallel.compile(kinds)
+
+
+_both: list[bool] = []
+
+
+@contextlib.contextmanager
+def compiling_both() -> Iterator[None]:
+    """Compile every kernel that is called both for one thread and for several, whichever it runs on."""
+    _both.append(True)
+    try:
+        yield
+    finally:
+        _both.pop()
 
 
 def parallel_kernel(function: Callable[..., None]) -> Kernel:

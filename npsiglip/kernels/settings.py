@@ -11,7 +11,9 @@ import warnings
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
-_UNREADABLE = re.compile(r"Environment variable '(\w+)' is defined but its associated value '(.*?)' could not", re.DOTALL)
+_UNREADABLE = re.compile(
+    r"Environment variable '(\w+)' is defined but its associated value '(.*?)' could not", re.DOTALL
+)
 
 
 def _check_environment():
@@ -34,7 +36,8 @@ def _check_cpu():
     features = asked.split(",")
     if not all(re.fullmatch(r"[+-]\S+", feature) for feature in features):
         raise InputError(
-            f"the environment variable NUMBA_CPU_FEATURES must be features such as '+avx2,+fma', got {asked!r}: unset it"
+            f"the environment variable NUMBA_CPU_FEATURES must be features such as '+avx2,+fma'; got {asked!r}: unset "
+            "it"
         )
     host = llvm.get_host_cpu_features()
     lacking = [feature for feature in features if feature[0] == "+" and host.get(feature[1:]) is False]

@@ -15,6 +15,7 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -94,7 +95,7 @@ def default_threads() -> int:
     CPUs that this process may use: its affinity, the quota of its container.
     """
     asked = numba.get_num_threads() if _pool_is_started() and not _forked["pool"] else max_threads()
-    return min(asked, cpus.available())
+    return int(min(asked, cpus.available()))
 
 
 def current() -> int:
@@ -105,9 +106,9 @@ def current() -> int:
     if not _forked["told"]:
         _forked["told"] = True
         warnings.warn(
-            f"this process was forked from one that had run kernels on several threads, which are not here: kernels run "
-            f"on 1 thread, not {count}, with the same results. Use a model first after the fork, or start processes with "
-            "'spawn' or 'forkserver', or say threads=1",
+            "this process was forked from one that had run kernels on several threads, which are not here: kernels run "
+            f"on 1 thread, not {count}, with the same results. Use a model first after the fork, or start processes "
+            "with 'spawn' or 'forkserver', or say threads=1",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -115,7 +116,7 @@ def current() -> int:
 
 
 @contextlib.contextmanager
-def thread_count(threads: int | None):
+def thread_count(threads: int | None) -> Iterator[None]:
     """Run this thread's kernels on `threads` threads (None: as before), and restore the setting afterwards."""
     before = getattr(_own, "count", None)
     if threads is not None:
@@ -136,10 +137,9 @@ def pool(threads):
     try:
         before = numba.get_num_threads()
     except ValueError as error:
-        layer, reason = numba.config.THREADING_LAYER, " ".join(str(error).split())
         raise InputError(
-            f"Numba cannot start its threads, with NUMBA_THREADING_LAYER {str(layer)!r} ({reason}): unset it, or say "
-            "threads=1"
+            f"Numba cannot start its threads, with NUMBA_THREADING_LAYER {numba.config.THREADING_LAYER!r}: "
+            f"{' '.join(str(error).split())} Unset that variable (and NUMBA_THREADING_LAYER_PRIORITY), or say threads=1"
         ) from None
     if before == threads:
         yield
@@ -173,11 +173,15 @@ class computing:
 
 # -- forks ------------------------------------------------------------------------------------------------------------
 
-_LOCKS = [lock for lock in (
-    RUN_LOCK.lock,
-    getattr(global_compiler_lock, "_lock", None),  # Numba's
-    getattr(getattr(ffi.lib, "_lock", None), "_lock", None),  # LLVM's
-) if lock is not None]
+_LOCKS = [
+    lock
+    for lock in (
+        RUN_LOCK.lock,
+        getattr(global_compiler_lock, "_lock", None),  # Numba's
+        getattr(getattr(ffi.lib, "_lock", None), "_lock", None),  # LLVM's
+    )
+    if lock is not None
+]
 _held: list[Any] = []
 
 
@@ -203,6 +207,4 @@ def _after_fork_in_child():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
