@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import numba
 import numpy as np
 import pytest
 from golden_data import ROOT
@@ -16,7 +15,7 @@ from train_standin import StandIn, config
 from npsiglip import SigLIP
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.kernels.jit import max_threads
+from npsiglip.kernels.jit import current, max_threads
 from npsiglip.params import param_shapes
 from npsiglip.train import TrainingError, saving, trainer
 from npsiglip.train.config import Config
@@ -252,13 +251,13 @@ def test_threads_are_those_of_the_settings(tmp_path):
 
     class Engine(Descent):
         def step(self, *arguments):
-            used.append(numba.get_num_threads())
+            used.append(current())
             return super().step(*arguments)
 
-    before = numba.get_num_threads()
+    before = current()
     run(tmp_path, config(run={"threads": 1}), engine=Engine).run()
     assert used == [1] * 6
-    assert numba.get_num_threads() == before
+    assert current() == before
 
 
 def test_too_many_threads(tmp_path):

@@ -162,12 +162,7 @@ class KernelCache(_Cache):
         """Keep what was compiled, where that is possible."""
         if any(not part.can_cache for part in result.lifted) or result.library.has_dynamic_globals:
             return
-        path, key = self.path(signature, result.codegen)
-        payload = dumps(result._reduce())
-        try:
-            _write(path, (HEAD, _digest(key, payload), payload))
-        except OSError as error:
-            _cannot_write(error.strerror or str(error))
+        save(*self.path(signature, result.codegen), dumps(result._reduce()))
 
     def enable(self):
         """Nothing to do."""
@@ -177,6 +172,14 @@ class KernelCache(_Cache):
 
     def flush(self):
         """Nothing to do."""
+
+
+def save(path, key, payload):
+    """Keep machine code for a key, or warn that it cannot be kept."""
+    try:
+        _write(path, (HEAD, _digest(key, payload), payload))
+    except OSError as error:
+        _cannot_write(error.strerror or str(error))
 
 
 def _digest(key, payload):
