@@ -81,7 +81,7 @@ WAYS = {
         import numba
         @numba.njit
         def f(x):
-            return np.sort(x)[::-1].cumsum() + np.argsort(x)
+            return np.sort(x)
         thread = threading.Thread(target=lambda: f(np.ones(3)))
         thread.start()
         time.sleep(0.1)
@@ -129,6 +129,7 @@ def run(code, *arguments, **env):
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(code), str(TINY), *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -155,8 +156,7 @@ def expected():
     return hashlib.sha256(images.tobytes() + texts.tobytes() + logits.tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "threads"), [(way, 2) for way in WAYS] + [("os.fork", 1), ("multiprocessing", 1)])
 def test_same_bits_in_the_child(expected, way, threads):
     output, _ = run(WAYS[way], str(threads), NUMBA_NUM_THREADS="2")
     found = [line.split()[-1] for line in output.splitlines()]
@@ -229,4 +229,4 @@ def test_pictures_can_be_opened_after_a_fork():
         held.wait()
         child(lambda: model.encode_image("docs/images/example.png").shape)
     """
-    assert run(code, "1")[0] == "child (1, 48)\n"
+    assert run(code, "1")[0] == "child (1, 36)\n"
