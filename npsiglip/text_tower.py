@@ -45,8 +45,7 @@ class TextTower(Tower):
             if isinstance(trace, Trace):
                 every = Matrix(n * length, self.config.width, self.outer)
                 self.blocks(work, work, every, trace)
-                last.out[:] = every.out[length - 1 :: length]
-                last.ready()
+                last.fill(np.array(every)[length - 1 :: length])
             else:
                 self.blocks(work, rest, last, trace)
             trace["text.pooled"] = last

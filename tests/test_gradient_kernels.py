@@ -407,6 +407,19 @@ def test_scores_that_exp_cannot_take():
     case.check(case())
 
 
+def test_scores_far_beyond_what_exp_can_take():
+    """Of 1e15, where a rounding is 1e8, and with one element of a key of 1e30: nearly every query sees a single key."""
+    case = Case(2, 70, 2, 16, 0)
+    case.qkv.reshape(-1, 3, 2, 16)[:, :2] *= 1e7
+    out, truth = case(), case.truth_and_bounds()[0]
+    assert np.isfinite(out).all()
+    width = case.d_mix.shape[-1]
+    assert relative_l2(out[..., 2 * width :], truth[..., 2 * width :]) < 12 * UNIT
+    case = Case(2, 70, 2, 16, 0)
+    case.qkv.reshape(-1, 3, 2, 16)[9, 1, 0, 3] = 1e30
+    assert np.isfinite(case()).all()
+
+
 def test_an_image_and_a_head_see_no_other():
     case, alone = Case(4, 50, 3, 20, 0), Case(4, 50, 1, 20, 0)
     whole = case()
