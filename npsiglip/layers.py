@@ -116,7 +116,7 @@ class Matrix:
         self.out = _read_only(self._written)
 
     def fill(self, x: NDArray[np.floating]) -> None:
-        """Hold these M * K numbers, of any float type; `ready` has nothing left to do. Not in a pass that is recorded."""
+        """Hold these M * K numbers, of any float type; nothing is left for `ready`. Not in a pass that is recorded."""
         if x.dtype.kind not in "fV":  # V: ml_dtypes' bfloat16
             raise TypeError(f"a matrix is filled with floats, got {x.dtype}")
         if self._written.dtype == np.float32:

@@ -381,8 +381,8 @@ def test_attention_gradient_of_any_shape(n, length, heads, head_dim, seed):
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 47, 48, 49, 64, 96, 97, 130, 196, 257, 600])
 def test_lengths_around_the_borders_of_tiles(length):
-    """Measured: 2 to 6 u, of each of the three gradients."""
-    case = Case(2, length, 2, 24, length, 1.0)
+    """Measured: 1 to 6 u, of each of the three gradients; of two keys, 2.6 in the mean, and up to 15 in one image."""
+    case = Case(2 + 64 // length, length, 2, 24, length, 1.0)
     out = case()
     case.check(out)
     if length > 1:  # of one key, the gradients of q and k are zero

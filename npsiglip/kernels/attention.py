@@ -37,7 +37,7 @@ from npsiglip.kernels.vector import (
     to_f32,
     to_f64,
 )
-from npsiglip.kernels.vector_math import LOG2_E, exp2
+from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 KEY_TILE = 128
 TASKS_PER_THREAD = 4
@@ -73,9 +73,9 @@ def weight(scores, place, factor, top):
 
     The difference comes first: near the maximum it is exact, and however large the scores are, none of their own
     rounding is left in it. A fused s factor - top factor would keep that of top factor, which from 2^31 on is more
-    than all that exp2 can take.
+    than all that `exp2` can take.
     """
-    return exp2((load(scores, place) - top) * factor)
+    return exp2_below((load(scores, place) - top) * factor)
 
 
 @inline
@@ -186,7 +186,7 @@ def attend(
             top = maximum(before, largest(scores, c, keys))
             store(tops, c, top)
             total = weigh(qkv, scores, c, keys, factor, top, weights, c * KEY_TILE)
-            faded = exp2((before - top) * factor)
+            faded = exp2_below((before - top) * factor)
             store(sums, c, load(sums, c) * to_f64(faded) + to_f64(total))
             if first > 0:
                 for d in range(head_dim):
@@ -287,9 +287,7 @@ def attention_tasks(op, threads, qkv_type, out_type):
                 head_dim, per_step, factor, values, width, scores, weights, mix, tops, sums,
             )  # fmt: skip
             row = image * queries_each + query - first_query
-            write_mix(
-                mix, sums, shrink, count, head_dim, rows, out, row * out_width + column, out_width, turned, width
-            )
+            write_mix(mix, sums, shrink, count, head_dim, rows, out, row * out_width + column, out_width, turned, width)
             if probs.size > 0:
                 write_probs(
                     product, qkv, k_start // per_step, stride, keys_valid, queries, count, steps, length, rows, factor,

@@ -19,7 +19,7 @@ from npsiglip.kernels.pack import transpose
 from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, worker_address
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import LANES, fma, load, load_n, maximum, splat, store, store_n
-from npsiglip.kernels.vector_math import LOG2_E, exp2
+from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 SLACK = 2 * LANES  # numbers behind qkv that the transposed product may read
 
@@ -64,17 +64,17 @@ def softmax_of_keys(scores, units, length, factor):
         b, d, e = a, a, a
         for j in range(0, whole, 4):
             place = j * PANEL + c
-            p = exp2((load(scores, place) - top) * factor)
-            q = exp2((load(scores, place + PANEL) - top) * factor)
-            r = exp2((load(scores, place + 2 * PANEL) - top) * factor)
-            s = exp2((load(scores, place + 3 * PANEL) - top) * factor)
+            p = exp2_below((load(scores, place) - top) * factor)
+            q = exp2_below((load(scores, place + PANEL) - top) * factor)
+            r = exp2_below((load(scores, place + 2 * PANEL) - top) * factor)
+            s = exp2_below((load(scores, place + 3 * PANEL) - top) * factor)
             store(scores, place, p)
             store(scores, place + PANEL, q)
             store(scores, place + 2 * PANEL, r)
             store(scores, place + 3 * PANEL, s)
             a, b, d, e = a + p, b + q, d + r, e + s
         for j in range(whole, length):
-            p = exp2((load(scores, j * PANEL + c) - top) * factor)
+            p = exp2_below((load(scores, j * PANEL + c) - top) * factor)
             store(scores, j * PANEL + c, p)
             a = a + p
         inverse = np.float32(1.0) / ((a + b) + (d + e))
