@@ -123,6 +123,9 @@ def models(
     from npsiglip.errors import InputError
 
     if fetch is not None:
+        check_stdout()
+        if fetch.strip().lower() == hub.BUILTIN:
+            raise InputError(f"{quoted(fetch)} is in the package, and need not be fetched")
         found = hub_cache.find_repository(fetch)
         if found is None:
             raise InputError(

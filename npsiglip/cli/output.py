@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,16 +83,11 @@ def run(command: Callable[[], object], tell: Callable[[str], object]) -> None:
     try:
         command()
     except OSError as error:
-        try:
-            sys.stdout.flush()
-            if not isinstance(sys.stdout, _Closed):
-                raise error  # not stdout's
-        except OSError as found:
-            if found is error and not isinstance(sys.stdout, _Closed):
-                raise
-            _discard()
-            tell(str(_refusal(error)))
-            sys.exit(1)
+        if traceback.extract_tb(error.__traceback__)[-1].name not in ("echo", "write"):
+            raise  # not by what prints help
+        _discard()
+        tell(str(_refusal(error)))
+        sys.exit(1)
     except SystemExit as end:
         try:
             sys.stdout.flush()

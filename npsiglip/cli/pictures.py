@@ -109,7 +109,7 @@ def kind_of(argument: str) -> Kind:
     folder = os.path.dirname(argument)  # noqa: PTH120  Path would drop "./"
     if is_picture_name(argument) or _PATH.fullmatch(argument) or (folder and _exists(folder)):
         raise InputError(
-            f"{quoted(argument)} is spelt like an image file, and does not exist; check the path (working directory: "
+            f"{quoted(argument)} is spelt like a file's name and does not exist; check the path (working directory: "
             f"{Path.cwd()}), {as_text}"
         )
     return Kind.TEXT

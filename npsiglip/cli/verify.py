@@ -64,7 +64,7 @@ def verify(
     with 0 if all is equal, 1 if something differs, and 2 if something could not be compared.
     """
     if not published:
-        raise UsageError("say what to compare with; so far there is --published, the numbers of Hugging Face")
+        raise UsageError("say what to compare with: --published, the numbers that Hugging Face published")
     check_stdout()
     found: list[Result] = []
     failed = []
