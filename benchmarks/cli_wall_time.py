@@ -71,7 +71,7 @@ def run(command: Sequence[str]) -> tuple[float, str]:
 
 def probabilities(output: str) -> list[float]:
     """In the order of the labels."""
-    scores = {score["label"]: score["score"] for score in json.loads(output)[0]["scores"]}
+    scores = {score["label"]: score["score"] for score in json.loads(output)["scores"]}
     return [scores[label] for label in LABELS]
 
 

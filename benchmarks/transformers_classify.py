@@ -23,7 +23,7 @@ def main() -> None:
     with torch.inference_mode():
         probs = torch.sigmoid(model(input_ids=tokens.input_ids, **pixels).logits_per_image)[0]
     scores = [{"label": label, "score": float(prob)} for label, prob in zip(labels, probs, strict=True)]
-    print(json.dumps([{"image": image, "scores": sorted(scores, key=lambda score: -score["score"])}]))
+    print(json.dumps({"image": image, "scores": sorted(scores, key=lambda score: -score["score"])}))
 
 
 if __name__ == "__main__":

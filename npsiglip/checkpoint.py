@@ -210,6 +210,41 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.source)!r}, {len(self)} parameters)"
 
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        """File name -> size and time, in seconds, of what holds the weights."""
+        files = {path: path.stat() for path in {stored.path for _, stored in self._entries.values()}}
+        return {path.name: (found.st_size, int(found.st_mtime)) for path, found in files.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `pickle`: where the files are, which must then be the same ones; no values.
+
+        Raises:
+            CheckpointError: they are there no longer.
+        """
+        try:
+            return _reopened, (str(self.source.absolute()), self._stamps())
+        except OSError as error:
+            raise CheckpointError(f"{self.source} cannot be pickled, its files are gone: {error}") from None
+
+    def __deepcopy__(self, memo: object) -> Checkpoint:
+        return self  # nothing in it changes
+
+
+def _reopened(source: str, stamps: dict[str, tuple[int, int]]) -> Checkpoint:
+    """A checkpoint that was pickled.
+
+    Raises:
+        CheckpointError: as `Checkpoint.open`; or other files are there now.
+    """
+    checkpoint = Checkpoint.open(source)
+    if (now := checkpoint._stamps()) != stamps:
+        changed = sorted(name for name in stamps.keys() | now.keys() if stamps.get(name) != now.get(name))
+        raise CheckpointError(
+            f"{source} is not what it was when the model was pickled ({', '.join(changed)} changed): a pickle of a "
+            "model names its files and does not hold them; load the model anew with SigLIP.from_pretrained"
+        )
+    return checkpoint
+
 
 def _stored_values(
     names: list[str], places: Mapping[str, Layout], shapes: Mapping[str, Shape], params: Params, dtype: np.dtype[Any]

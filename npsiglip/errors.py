@@ -11,3 +11,7 @@ class InputError(NpsiglipError):
 
 class CheckpointError(NpsiglipError):
     """A model folder or one of its files that cannot be used."""
+
+
+class InputWarning(UserWarning):
+    """An input that is used, and otherwise than one may expect."""

@@ -29,6 +29,14 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def _is_empty(folder: Path) -> bool:
+    """A folder that holds nothing but hidden files."""
+    try:
+        return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
+    except OSError:
+        return False
+
+
 def model_folder(folder_or_name: str | Path, revision: str | None = None, say: Say = _forget) -> Path:
     """The folder of the model `folder_or_name`, downloaded if it is a repository's and not all in the cache.
 
@@ -36,18 +44,25 @@ def model_folder(folder_or_name: str | Path, revision: str | None = None, say: S
 
     Args:
         folder_or_name: "builtin", a path, or the name of a repository: OWNER/NAME, or a released model's without
-            "google/"; also NAME@REVISION. What exists as a path is one; a folder named "builtin" is "./builtin".
+            "google/"; also NAME@REVISION. Released names may be in any case. What exists as a path is one, but for an
+            empty folder that is named like a repository; a folder named "builtin" is "./builtin". Spaces around a
+            name are left out.
         revision: of a repository: a branch, a tag or a commit's hash; None: "main". A branch or tag means the commit
             that it was when it was last fetched.
         say: told before a download what is downloaded.
 
     Raises:
         CheckpointError: files are not on this machine and cannot be downloaded, or what came is not what was asked for.
-        InputError: a revision of what has none, or what cannot be one.
+        InputError: an empty name; a revision of what has none, or what cannot be one.
     """
     name = folder_or_name if isinstance(folder_or_name, str) else ""  # Path("builtin") is a path
-    path = Path(__file__).parent / "data" / BUILTIN if name == BUILTIN else Path(folder_or_name)
-    found = None if _exists(path) else find_repository(name, revision)
+    if isinstance(folder_or_name, str) and not name.strip():
+        raise InputError('an empty string stands for a model; expected a name or a folder, such as "builtin"')
+    if name and not _exists(Path(name)):
+        folder_or_name = name = name.strip()
+    is_builtin = name == BUILTIN or (name.lower() == BUILTIN and not _exists(Path(name)))
+    path = Path(__file__).parent / "data" / BUILTIN if is_builtin else Path(folder_or_name)
+    found = None if _exists(path) and not _is_empty(path) else find_repository(name, revision)
     if found is None:
         if revision is not None:
             raise InputError(f"revision {revision!r} was given for {folder_or_name}, which is no repository of the Hub")

@@ -19,7 +19,7 @@ from pathlib import Path
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.safetensors_files import INDEX, SINGLE, shards_of
-from npsiglip.variants import OWNER, VARIANTS, nearest
+from npsiglip.variants import OTHER_OWNER, OWNER, SPELT_ALIKE, VARIANTS, nearest
 
 MAIN = "main"
 
@@ -98,8 +98,14 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def hint(repo: str) -> str:
-    """For a message about a repository: which released ones are spelt like it, unless it is one."""
-    return "" if repo.removeprefix(f"{OWNER}/") in VARIANTS else nearest(repo)
+    """For a message about a repository: which released ones are spelt like it, unless it is one.
+
+    Whoever names another owner means another model, unless all but a letter is that of a released one.
+    """
+    owner, slash, name = repo.rpartition("/")
+    if name in VARIANTS and owner in ("", OWNER):
+        return ""
+    return nearest(repo, OTHER_OWNER if slash and owner.lower() != OWNER else SPELT_ALIKE)
 
 
 def not_here(repo: str, revision: str | None, reason: str) -> CheckpointError:
@@ -118,12 +124,15 @@ def not_here(repo: str, revision: str | None, reason: str) -> CheckpointError:
 def find_repository(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
     """OWNER/NAME and revision, if this names a repository: OWNER/NAME or a released model's name, also NAME@REVISION.
 
+    Released names may be in any case; spaces around a name are left out.
+
     Raises:
         InputError: two revisions, or what cannot be one.
     """
-    name, at, pinned = name.partition("@")
-    if name in VARIANTS:
-        name = f"{OWNER}/{name}"
+    name, at, pinned = name.strip().partition("@")
+    known = name.lower().removeprefix(f"{OWNER}/")
+    if known in VARIANTS:
+        name = f"{OWNER}/{known}"
     if not _REPOSITORY.fullmatch(name):
         return None
     if at and revision is not None:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.image_decode import flatten_images, load_image, to_rgb
+from npsiglip.image_decode import flatten_images, to_rgb
+from npsiglip.image_files import load_image
 from npsiglip.pixel_settings import PixelSettings, common_options, is_count, named_images, read_config
 
 __all__ = ["ImageProcessor", "check_pixels", "flatten_images", "load_image"]
@@ -60,7 +61,7 @@ class ImageProcessor(PixelSettings):
             raise CheckpointError(f"{source}: {error}") from None
 
     def _resized(self, image: Any, name: str) -> NDArray[np.uint8]:
-        rgb = to_rgb(image, name, self.do_convert_rgb)
+        rgb = to_rgb(image, name, self.do_convert_rgb, self.decoding)
         if self.do_resize:
             rgb = rgb.resize((self.width, self.height), resample=self.resample)
         elif rgb.size != (self.width, self.height):
@@ -82,9 +83,10 @@ class ImageProcessor(PixelSettings):
         """Images -> float32 [N, 3, height, width], C-contiguous; each image's bits do not depend on the others.
 
         Args:
-            images: one of, or a list of: a path (turned upright by its EXIF orientation, alpha dropped); a PIL image of
-                any mode (orientation as it lies, transparency on white); an integer array of 0..255, [H, W, C] or
-                [C, H, W] with 1, 3 or 4 channels (4 are RGBA, on white), or [N, ...] of these.
+            images: one of, or a list or generator of: a path, or a file's content as bytes or as an open file (turned
+                upright by its EXIF orientation, alpha dropped); a PIL image of any mode (orientation as it lies,
+                transparency on white); an integer array of 0..255, [H, W, C] or [C, H, W] with 1, 3 or 4 channels (4
+                are RGBA, on white), or [N, ...] of these.
             first: the number that errors give the first image; None for no numbers.
 
         Raises:

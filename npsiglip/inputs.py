@@ -7,6 +7,7 @@ Dimensions: N images or texts, L tokens, P patch, M patches of the largest image
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
@@ -15,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import ImageConfig, TextConfig
-from npsiglip.errors import InputError
+from npsiglip.errors import InputError, InputWarning
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
 from npsiglip.pixel_settings import BICUBIC, BILINEAR
+from npsiglip.tokenizer_base import BaseTokenizer
 
-Images = Any  # a path, a PIL image, a uint8 array, a list of these, float32 pixels [N, 3, H, W], or a PatchBatch
+Images = Any  # what an ImageProcessor takes, one or a list of these; float32 pixels [N, 3, H, W]; or a PatchBatch
 Texts = str | Sequence[str] | NDArray[np.integer]
 Batch = tuple[NDArray[np.intp], Any]  # the places of its inputs among all, and what a tower takes
 
@@ -172,8 +174,23 @@ def naflex_images(
     return Inputs(count, batches(), name)
 
 
-def token_ids(texts: Texts, config: TextConfig, tokenizer: Any) -> NDArray[np.int64]:
-    """Token ids [N, L], from texts or as given.
+def _tokenized(texts: Any, tokenizer: BaseTokenizer) -> NDArray[np.int64]:
+    """Token ids [N, L] of texts, with one warning of those that are cut."""
+    ids, cut = tokenizer.rows(texts)
+    if cut:
+        first, text = next(iter(cut.items()))
+        warnings.warn(
+            f"{len(cut)} of {len(ids)} texts ha{'s' if len(cut) == 1 else 've'} more than the {tokenizer.seq_len} "
+            f"tokens that the model reads, and the end is ignored: texts[{first}], {text[:60]!r}"
+            f"{'...' * (len(text) > 60)}, is the first; `model.tokenizer.truncated(texts)` tells which",
+            InputWarning,
+            stacklevel=5,  # who called encode_text
+        )
+    return ids
+
+
+def token_ids(texts: Texts, config: TextConfig, tokenizer: BaseTokenizer | None) -> NDArray[np.int64]:
+    """Token ids [N, L], from texts or as given; warns once of texts that are too long.
 
     Raises:
         InputError: texts or ids that cannot be used.
@@ -185,7 +202,7 @@ def token_ids(texts: Texts, config: TextConfig, tokenizer: Any) -> NDArray[np.in
                 "this model has no tokenizer: pass token ids [N, L]; or, for an .npz, put the tokenizer's files beside "
                 "it (spiece.model of SigLIP, tokenizer.json of SigLIP 2)"
             )
-        ids: NDArray[np.int64] = tokenizer(texts)
+        ids = _tokenized(texts, tokenizer)
     elif np.issubdtype(texts.dtype, np.integer) and texts.ndim == 2 and len(texts):
         ids = texts.astype(np.int64)
     else:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npsiglip.describe import describe_fields
 from npsiglip.errors import InputError
 from npsiglip.kernels import sigmoid_loss as kernels
 from npsiglip.kernels.jit import RUN_LOCK
@@ -30,6 +31,9 @@ class SigmoidLoss(NamedTuple):
     """[B, D]."""
     d_t_prime: float
     d_bias: float
+
+    def __repr__(self) -> str:
+        return describe_fields(self)
 
 
 def sigmoid_loss(

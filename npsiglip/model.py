@@ -8,6 +8,7 @@ their own; here they are put together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
+from npsiglip.describe import describe_model
 from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
 from npsiglip.finite import NO_DIRECTION, check_embeds, check_logits, check_results
@@ -130,6 +132,15 @@ class SigLIP:
             self._classifier = Classifier(params, config, dtype) if config.classifier else None
         self.t_prime = float(np.float32(params["t_prime"])) if "t_prime" in params else None
         self.bias = float(np.float32(params["bias"])) if "bias" in params else None
+        self._params = params
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `pickle` and `copy`: made anew from the same parameters; a checkpoint is opened again where it is."""
+        return type(self), (self.config, self._params, self.processor, self.tokenizer, self.threads, self.dtype)
+
+    def __repr__(self) -> str:
+        source = f"{str(self._params.source)!r}" if isinstance(self._params, Checkpoint) else "in memory"
+        return describe_model(self.config, self.dtype, source)
 
     @classmethod
     def from_pretrained(
@@ -138,6 +149,8 @@ class SigLIP:
         dtype: str | None = None,
         threads: int | None = None,
         revision: str | None = None,
+        max_megapixels: float | None = None,
+        sixteen_bit: str = "clip",
     ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
@@ -151,11 +164,14 @@ class SigLIP:
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
             revision: of a released model: a branch, a tag or a commit's hash; None: "main".
+            max_megapixels: the largest picture that is decoded, in millions of pixels; None: Pillow's limit (89).
+            sixteen_bit: what becomes of grey pictures of 16 bits: "clip" cuts them off at 255, as transformers does;
+                "scale" makes 255 of 65535.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others; a model cannot be downloaded.
-            InputError: an unknown dtype, another than int8 for a quantised folder, or a number of threads that
-                cannot be.
+            InputError: an unknown dtype, another than int8 for a quantised folder, a number of threads or another
+                setting that cannot be.
         """
         if not isinstance(folder_or_name, str | PathLike):
             raise InputError(f"a model is a folder, an .npz or a name such as 'builtin'; got {folder_or_name!r}")
@@ -169,6 +185,8 @@ class SigLIP:
             processor = default_processor(config.image, BILINEAR if config.text and config.text.is_siglip2 else BICUBIC)
         elif config.image:
             processor = folder_processor(folder, config.image)
+        if processor:
+            processor = replace(processor, max_megapixels=max_megapixels, sixteen_bit=sixteen_bit)
         if config.text and (has_tokenizer(folder) or not checkpoint.is_npz):
             tokenizer = load_tokenizer(folder, config.text)
         return cls(config, checkpoint, processor, tokenizer, threads, dtype)
@@ -184,9 +202,10 @@ class SigLIP:
         """Images to embeddings, float32 [N, D].
 
         Args:
-            images: one of, or a list of: a path, a PIL image, a uint8 array [H, W, 3]; or float32 pixels
-                [N, 3, S, S], resized and normalised to [-1, 1] already; or, for NaFlex, a `PatchBatch` or a mapping
-                with Hugging Face's keys `pixel_values`, `pixel_attention_mask` and `spatial_shapes`.
+            images: one of, or a list or generator of: a path, a PIL image, a uint8 array [H, W, 3], the bytes of an
+                image file, a file that is open for reading; or float32 pixels [N, 3, S, S], resized and
+                normalised to [-1, 1] already; or, for NaFlex, a `PatchBatch` or a mapping with Hugging Face's keys
+                `pixel_values`, `pixel_attention_mask` and `spatial_shapes`.
             normalize: scale each embedding to unit norm.
             interpolate_pos_encoding: pixels may be of any size, and positions are interpolated (bicubic).
             max_num_patches: of an image, for NaFlex; None: the processor's.
@@ -204,8 +223,9 @@ class SigLIP:
         """Texts to embeddings, float32 [N, D].
 
         Args:
-            texts: a str, a list of str, or token ids [N, L], which must be padded as the model was trained. A text
-                that is too long loses its end, as in Hugging Face: `model.tokenizer.truncated(texts)` tells.
+            texts: a str, a list or generator of str, or token ids [N, L], which must be padded as the model was
+                trained. A text that is too long loses its end, as in Hugging Face, with one warning
+                (`InputWarning`): `model.tokenizer.truncated(texts)` tells which.
             normalize: scale each embedding to unit norm.
             attention_mask: [N, L], 1 for tokens to attend to and 0 for others. SigLIP was trained without any.
 

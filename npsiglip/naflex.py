@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.describe import describe_fields
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import to_rgb
 from npsiglip.pixel_settings import BILINEAR, PixelSettings, common_options, is_count, named_images, read_config
@@ -28,7 +29,7 @@ _KEYS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 _SMALLEST, _LARGEST, _APART = 1e-6, 100.0, 1e-5  # of the scale that is searched for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchBatch:
     """Images as patches; the same arrays have other names in Hugging Face."""
 
@@ -38,6 +39,8 @@ class PatchBatch:
     """[N, M], whether there is a patch. `pixel_attention_mask`."""
     shapes: NDArray[np.int64]
     """[N, 2], rows and columns of each image's grid of patches. `spatial_shapes`."""
+
+    __repr__ = describe_fields
 
 
 def naflex_size(height: int, width: int, patch_size: int, max_num_patches: int) -> tuple[int, int]:
@@ -105,7 +108,7 @@ class NaflexProcessor(PixelSettings):
             raise CheckpointError(f"{source}: {error}") from None
 
     def _resized(self, image: Any, name: str, most: int) -> NDArray[np.uint8]:
-        rgb = to_rgb(image, name, self.do_convert_rgb)
+        rgb = to_rgb(image, name, self.do_convert_rgb, self.decoding)
         size = self.patch_size
         if self.do_resize:
             height, width = naflex_size(rgb.height, rgb.width, size, most)

@@ -26,7 +26,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError
-from npsiglip.stored import NAMES, TYPES, MadeTensor, MappedTensor, Spec, StoredTensor
+from npsiglip.stored import NAMES, TYPES, MadeTensor, MappedTensor, Spec, StoredTensor, map_file
 
 SUFFIX = ".npz"
 _MEMBER = ".npy"
@@ -69,7 +69,7 @@ def _unpacker(path: Path, info: zipfile.ZipInfo, dtype: np.dtype[Any]) -> Callab
     return unpack
 
 
-def _open_member(path: Path, file: BinaryIO, memory: mmap.mmap, info: zipfile.ZipInfo) -> StoredTensor:
+def _open_member(path: Path, file: BinaryIO, memory: mmap.mmap | bytes, info: zipfile.ZipInfo) -> StoredTensor:
     stored = info.compress_type == zipfile.ZIP_STORED
     if stored:
         _skip_local_header(file, info)
@@ -97,7 +97,7 @@ def open_npz(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            memory = map_file(file)
             members = [info for info in archive.infolist() if info.filename.endswith(_MEMBER)]
             tensors = {m.filename.removesuffix(_MEMBER): _open_member(path, file, memory, m) for m in members}
             if len(tensors) < len(members):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.describe import describe_fields
 from npsiglip.params import block_name
 
 Array = NDArray[np.float32]
@@ -18,7 +19,7 @@ Array = NDArray[np.float32]
 POOLED = {"image": "image.pooled", "text": "text.head"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SigLIPOutput:
     """Images against texts; the fields have the names that Hugging Face's `SiglipOutput` gives them."""
 
@@ -28,6 +29,8 @@ class SigLIPOutput:
     """[N, D], unit norm."""
     text_embeds: Array
     """[K, D], unit norm."""
+
+    __repr__ = describe_fields
 
     @property
     def logits_per_text(self) -> Array:
@@ -53,7 +56,7 @@ def softmax(logits: Array) -> Array:
     return probs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TowerOutput:
     """One tower's insides, float32; the fields have the names of Hugging Face's `BaseModelOutputWithPooling`."""
 
@@ -66,6 +69,8 @@ class TowerOutput:
     LayerNorm, and so not `last_hidden_state`."""
     attentions: tuple[Array, ...] | None
     """depth arrays [N, H, L, L]: what each query of a block attends to; rows sum to one."""
+
+    __repr__ = describe_fields
 
 
 def tower_taps(tower: str, depth: int, hidden_states: bool, attentions: bool) -> list[str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import flatten_images
+from npsiglip.image_files import Decoding
 
 # PIL.Image.Resampling, by number as preprocessor_config.json writes it
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -40,8 +41,12 @@ def is_count(value: object) -> bool:
 class PixelSettings:
     """How bytes become pixels; `resample` is a number of `PIL.Image.Resampling`.
 
+    The last two, `max_megapixels` and `sixteen_bit`, are a caller's and in no file: see
+    `npsiglip.image_files.Decoding`.
+
     Raises:
         CheckpointError: settings of other types, and those that no pixel survives.
+        InputError: a caller's setting that cannot be.
     """
 
     resample: int = BICUBIC
@@ -52,8 +57,16 @@ class PixelSettings:
     do_rescale: bool = True
     do_normalize: bool = True
     do_convert_rgb: bool = True
+    max_megapixels: float | None = None
+    sixteen_bit: str = "clip"
+
+    @property
+    def decoding(self) -> Decoding:
+        """How files and 16-bit values are read."""
+        return Decoding(self.max_megapixels, self.sixteen_bit)
 
     def __post_init__(self) -> None:
+        self.decoding.check()
         if not _is_number(self.resample) or self.resample not in RESAMPLING:
             known = ", ".join(f"{number} ({name})" for number, name in RESAMPLING.items())
             raise CheckpointError(f"unknown resample {self.resample!r}; expected one of {known}")

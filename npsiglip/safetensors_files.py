@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import CheckpointError
-from npsiglip.stored import TYPES, MappedTensor, Spec
+from npsiglip.stored import TYPES, MappedTensor, Spec, map_file
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -63,12 +63,15 @@ def _damage(path: Path, size: int) -> str:
     return f"is cut short, damaged or no safetensors file ({size:,} bytes): download it again"
 
 
-def _check_format(path: Path) -> None:
+def _check_format(path: Path, memory: mmap.mmap | bytes) -> None:
     """Let the safetensors library judge the header: sizes, types, offsets, nothing missing at the end."""
     size = path.stat().st_size
     try:
-        with safe_open(path, framework="np"):
-            pass
+        if isinstance(memory, bytes):  # the library maps files too, which could not be done
+            deserialize(memory)  # type: ignore[no-untyped-call]
+        else:
+            with safe_open(path, framework="np"):
+                pass
     except SafetensorError as error:
         raise CheckpointError(f"{path} {_damage(path, size)} (safetensors: {error})") from None
 
@@ -81,10 +84,10 @@ def open_file(path: Path) -> dict[str, MappedTensor]:
     """
     try:
         with path.open("rb") as file:  # first, because the library calls a file without permission missing
-            _check_format(path)
-            start = 8 + int.from_bytes(file.read(8), "little")
-            text = file.read(start - 8)
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            memory = map_file(file) if path.stat().st_size else b""
+            _check_format(path, memory)
+            start = 8 + int.from_bytes(memory[:8], "little")
+            text = memory[8:start]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error}") from None
     try:

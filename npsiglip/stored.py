@@ -8,12 +8,13 @@ Leaves out: which files there are, and which tensor is which parameter (`npsigli
 
 from __future__ import annotations
 
+import errno
 import mmap
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -32,6 +33,24 @@ TYPES: dict[str, np.dtype[Any]] = FLOATS | {"I8": np.dtype("i1"), "I32": np.dtyp
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 ALIGNMENT = 4  # bytes: compiled code reads smaller elements, too, in lanes of this size
+
+
+_NOT_MAPPABLE = (errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def map_file(file: BinaryIO) -> mmap.mmap | bytes:
+    """The content of a file, mapped; read, where its disk cannot be mapped, as some in a network.
+
+    Raises:
+        OSError: neither can be done.
+    """
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno not in _NOT_MAPPABLE:
+            raise
+    file.seek(0)
+    return file.read()
 
 
 def is_aligned(values: NDArray[Any]) -> bool:
@@ -55,6 +74,8 @@ class Spec(NamedTuple):
 class MappedTensor:
     """One tensor of a mapped file as its header describes it; nothing is read before `array`.
 
+    A file that cannot be mapped was read, all of it.
+
     `dtype` is the format's name (`F32`), `offset` the first byte in the file.
     """
 
@@ -62,7 +83,7 @@ class MappedTensor:
     dtype: str
     shape: Shape
     offset: int
-    memory: mmap.mmap
+    memory: mmap.mmap | bytes
 
     def array(self) -> NDArray[Any]:
         """The values: a read-only view of the mapped file, which need not be aligned (`is_aligned`)."""
@@ -77,7 +98,7 @@ class MappedTensor:
         page = mmap.PAGESIZE
         first = -(-self.offset // page) * page
         end = (self.offset + Spec(self.dtype, self.shape).nbytes) // page * page
-        if end > first and hasattr(mmap, "MADV_DONTNEED"):
+        if end > first and isinstance(self.memory, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.memory.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 

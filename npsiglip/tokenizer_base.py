@@ -216,20 +216,30 @@ class BaseTokenizer(ABC):
     def __call__(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
         """The ids of N texts as int64 [N, L]; a text too long loses its end, and the closing id stays last.
 
-        Nothing tells that a text was cut: ask `truncated`.
+        Nothing tells that a text was cut: ask `truncated`, or `rows` for both.
 
         Raises:
             InputError: no texts, or one that is not a str or has lone surrogates.
         """
-        checked = check_texts(texts)
+        return self.rows(texts)[0]
+
+    def rows(self, texts: str | Sequence[str]) -> tuple[NDArray[np.int64], dict[int, str]]:
+        """As a call; and the texts that lost their ends, by their places.
+
+        Raises:
+            InputError: as a call.
+        """
+        checked, cut = check_texts(texts), {}
         rows = np.full((len(checked), self.seq_len), self.pad_id, np.int64)  # [N, L]
-        for row, text in zip(rows, checked, strict=True):
+        for i, text in enumerate(checked):
             ids = self._ids(text)
             if len(ids) >= self.seq_len:  # even if the last one closes: the cut comes before the closing
+                if len(self._closed(ids)) > self.seq_len:
+                    cut[i] = text
                 ids = ids[: self.seq_len - 1]
             ids = self._closed(ids)
-            row[: len(ids)] = ids
-        return rows
+            rows[i, : len(ids)] = ids
+        return rows, cut
 
     def truncated(self, texts: str | Sequence[str]) -> list[bool]:
         """For each text, whether it has more ids than `seq_len`, so that a call loses its end.

@@ -71,6 +71,10 @@ class Trace(Forget, Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._taps)
 
+    def __repr__(self) -> str:
+        names = list(self._taps)
+        return f"{type(self).__name__}({len(names)} taps{f', {names[0]} to {names[-1]}' if names else ''})"
+
 
 class Selected(Trace):
     """A trace of the taps with these names, which forgets all others."""

@@ -17,6 +17,7 @@ from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 
 OWNER = "google"
+SPELT_ALIKE, OTHER_OWNER = 0.6, 0.95  # of 1: how much of a name must be that of a released one to ask for it
 
 SHAPES: dict[str, dict[str, Any]] = {
     "B": {"width": 768, "depth": 12, "num_heads": 12, "mlp_dim": 3072},
@@ -100,19 +101,19 @@ _TABLE = (
 VARIANTS: dict[str, Variant] = {row[0]: Variant(*row) for row in _TABLE}
 
 
-def nearest(name: str) -> str:
+def nearest(name: str, cutoff: float = SPELT_ALIKE) -> str:
     """A question for a message: which released checkpoints are spelt like `name`; empty if none is."""
-    near = get_close_matches(name.rpartition("/")[2].lower(), VARIANTS, n=3, cutoff=0.4)
+    near = get_close_matches(name.rpartition("/")[2].lower(), VARIANTS, n=3, cutoff=cutoff)
     return f"did you mean {', '.join(near)}? " if near else ""
 
 
 def find_variant(name: str) -> Variant:
-    """The released checkpoint of this name, with or without "google/".
+    """The released checkpoint of this name, with or without "google/", in any case.
 
     Raises:
         CheckpointError: there is none; the error names those that are spelt most like it.
     """
-    known = VARIANTS.get(name.removeprefix(f"{OWNER}/"))
+    known = VARIANTS.get(name.strip().lower().removeprefix(f"{OWNER}/"))
     if known is None:
         raise CheckpointError(f"unknown checkpoint {name!r}: {nearest(name)}`npsiglip models` lists all of them")
     return known

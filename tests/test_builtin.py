@@ -111,7 +111,7 @@ def test_other_pictures_need_no_folder_but_the_package(tmp_path):
     command = [sys.executable, "-m", "npsiglip", "classify", str(IMAGES / "world-orange-moon.png"), "--json"]
     command += ["-l", "an orange moon", "-l", "a blue star"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    scores = json.loads(result.stdout)[0]["scores"]
+    scores = json.loads(result.stdout)["scores"]
     assert scores[0]["label"] == "an orange moon"
     assert scores[0]["score"] > 0.5 > 0.05 > scores[1]["score"]
     assert result.stderr.startswith("model: the built-in model")

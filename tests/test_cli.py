@@ -5,6 +5,7 @@ import errno
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,13 +61,22 @@ def images(tmp_path, monkeypatch):
     return names
 
 
-def run(*args, model=TINY):
+def run(command, *args, model=TINY):
     options = ["--model", str(model)] if model else []
-    return CliRunner().invoke(app, [str(a) for a in args] + options)
+    return CliRunner().invoke(app, [command, *options, *map(str, args)])
 
 
 def environment(**changes):
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def lines_of_json(stdout):
+    """JSON Lines, and JSON: what Python reads beyond it, such as NaN, is refused."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    return [json.loads(line, parse_constant=refuse) for line in stdout.splitlines()]
 
 
 def run_process(*args, **options):
@@ -263,7 +273,7 @@ def quantized(tmp_path_factory):
 def test_dtype(images, dtype):
     expected = npsiglip.SigLIP.from_pretrained(TINY, dtype=dtype)
     result = run("classify", *images, *LABEL_OPTIONS, "--json", "--dtype", dtype)
-    assert [entry["scores"] for entry in json.loads(result.stdout)] == expected.classify(images, LABELS)
+    assert [entry["scores"] for entry in lines_of_json(result.stdout)] == expected.classify(images, LABELS)
     assert run("embed", images[0], "-o", "x.safetensors", "--dtype", dtype).exit_code == 0
     np.testing.assert_array_equal(load_file("x.safetensors")["embeddings"], expected.encode_image(images[0]))
     with safe_open("x.safetensors", framework="np") as file:
@@ -306,7 +316,7 @@ BAD_QUANTIZATIONS = {
     "quantised": (["quantised", "-o", "new"], ["quantised is quantised already", "expected the original"]),
     "itself": (["model", "-o", "model"], ["model is the model itself", "choose another folder"]),
     "another": (["model", "-o", "quantised"], ["quantised already holds a model (config.json, model.safetensors)"]),
-    "a file": (["model", "-o", "one.png"], ["one.png cannot be written"]),
+    "a file": (["model", "-o", "one.png"], ["'one.png' ends in .png, and a folder is what would be written"]),
     "below a file": (["model", "-o", "one.png/new"], ["one.png/new cannot be written"]),
     "NaN": (["damaged", "-o", "new"], [FC1, "1 of 1,872 values not finite"]),
 }
@@ -360,7 +370,7 @@ def test_a_model_with_classes_of_its_own(images, tmp_path):
     save_folder(tmp_path, config, random_params(config, 1))
     result = run("classify", *images, "--json", model=tmp_path)
     assert result.exit_code == 0
-    for entry in json.loads(result.stdout):
+    for entry in lines_of_json(result.stdout):
         assert {score["label"] for score in entry["scores"]} == {"cat", "dog", "owl"}
         assert sum(score["score"] for score in entry["scores"]) == pytest.approx(1, abs=1e-6)
     assert "cat" in run("classify", images[0], model=tmp_path).stdout
@@ -381,7 +391,7 @@ def test_on_a_terminal_progress_is_shown_there_and_results_go_to_stdout(images):
     args = ["-c", script, "classify", *images, *LABEL_OPTIONS, "--json", "--model", str(TINY)]
     returncode, stdout, shown = on_terminal(args)
     assert returncode == 0
-    assert [entry["image"] for entry in json.loads(stdout)] == images
+    assert [entry["image"] for entry in lines_of_json(stdout)] == images
     for phrase in ("Loading the model", "Compiling kernels (first run only): linear", "Images", "1/3", "0:00:0"):
         assert phrase in shown
     assert "score" not in shown
@@ -424,7 +434,7 @@ def test_json_is_what_the_model_says(images, model):
     expected = model.classify(images, LABELS)
     assert result.exit_code == 0
     assert result.stderr == ""
-    assert json.loads(result.stdout) == [
+    assert lines_of_json(result.stdout) == [
         {"image": image, "scores": scores} for image, scores in zip(images, expected, strict=True)
     ]
 
@@ -464,7 +474,7 @@ def test_percent(score, text):
 
 def test_template(images, model):
     result = run("classify", *images, *LABEL_OPTIONS, "--json", "--template", "{}, painted.")
-    scores = [entry["scores"] for entry in json.loads(result.stdout)]
+    scores = [entry["scores"] for entry in lines_of_json(result.stdout)]
     assert scores == model.classify(images, LABELS, "{}, painted.")
     assert scores != model.classify(images, LABELS)
 
@@ -512,13 +522,14 @@ def test_a_long_label_is_told(images):
     assert run("classify", images[0], "-l", "cat").stderr == ""
 
 
-@pytest.mark.parametrize(("options", "printed"), [([], ["one.png", "two.png"]), (["--json"], [])])
-def test_results_before_a_bad_image_are_kept(images, model, monkeypatch, options, printed):
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_results_before_a_bad_image_are_kept(images, model, monkeypatch, options):
     monkeypatch.setattr("npsiglip.inputs.TOKENS_PER_PASS", model.config.image.seq_len)
     Path("three.png").write_bytes(b"no image")
     result = run("classify", *images, "-l", "a", *options)
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[::2] == printed
+    lines = [entry["image"] for entry in lines_of_json(result.stdout)] if options else result.stdout.splitlines()[::2]
+    assert lines == ["one.png", "two.png"]
     assert "three.png" in result.stderr
 
 
@@ -616,21 +627,59 @@ def test_images_are_looked_for_before_the_model_is_loaded(images):
         ("./one.png", Kind.IMAGE),
         ("no-suffix", Kind.IMAGE),
         ("a cat", Kind.TEXT),
-        ("photos", Kind.TEXT),
-        ("photos/", Kind.IMAGE),
-        ("", Kind.TEXT),
+        ("a link to nothing", Kind.IMAGE),
+        ("a file with spaces", Kind.IMAGE),
+        ("photos of cats", Kind.TEXT),
+        ("black/white cat", Kind.TEXT),
+        ("cats and/or dogs", Kind.TEXT),
+        ("24/7", Kind.TEXT),
+        ("data: a chart, drawn", Kind.TEXT),
+        ("a cat, 4 ft.fit", Kind.TEXT),
         ("x" * 5000, Kind.TEXT),
-        ("https://example.org/cat.png", Kind.IMAGE),
+        ("a\0b", Kind.TEXT),
+        ("https://example.org/cat", Kind.IMAGE),
+        ("data:image/png;base64,AAAA", Kind.IMAGE),
     ],
 )
 def test_kind_of(images, argument, kind):
     shutil.copy("one.png", "no-suffix")
+    shutil.copy("one.png", "a file with spaces")
+    Path("a link to nothing").symlink_to("nowhere")
     Path("photos").mkdir()
     assert kind_of(argument) is kind
 
 
-@pytest.mark.parametrize("argument", ["no.png", "no.JPEG", "photos/cat", "cats and/or dogs", "x/" * 5000])
+@pytest.mark.parametrize(
+    ("argument", "phrase"),
+    [
+        ("", "an argument is empty"),
+        (" ", "an argument is empty"),
+        ("-", "standard input is not read"),
+        (".", "is a folder; give the files in it, such as ./*.jpg"),
+        ("/", "is a folder"),
+        ("photos", "is a folder; give the files in it, such as photos/*.jpg"),
+        ("photos/", "is a folder; give the files in it, such as photos/*.jpg"),
+        ("my photos", "such as 'my photos'/*.jpg"),
+    ],
+)
+def test_what_is_neither_an_image_nor_a_text(images, argument, phrase):
+    for name in ("photos", "my photos"):
+        Path(name).mkdir()
+    with pytest.raises(InputError, match=re.escape(phrase)):
+        kind_of(argument)
+    if argument.strip():
+        with pytest.raises(InputError, match="--as text"):
+            kind_of(argument)
+    assert_refused(run("embed", "--output", "x.npy", "--", argument), phrase)
+    assert not Path("x.npy").exists()
+
+
+NO_TEXTS = ["no.png", "no.JPEG", "x.dng", "my photo 1.jpg", "photos/cat", "./cat", "/cat", "~/cat", "no/", "no/*"]
+
+
+@pytest.mark.parametrize("argument", [*NO_TEXTS, "C:\\no.png", "x/" * 5000])
 def test_a_missing_image_is_not_taken_for_a_text(images, argument):
+    Path("photos").mkdir()
     with pytest.raises(InputError, match=r"does not exist.*--as text"):
         kind_of(argument)
 
@@ -667,8 +716,9 @@ def test_embed_safetensors(images, model, options, normalize):
 
 
 def test_embed_as_text(images, model):
-    assert run("embed", "one.png", "a/b", "-o", "x.npy", "--as", "text").exit_code == 0
-    np.testing.assert_array_equal(np.load("x.npy"), model.encode_text(["one.png", "a/b"]))
+    texts = ["one.png", "a/b", "x.dng", "-", ".", ""]
+    assert run("embed", "-o", "x.npy", "--as", "text", "--", *texts).exit_code == 0
+    np.testing.assert_array_equal(np.load("x.npy"), model.encode_text(texts))
     assert_refused(run("embed", "a cat", "-o", "x.npy", "--as", "image"), "'a cat' does not exist")
 
 

@@ -13,7 +13,7 @@ from npsiglip import SigLIP
 from npsiglip.checkpoint import Checkpoint, save_folder
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub import model_folder
-from npsiglip.hub_cache import cache_folder, find_repository, is_offline, missing_files
+from npsiglip.hub_cache import cache_folder, find_repository, hint, is_offline, missing_files
 
 PACKAGE = Path(npsiglip.__file__).parent
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -65,6 +65,7 @@ def test_names_and_paths(tmp_path):
     ):
         assert model_folder(path) == Path(path)
     (tmp_path / "owner/tiny").mkdir(parents=True)
+    (tmp_path / "owner/tiny/notes.txt").touch()
     assert model_folder("owner/tiny") == Path("owner/tiny")  # what is there as a path is one
     assert model_folder(Path("owner/other")) == Path("owner/other")
 
@@ -84,6 +85,9 @@ def test_checkpoints_open_by_name():
         ("google/siglip-base-patch16-224", ("google/siglip-base-patch16-224", None)),
         ("siglip2-base-patch16-naflex", ("google/siglip2-base-patch16-naflex", None)),
         ("siglip-base-patch16-224@v1.0", ("google/siglip-base-patch16-224", "v1.0")),
+        ("SigLIP-Base-Patch16-224", ("google/siglip-base-patch16-224", None)),
+        ("Google/SigLIP2-Base-Patch16-NaFlex@V1", ("google/siglip2-base-patch16-naflex", "V1")),
+        ("  google/siglip-base-patch16-224\n", ("google/siglip-base-patch16-224", None)),
         ("Some-One/my.model_2@refs/pr/1", ("Some-One/my.model_2", "refs/pr/1")),
         *(
             (name, None)
@@ -174,3 +178,46 @@ def test_what_is_not_in_the_cache(tmp_path, name):
     with pytest.raises(CheckpointError, match=message) as error:
         model_folder(name)
     assert ("did you mean siglip-base-patch16-224, " in str(error.value)) == (name.startswith("google"))
+
+
+def test_names_in_another_case_and_with_spaces_around(tmp_path):
+    snapshot = cached(tmp_path, "google/siglip-base-patch16-224", main=COMMIT)
+    for name in ("SigLIP-Base-Patch16-224", " siglip-base-patch16-224 ", "GOOGLE/siglip-base-patch16-224"):
+        assert model_folder(name) == snapshot
+    for name in ("BuiltIn", " builtin"):
+        assert model_folder(name) == PACKAGE / "data" / "builtin"
+    (tmp_path / "Builtin").mkdir()
+    assert model_folder("Builtin") == Path("Builtin")  # what is there as a path is one
+    (tmp_path / " odd ").mkdir()
+    assert model_folder(" odd ") == Path(" odd ")
+    for empty in ("", " "):
+        with pytest.raises(InputError, match="empty string"):
+            SigLIP.from_pretrained(empty)
+
+
+@pytest.mark.parametrize("name", ["siglip-base-patch16-224", "google/siglip-base-patch16-224", "owner/tiny"])
+def test_an_empty_folder_hides_no_model(tmp_path, name):
+    repo = name if "/" in name else f"google/{name}"
+    snapshot = cached(tmp_path, repo, main=COMMIT)
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / ".DS_Store").touch()
+    assert model_folder(name) == snapshot
+    (tmp_path / name / "config.json").touch()
+    assert model_folder(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("timm/ViT-B-16-SigLIP", False),
+        ("timm/vit_base_patch16_siglip_224", False),
+        ("openai/clip-vit-base-patch16", False),
+        ("somebody/siglip-base-finetuned", False),
+        ("gogle/siglip-base-patch16-224", True),
+        ("google/siglip-base-patch16-22", True),
+        ("google/siglip-base-patch16-224", False),
+        ("siglip-base", True),
+    ],
+)
+def test_only_who_means_a_released_model_is_asked_for_another(name, asked):
+    assert hint(name).startswith("did you mean ") == asked

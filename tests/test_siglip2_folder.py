@@ -64,7 +64,7 @@ def test_commands(folder, images):
         return result.stdout
 
     model = SigLIP.from_pretrained(folder)
-    found = json.loads(run("classify", *images, "-l", "A Cat", "-l", "dog", "--json"))
+    found = map(json.loads, run("classify", *images, "-l", "A Cat", "-l", "dog", "--json").splitlines())
     ranked = model.classify(images, ["A Cat", "dog"])
     assert [scores["scores"] for scores in found] == ranked
     run("embed", *images, "A Cat", "a cat", "-o", "out.npy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from typing import Annotated, Any
@@ -11,7 +12,8 @@ from typer.core import TyperGroup
 
 from npsiglip import __version__, interrupts
 from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, warmup, world
-from npsiglip.cli.console import INTERRUPTED, messages
+from npsiglip.cli.console import INTERRUPTED, messages, note
+from npsiglip.cli.output import prepare_streams, run
 
 
 class _Commands(TyperGroup):
@@ -65,12 +67,13 @@ for _command in (
 
 def main() -> None:
     """Run the command line of this process."""
+    prepare_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a label that the encoding lacks is no reason to fail
     interrupts.remember()
     code: Any = INTERRUPTED
     try:
-        app(prog_name="npsiglip")
+        run(functools.partial(app, prog_name="npsiglip"), lambda text: note(text, "error:", "bold red"))
     except KeyboardInterrupt:
         pass
     except SystemExit as end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, err, out, warn
+from npsiglip.cli.console import Activity, UsageError, err, out, warn
+from npsiglip.cli.output import check_stdout, finite, results, to_json
 from npsiglip.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,14 +72,15 @@ def _bench_kernels(
 
     with Activity() as activity:
         report = time_kernels(config, cases, dtype, threads, rounds, _Progress(activity), name)
-    if as_json:
-        print(json.dumps(asdict(report), indent=2), flush=True)
-        return
-    out().width = max(out().width, WIDE)
-    for line in kernel_header(report):
-        out().print(line)
-    out().print()
-    out().print(kernel_table(report))
+    with results():
+        if as_json:
+            print(to_json(finite(asdict(report)), indent=2))
+            return
+        out().width = max(out().width, WIDE)
+        for line in kernel_header(report):
+            out().print(line)
+        out().print()
+        out().print(kernel_table(report))
 
 
 def bench(
@@ -128,7 +129,8 @@ def bench(
 ) -> None:
     """Time the towers, in alternation with other implementations and with what the machine can do at best."""
     if model is not None and variant is not None:
-        raise typer.BadParameter("give a model or a variant, not both", param_hint="--model / --variant")
+        raise UsageError("give --model or --variant, not both")
+    check_stdout()
     from npsiglip.bench.cases import default_cases, parse_case
     from npsiglip.bench.machine import check_threads
     from npsiglip.bench.measure import bench as measure
@@ -149,7 +151,7 @@ def bench(
     parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)
     if kernels:
         if peers:
-            raise typer.BadParameter("kernels are npsiglip's own: nobody else can be timed", param_hint="--peer")
+            raise UsageError("--kernels are npsiglip's own, nobody else can be timed: leave --peer out")
         _bench_kernels(config, parsed, dtype, threads, runs, name, as_json)
         return
     with Activity() as activity:
@@ -166,7 +168,8 @@ def bench(
     busy = report.machine["load_average"]
     if busy is not None and busy > BUSY:
         warn(f"others were using the machine (load average {busy:.1f}): the times may not repeat")
-    if as_json:
-        print(json.dumps(asdict(report), indent=2), flush=True)
-    else:
-        _print(report)
+    with results():
+        if as_json:
+            print(to_json(finite(asdict(report)), indent=2))
+        else:
+            _print(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import floor, log10
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +14,24 @@ from npsiglip.cli.console import (
     ModelOption,
     ThreadsOption,
     TruncateOption,
-    check_images,
+    UsageError,
     check_lengths,
     find_model,
+    note,
     one_line,
     out,
     quoted,
-    results,
+)
+from npsiglip.cli.output import check_stdout, results, to_json
+from npsiglip.cli.pictures import (
+    MegapixelsOption,
+    SixteenBit,
+    SixteenBitOption,
+    SkipOption,
+    Skipped,
+    check_images,
+    encode_good,
+    pixel_settings,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +82,10 @@ def classify(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write a JSON list, with every digit.")] = False,
+    max_megapixels: MegapixelsOption = None,
+    sixteen_bit: SixteenBitOption = SixteenBit.CLIP,
+    skip_bad: SkipOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each image, at once.")] = False,
 ) -> None:
     """Tell which labels fit the images.
 
@@ -83,29 +96,33 @@ def classify(
     from npsiglip.zero_shot import fill_template, rank
 
     if not labels and not _has_classifier(model):
-        raise typer.BadParameter("give at least one, such as -l 'a cat' -l 'a dog'", param_hint="--label / -l")
+        raise UsageError("give labels, one at least, such as -l 'a cat' -l 'a dog'")
     texts = fill_template(labels, template) if labels else []
-    check_images(images)
-    found = []
+    check_stdout()
+    skipped = Skipped(skip_bad)
+    places = check_images(images, skipped)
+    skipped.check(len(images))
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
+        siglip = activity.load(model, dtype, threads, **pixel_settings(max_megapixels, sixteen_bit))
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)
             activity.say("Labels")
             ztxt = siglip.encode_text(texts)
-        for paths in activity.passes(siglip, images):
+
+        def scores_of(paths: list[str]) -> list[list[Score]]:
             if ztxt is None:
-                scores_of = siglip.classify(list(paths))
-            else:
-                scores_of = [rank(labels, row) for row in siglip.compare(siglip.encode_image(list(paths)), ztxt).probs]
-            ranked = list(zip(paths, scores_of, strict=True))
-            if as_json:
-                found += [{"image": path, "scores": scores} for path, scores in ranked]
-                continue
+                return siglip.classify(paths)
+            return [rank(labels, row) for row in siglip.compare(siglip.encode_image(paths), ztxt).probs]
+
+        for batch in activity.passes(siglip, places):
+            good, found = encode_good(siglip, images, batch, skipped, scores_of)
             with activity.paused(), results():
-                for path, scores in ranked:
-                    _print_scores(path, scores)
-    if as_json:
-        with results():
-            print(json.dumps(found, indent=2, allow_nan=False), flush=True)
+                for place, scores in zip(good, found or (), strict=True):
+                    if as_json:
+                        print(to_json({"image": images[place], "scores": scores}))
+                    else:
+                        _print_scores(images[place], scores)
+    skipped.check(len(images))
+    if skipped.places:
+        note(skipped.summary(len(images)))

@@ -11,23 +11,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from npsiglip.errors import InputError, NpsiglipError
+from npsiglip.errors import InputError, InputWarning, NpsiglipError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from npsiglip.model import SigLIP
+
+T = TypeVar("T")
+
+
+class UsageError(typer.BadParameter):
+    """Options that are missing or exclude each other: like `typer.BadParameter`, where no value is to blame."""
+
+    def format_message(self) -> str:
+        """What is shown."""
+        return self.message
+
 
 INTERRUPTED = 130  # the shells' exit code for Ctrl-C: 128 + SIGINT
 
@@ -86,21 +96,6 @@ def out() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def results() -> Iterator[None]:
-    """Around what writes to stdout: a full disk is no bug of ours. A reader who has seen enough is no error at all.
-
-    Raises:
-        InputError: if nothing more can be written.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise InputError(f"the results cannot be written to standard output: {error.strerror}") from None
 
 
 @functools.cache
@@ -164,27 +159,6 @@ def without_collection() -> Iterator[None]:
         gc.enable()
 
 
-def is_file(path: str) -> bool:
-    """Whether there is a file of this name; False, too, for what cannot be a name, such as a long text."""
-    try:
-        return Path(path).is_file()
-    except OSError:
-        return False
-
-
-def check_images(paths: Sequence[str]) -> None:
-    """Refuse files that are not there, before time is spent on loading a model.
-
-    Raises:
-        InputError: a path of no file, or of one that may not be read.
-    """
-    from npsiglip.image import load_image
-
-    for path in paths:
-        if not is_file(path) or not os.access(path, os.R_OK):
-            load_image(path)  # knows what to say
-
-
 def check_lengths(model: SigLIP, texts: Sequence[str], names: Sequence[str], truncate: bool) -> None:
     """Refuse a text that is longer than the model's positions, by its name; with `truncate`, only warn of it.
 
@@ -193,6 +167,7 @@ def check_lengths(model: SigLIP, texts: Sequence[str], names: Sequence[str], tru
     """
     if model.tokenizer is None:
         return
+    warnings.filterwarnings("ignore", ".* tokens that the model reads", InputWarning)  # the same, of all at once
     for name, too_long in zip(names, model.tokenizer.truncated(texts), strict=True):
         if too_long:
             what = f"{name} is longer than the {model.tokenizer.seq_len} tokens that the model reads"
@@ -282,8 +257,14 @@ class Activity:
 
         self._stack.enter_context(on_compile(self._compiling))
 
-    def load(self, name: str | None, dtype: str | None, threads: int | None) -> SigLIP:
+    def load(self, name: str | None, dtype: str | None, threads: int | None, **settings: Any) -> SigLIP:
         """Load the model, the built-in one if no name is given, and tell from now on of kernels that are compiled.
+
+        Args:
+            name: of the model.
+            dtype: see `SigLIP.from_pretrained`, and so the following.
+            threads: how many.
+            settings: others.
 
         Raises:
             CheckpointError: the folder cannot be used.
@@ -297,15 +278,15 @@ class Activity:
             from npsiglip.model import SigLIP
 
             self.tell_compiling()
-            return SigLIP.from_pretrained(folder, dtype, threads)
+            return SigLIP.from_pretrained(folder, dtype, threads, **settings)
 
-    def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    def passes(self, model: SigLIP, images: Sequence[T]) -> Iterator[Sequence[T]]:
         """As many images as the model takes at once, and again, telling how many are done."""
         from npsiglip.inputs import inputs_per_pass
 
         step = inputs_per_pass(model.config.image.seq_len) if model.config.image else 1
-        for start in range(0, len(paths), step):
+        for start in range(0, len(images), step):
             self.say("Images")
-            if len(paths) > step:
-                self.count(start, len(paths))
-            yield paths[start : start + step]
+            if len(images) > step:
+                self.count(start, len(images))
+            yield images[start : start + step]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from npsiglip.cli.console import Activity, find_model, note, warn
+from npsiglip.folder_names import check_folder_name
 
 
 class BlocksLayout(StrEnum):
@@ -55,6 +56,8 @@ def convert(
 
     What was written is read again and compared with the original, tensor by tensor, bit for bit.
     """
+    if target.suffix.lower() != ".npz":
+        check_folder_name(target, ", or NAME.npz for big_vision's format")
     path = find_model(source)
     with Activity() as activity:
         from npsiglip.checkpoint import Checkpoint

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
 
@@ -19,11 +16,21 @@ from npsiglip.cli.console import (
     ModelOption,
     ThreadsOption,
     TruncateOption,
-    check_images,
     check_lengths,
-    is_file,
     note,
     quoted,
+)
+from npsiglip.cli.pictures import (
+    Kind,
+    MegapixelsOption,
+    SixteenBit,
+    SixteenBitOption,
+    SkipOption,
+    Skipped,
+    check_images,
+    encode_good,
+    kind_of,
+    pixel_settings,
 )
 from npsiglip.errors import InputError
 
@@ -33,34 +40,10 @@ if TYPE_CHECKING:
 
     from npsiglip.model import SigLIP
 
-# Names that nobody means as a text. Which formats can be read is up to Pillow.
-_IMAGE_NAME = re.compile(r"[/\\]|\.(avif|bmp|gif|heic|ico|jfif|jp2|jpe?g|pgm|png|ppm|tga|tiff?|webp)$", re.IGNORECASE)
 
-
-class Kind(StrEnum):
-    """What the arguments are."""
-
-    AUTO = "auto"
-    IMAGE = "image"
-    TEXT = "text"
-
-
-def kind_of(argument: str) -> Kind:
-    """An image if there is such a file, or if it is spelt like one; otherwise a text.
-
-    Raises:
-        InputError: spelt like an image file that is not there: embedding its name would be a silent mistake.
-    """
-    if is_file(argument):
-        return Kind.IMAGE
-    if not _IMAGE_NAME.search(argument):
-        return Kind.TEXT
-    if os.access(argument, os.F_OK) or argument.startswith(("http://", "https://", "data:")):
-        return Kind.IMAGE  # to be refused with a better reason
-    raise InputError(
-        f"{quoted(argument)} is spelt like an image file, and does not exist; check the path (working directory: "
-        f"{Path.cwd()}), or pass --as text if all arguments are texts"
-    )
+class _Options(NamedTuple):
+    normalize: bool
+    truncate: bool
 
 
 def _refuse_output(output: Path, error: Exception) -> NoReturn:
@@ -124,22 +107,31 @@ def write(output: Path, target: Path, embeddings: NDArray[np.float32], metadata:
 
 
 def _encode(
-    activity: Activity, model: SigLIP, inputs: Sequence[str], kinds: Sequence[Kind], normalize: bool, truncate: bool
-) -> NDArray[np.float32]:
-    """Embeddings [N, D] in the order of the inputs."""
+    activity: Activity,
+    model: SigLIP,
+    inputs: Sequence[str],
+    places: Mapping[Kind, Sequence[int]],
+    skipped: Skipped,
+    options: _Options,
+) -> tuple[list[int], NDArray[np.float32]]:
+    """The places of the inputs that could be used, in order, and their embeddings [N, D]."""
     import numpy as np
 
-    parts = {kind: [i for i, k in enumerate(kinds) if k is kind] for kind in (Kind.TEXT, Kind.IMAGE)}
-    order, rows = [*parts[Kind.TEXT], *parts[Kind.IMAGE]], []
-    if texts := [inputs[i] for i in parts[Kind.TEXT]]:
-        check_lengths(model, texts, [f"text {quoted(text)}" for text in texts], truncate)
+    order, rows = list(places[Kind.TEXT]), []
+    if texts := [inputs[i] for i in order]:
+        check_lengths(model, texts, [f"text {quoted(text)}" for text in texts], options.truncate)
         activity.say("Texts")
-        rows.append(model.encode_text(texts, normalize))
-    images = [inputs[i] for i in parts[Kind.IMAGE]]
-    rows += [model.encode_image(list(batch), normalize) for batch in activity.passes(model, images)]
+        rows.append(model.encode_text(texts, options.normalize))
+    for batch in activity.passes(model, places[Kind.IMAGE]):
+        good, found = encode_good(
+            model, inputs, batch, skipped, lambda paths: model.encode_image(paths, options.normalize)
+        )
+        order += good
+        rows += [found] if good else []
+    skipped.check(len(inputs))
     embeddings = np.concatenate(rows)
-    embeddings[order] = embeddings.copy()
-    return embeddings
+    embeddings[np.argsort(np.argsort(order))] = embeddings.copy()
+    return sorted(order), embeddings
 
 
 def _count(n: int, what: str) -> str:
@@ -158,25 +150,39 @@ def embed(
     ],
     model: ModelOption = None,
     kind: Annotated[
-        Kind, typer.Option("--as", help="What the arguments are; auto: names of image files are images, else texts.")
+        Kind, typer.Option("--as", help="What the arguments are; auto: what exists, or is named like it, is an image.")
     ] = Kind.AUTO,
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    max_megapixels: MegapixelsOption = None,
+    sixteen_bit: SixteenBitOption = SixteenBit.CLIP,
+    skip_bad: SkipOption = False,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
-    The rows are those of the arguments, in their order. A .safetensors file holds the tensor "embeddings" and, as
-    metadata in JSON, the "inputs", their "kinds", whether they are "normalized", and the "dtype" of the computation.
+    The rows are those of the arguments, in their order; with --skip-bad, of those that could be used. A .safetensors
+    file holds the tensor "embeddings" and, as metadata in JSON, the "inputs" of its rows, their "kinds", whether they
+    are "normalized", the "dtype" of the computation, and with --skip-bad what was "skipped", and why.
     """
-    target = check_output(output)
-    kinds = [kind_of(argument) if kind is Kind.AUTO else kind for argument in inputs]
-    check_images([argument for argument, k in zip(inputs, kinds, strict=True) if k is Kind.IMAGE])
+    target, skipped = check_output(output), Skipped(skip_bad)
+    places: dict[Kind, list[int]] = {Kind.TEXT: [], Kind.IMAGE: []}
+    for place, argument in enumerate(inputs):
+        try:
+            places[kind_of(argument) if kind is Kind.AUTO else kind].append(place)
+        except InputError as error:
+            skipped.add(argument, place, error)
+    places[Kind.IMAGE] = check_images(inputs, skipped, places[Kind.IMAGE])
+    skipped.check(len(inputs))
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
-        embeddings = _encode(activity, siglip, inputs, kinds, normalize, truncate)
-    metadata = {"inputs": inputs, "kinds": kinds, "normalized": normalize, "dtype": siglip.dtype}
+        siglip = activity.load(model, dtype, threads, **pixel_settings(max_megapixels, sixteen_bit))
+        used, embeddings = _encode(activity, siglip, inputs, places, skipped, _Options(normalize, truncate))
+    texts = frozenset(places[Kind.TEXT])
+    kinds = [Kind.TEXT if place in texts else Kind.IMAGE for place in used]
+    metadata = {"inputs": [inputs[place] for place in used], "kinds": kinds, "normalized": normalize}
+    metadata |= {"dtype": siglip.dtype} | ({"skipped": skipped.reasons} if skip_bad else {})
     write(output, target, embeddings, metadata)
     what = [_count(n, k) for k in (Kind.IMAGE, Kind.TEXT) if (n := kinds.count(k))]
-    note(f"{' and '.join(what)} in {output}: float32 {list(embeddings.shape)}")
+    left_out = f"; {skipped.summary(len(inputs))}, the rows are those of the others" if skipped.places else ""
+    note(f"{' and '.join(what)} in {output}: float32 {list(embeddings.shape)}{left_out}")

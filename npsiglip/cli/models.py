@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npsiglip.cli.console import note, out, quoted, results
+from npsiglip.cli.console import note, out, quoted
+from npsiglip.cli.output import check_stdout, results, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,32 +62,42 @@ def _others() -> Iterator[tuple[str, SigLIPConfig]]:
                 continue  # of another kind
 
 
-def table() -> Table:
-    """The built-in model, those released, and others that are in the cache."""
-    from rich.table import Table
-
+def _rows() -> Iterator[dict[str, Any]]:
+    """The built-in model, those released, and others that are in the cache; sizes in bytes."""
     from npsiglip.config import SigLIPConfig
     from npsiglip.footprint import packed_bytes
     from npsiglip.hub import BUILTIN, model_folder
     from npsiglip.params import count_params
     from npsiglip.variants import VARIANTS
 
+    def row(name: str, repo: str | None, config: SigLIPConfig, here: str) -> dict[str, Any]:
+        params = count_params(config)
+        memory = {dtype: round(packed_bytes(config, dtype)) for dtype in DTYPES}
+        download = 4 * params if repo else None
+        return {
+            "name": name, "repository": repo, "parameters": params, "download": download, "memory": memory, "here": here
+        }  # fmt: skip
+
+    yield row(BUILTIN, None, SigLIPConfig.from_folder(model_folder(BUILTIN)), "yes")
+    for name, variant in VARIANTS.items():
+        yield row(name, variant.repo, variant.config, _here(variant.repo))
+    for repo, config in _others():
+        yield row(repo, repo, config, _here(repo))
+
+
+def table() -> Table:
+    """The same, to look at."""
+    from rich.table import Table
+
     result = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     result.add_column("name", no_wrap=True)
     for title in ("params", "download", *DTYPES):
         result.add_column(title, justify="right", no_wrap=True)
     result.add_column("here", no_wrap=True)
-
-    def add(name: str, config: SigLIPConfig, download: bool, here: str) -> None:
-        params = count_params(config)
-        memory = [_size(packed_bytes(config, dtype)) for dtype in DTYPES]
-        result.add_row(name, f"{params / 1e6:,.1f} M", _size(4 * params) if download else "-", *memory, here)
-
-    add(BUILTIN, SigLIPConfig.from_folder(model_folder(BUILTIN)), False, "yes")
-    for name, variant in VARIANTS.items():
-        add(name, variant.config, True, _here(variant.repo))
-    for repo, config in _others():
-        add(repo, config, True, _here(repo))
+    for row in _rows():
+        download = "-" if row["download"] is None else _size(row["download"])
+        memory = map(_size, row["memory"].values())
+        result.add_row(row["name"], f"{row['parameters'] / 1e6:,.1f} M", download, *memory, row["here"])
     return result
 
 
@@ -100,6 +111,9 @@ def models(
             show_default=False,
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help='Write a JSON list, sizes in bytes; "here" is "yes", "partly" or "no".')
+    ] = False,
 ) -> None:
     """List the released models: size, memory, and which are on this machine.
 
@@ -109,6 +123,9 @@ def models(
     from npsiglip.errors import InputError
 
     if fetch is not None:
+        check_stdout()
+        if fetch.strip().lower() == hub.BUILTIN:
+            raise InputError(f"{quoted(fetch)} is in the package, and need not be fetched")
         found = hub_cache.find_repository(fetch)
         if found is None:
             raise InputError(
@@ -117,6 +134,11 @@ def models(
         folder = hub.fetch(*found, note)
         with results():
             out().print(str(folder))
+        return
+    check_stdout()
+    if as_json:
+        with results():
+            print(to_json([row | {"here": row["here"] or "no"} for row in _rows()], indent=2))
         return
     out().width = max(out().width, WIDTH)
     with results():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from npsiglip.cli.console import Activity, find_model, note
+from npsiglip.folder_names import check_folder_name
 
 
 def _megabytes(size: int) -> str:
@@ -33,6 +34,7 @@ def quantize(
     The folder is used like the original, as --model of other commands, and gives the same results as the original
     with --dtype int8. Other programs cannot read it.
     """
+    check_folder_name(output)
     folder = find_model(model)
     with Activity() as activity:
         activity.tell_compiling()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npsiglip.cli.console import err, note
+from npsiglip.cli.console import UsageError, err, note
+from npsiglip.folder_names import check_folder_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -119,6 +120,7 @@ def train(
     The folder gets checkpoints, metrics.jsonl, plot.png and, at the end, the model in model/, a folder in Hugging
     Face's format. Ctrl-C ends a run after its step; --resume continues it, after a kill as well, to the same bits.
     """
+    check_folder_name(out)
     with Display() as display:
         from npsiglip.train.config import load_config
         from npsiglip.train.saving import FILE
@@ -127,7 +129,7 @@ def train(
         changes = {key: value for key, value in (("lock", lock), ("init", init)) if value is not None}
         settings = load_config(config, changes)
         if export_only and not (out / FILE).exists():
-            raise typer.BadParameter(f"{out} has no {FILE} to export the model of", param_hint="--export-only")
+            raise UsageError(f"--export-only: {out} has no {FILE} to export the model of")
         trainer = Trainer(settings, out, resume or export_only, display)
         if export_only:
             folder, step = trainer.export(), trainer.state.step

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npsiglip.cli.console import Activity, note, out, results
+from npsiglip.cli.console import Activity, UsageError, note, out
+from npsiglip.cli.output import check_stdout, finite, results, to_json
 from npsiglip.errors import NpsiglipError
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def verify(
     with 0 if all is equal, 1 if something differs, and 2 if something could not be compared.
     """
     if not published:
-        raise typer.BadParameter("say what to compare with: --published", param_hint="--published")
+        raise UsageError("say what to compare with: --published, the numbers that Hugging Face published")
+    check_stdout()
     found: list[Result] = []
     failed = []
     with Activity() as activity:
@@ -85,7 +86,7 @@ def verify(
                     note(f"{name}: {error}", "not compared:", "bold red")
     if json_wanted:
         with results():
-            print(json.dumps([_as_json(result) for result in found], indent=2, allow_nan=False), flush=True)
+            print(to_json(finite([_as_json(result) for result in found]), indent=2))
     different = [result for result in found if not result.equal]
     note(
         f"{len(found) - len(different)} of {len(found)} as published"

@@ -35,7 +35,7 @@ def check_fonts() -> None:
     if not find_spec("matplotlib"):
         raise InputError(
             "letters and digits are drawn in matplotlib's fonts, and matplotlib is not installed; "
-            "run pip install 'npsiglip[train]', or take a mix without \"glyph\""
+            "run pip install 'npsiglip[train]'; or, in Python, give World a mix without \"glyph\""
         )
 
 

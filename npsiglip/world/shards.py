@@ -17,6 +17,7 @@ from pathlib import Path
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
+from npsiglip.folder_names import check_folder_name
 from npsiglip.world.stream import World
 
 Say = Callable[[int, int], None]
@@ -81,6 +82,8 @@ def check_target(out: Path, force: bool) -> Path:
     try:
         target = out.resolve()
         is_tar = out.suffix.lower() == ".tar"
+        if not is_tar:
+            check_folder_name(out, ", or NAME.tar for an archive")
         if target.exists():
             if target.is_dir() == is_tar:
                 raise InputError(

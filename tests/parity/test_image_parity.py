@@ -83,6 +83,10 @@ def test_transparency_without_alpha_and_orientation(seed):
 @pytest.mark.parametrize("resample", FILTERS)
 def test_arrays(seed, resample):
     for _, array in arrays(seed, 19, 40 + seed):
+        if array.dtype == np.uint16:  # transformers judges it by its values, npsiglip by its type
+            with pytest.raises(InputError, match="uint16"):
+                ImageProcessor(38, 38)(array)
+            array = array.astype(np.uint8)
         assert_same(array, (38, 38), resample)
 
 

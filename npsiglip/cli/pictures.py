@@ -1,0 +1,219 @@
+"""What commands that read pictures share: which arguments are pictures, options, and going on without bad ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from npsiglip.cli.console import note, quoted
+from npsiglip.errors import InputError
+
+if TYPE_CHECKING:
+    from npsiglip.model import SigLIP
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S*|data:\S+[;,]\S*", re.IGNORECASE)
+_PATH = re.compile(r"(\.{0,2}|~)/\S*|\S+/|\S*/\S*[*?]\S*")  # ./x /x ~/x x/ x/*
+_NUMBERS_SHOWN = 10
+
+
+class Kind(StrEnum):
+    """What an argument is."""
+
+    AUTO = "auto"
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class SixteenBit(StrEnum):
+    """What becomes of grey pictures of 16 bits."""
+
+    CLIP = "clip"
+    SCALE = "scale"
+
+
+MegapixelsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-megapixels",
+        metavar="N",
+        help="The largest picture that is decoded, in millions of pixels.",
+        show_default="89, Pillow's",
+    ),
+]
+SixteenBitOption = Annotated[
+    SixteenBit,
+    typer.Option(
+        "--sixteen-bit", help="Grey pictures of 16 bits: clip them at 255, as transformers does, or scale them."
+    ),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Go on without images that cannot be used, and tell which. Exits with 0 if one at least could be used.",
+    ),
+]
+
+
+def pixel_settings(max_megapixels: float | None, sixteen_bit: SixteenBit) -> dict[str, Any]:
+    """Arguments of `SigLIP.from_pretrained`, of those options that were given."""
+    settings: dict[str, Any] = {} if max_megapixels is None else {"max_megapixels": max_megapixels}
+    return settings | ({} if sixteen_bit is SixteenBit.CLIP else {"sixteen_bit": str(sixteen_bit)})
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file of this name; False, too, for what cannot be a name, such as a long text."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _exists(path: str) -> bool:
+    """Whether there is anything of this name, a link to nothing included."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:
+        return False
+
+
+def kind_of(argument: str) -> Kind:
+    """What exists is an image; what is clearly the name of one, or of a path, should exist; the rest is a text.
+
+    Raises:
+        InputError: nothing, a folder, "-", or an image that is not there: to embed its name would be a silent mistake.
+    """
+    from npsiglip.image_formats import is_picture_name
+
+    as_text = "or pass --as text if all arguments are texts"
+    if not argument.strip():
+        raise InputError(f"an argument is empty, {argument!r}: is a variable not set? Expected an image or a text")
+    if is_file(argument):
+        return Kind.IMAGE
+    if _exists(argument):
+        if Path(argument).is_dir():
+            pattern = f"{shlex.quote(argument.rstrip('/') or '/')}/*.jpg"
+            raise InputError(f"{quoted(argument)} is a folder; give the files in it, such as {pattern}, {as_text}")
+        return Kind.IMAGE  # to be refused with a better reason
+    if argument == "-":
+        raise InputError(f"'-': standard input is not read; save it to a file and give its name, {as_text}")
+    if _URL.fullmatch(argument):
+        return Kind.IMAGE  # likewise
+    folder = os.path.dirname(argument)  # noqa: PTH120  Path would drop "./"
+    if is_picture_name(argument) or _PATH.fullmatch(argument) or (folder and _exists(folder)):
+        raise InputError(
+            f"{quoted(argument)} is spelt like a file's name and does not exist; check the path (working directory: "
+            f"{Path.cwd()}), {as_text}"
+        )
+    return Kind.TEXT
+
+
+class Skipped:
+    """The images that are left out, told one by one; none may be, if this is not wanted.
+
+    Attributes:
+        reasons: input -> why.
+        places: of the inputs among all.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.reasons: list[dict[str, str]] = []
+        self.places: list[int] = []
+
+    def add(self, name: str, place: int, error: InputError) -> None:
+        """Leave one out.
+
+        Raises:
+            InputError: the same, if nothing may be left out.
+        """
+        if not self.wanted:
+            raise error
+        self.reasons.append({"input": name, "reason": str(error)})
+        self.places.append(place)
+        note(str(error), "skipped:", "bold yellow")
+
+    def check(self, number: int) -> None:
+        """Refuse to go on with nothing.
+
+        Raises:
+            InputError: all of the `number` inputs are left out.
+        """
+        if len(self.places) == number:
+            raise InputError(f"none of the {number} inputs can be used" if number > 1 else "the input cannot be used")
+
+    def summary(self, number: int) -> str:
+        """How many were left out, and which, by their places from 0; empty if none was."""
+        if not self.places:
+            return ""
+        places = sorted(self.places)
+        more = f" and {len(places) - _NUMBERS_SHOWN} more" if len(places) > _NUMBERS_SHOWN else ""
+        return (
+            f"skipped {len(places)} of {number} inputs (counted from 0: "
+            f"{', '.join(map(str, places[:_NUMBERS_SHOWN]))}{more})"
+        )
+
+
+def check_images(paths: Sequence[str], skipped: Skipped, places: Sequence[int] | None = None) -> list[int]:
+    """Refuse files that are not there, before time is spent on loading a model.
+
+    Args:
+        paths: of all inputs.
+        skipped: where those go that are left out.
+        places: of those inputs that are images; None: all.
+
+    Returns:
+        The places of those that are left.
+
+    Raises:
+        InputError: a path of no file, or of one that may not be read.
+    """
+    from npsiglip.image import load_image
+
+    left = []
+    for place in range(len(paths)) if places is None else places:
+        path = paths[place]
+        try:
+            if not is_file(path) or not os.access(path, os.R_OK):
+                if path == "-" and not _exists(path):
+                    raise InputError("'-': standard input is not read; save it to a file and give its name")
+                load_image(path)  # knows what to say
+            left.append(place)
+        except InputError as error:
+            skipped.add(path, place, error)
+    return left
+
+
+def encode_good(
+    model: SigLIP, paths: Sequence[str], places: Sequence[int], skipped: Skipped, encode: Callable[[list[str]], Any]
+) -> tuple[list[int], Any]:
+    """What `encode` makes of the images at some places among all paths, of those that can be used if others may not.
+
+    Returns:
+        The places of these, and the result; None if there are none.
+
+    Raises:
+        InputError: an image that cannot be used, if none may be left out; whatever else is wrong.
+    """
+    try:
+        return list(places), encode([paths[place] for place in places])
+    except InputError:
+        if not skipped.wanted or model.processor is None:
+            raise
+        good = []
+        for place in places:
+            try:
+                model.processor(paths[place], first=None)
+                good.append(place)
+            except InputError as error:
+                skipped.add(paths[place], place, error)
+        if len(good) == len(places):
+            raise
+    return good, encode([paths[place] for place in good]) if good else None
