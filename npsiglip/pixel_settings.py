@@ -103,7 +103,8 @@ def named_images(images: Any, first: int | None) -> list[tuple[str, Any]]:
     return [(f"images[{n}]", image) for n, image in enumerate(flat, first)]
 
 
-FILES = ("processor_config.json", "preprocessor_config.json")
+PROCESSOR = "preprocessor_config.json"
+FILES = ("processor_config.json", PROCESSOR)
 
 
 def has_settings(folder: Path) -> bool:
