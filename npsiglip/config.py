@@ -144,6 +144,8 @@ class SigLIPConfig:
             CheckpointError: for another model family or an option that this implementation does not compute.
         """
         kind = config.get("model_type")
+        if kind is None:
+            raise CheckpointError(f"{source} has no model_type: {_missing_type(config)}")
         family, separator, rest = kind.partition("_") if isinstance(kind, str) else ("", "", "")
         if family not in FAMILIES or f"{separator}{rest}" not in ("", "_vision_model", "_text_model"):
             raise CheckpointError(
@@ -209,6 +211,24 @@ class SigLIPConfig:
             both = {"architectures": [f"{name}Model"], "model_type": family, "initializer_factor": 1.0}
             return both | {"text_config": text, "vision_config": image}
         return text or image or {}
+
+
+def _missing_type(config: Mapping[str, Any]) -> str:
+    """What to do about a config.json that does not say which model it is of."""
+    keys = ", ".join(sorted(map(str, config))[:4]) or "nothing at all"
+    vision = config.get("vision_config")
+    if isinstance(vision, Mapping) or isinstance(config.get("text_config"), Mapping):
+        kind = "siglip2" if isinstance(vision, Mapping) and "num_patches" in vision else "siglip"
+    elif "hidden_size" in config and ("image_size" in config or "patch_size" in config):
+        kind = "siglip2_vision_model" if "num_patches" in config else "siglip_vision_model"
+    elif "hidden_size" in config and "vocab_size" in config:
+        kind = "siglip_text_model"
+    else:
+        return (
+            f"expected a config.json of Hugging Face's SigLIP, found {keys}: download the one that belongs to the "
+            "weights"
+        )
+    return f'if this is a SigLIP model, which it looks like, add "model_type": "{kind}" to it, or download it again'
 
 
 def _hf_section(section: Any, source: str) -> dict[str, Any]:
