@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -87,6 +88,16 @@ def test_both_kinds_of_file_give_the_same_ids(by_model):
     # sentencepiece finds added tokens in lowered text as well
     assert set(differing) == {"<START_OF_TURN>", "<table>A</TABLE>"}
     assert by_model.vocab_size == TOK.vocab_size
+
+
+def test_runs_of_two_kinds_of_spaces_differ(by_model):
+    """The library splits a text at spaces before it writes them as "▁", sentencepiece does not."""
+    assert (TOK.tokenize(" ▁▁"), by_model.tokenize(" ▁▁")) == (["▁", "▁▁"], ["▁▁▁"])
+    texts = ["".join(parts) for parts in product(("▁", " ", "a", "."), repeat=5)]
+    differing = [text for text in texts if TOK.encode(text) != by_model.encode(text)]
+    assert len(differing) == 86
+    runs = [re.findall("[▁ ]+", text) for text in differing]
+    assert all(any({"▁", " "} <= set(run) for run in found) for found in runs)
 
 
 # ---- the steps ----
