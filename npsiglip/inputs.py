@@ -20,7 +20,7 @@ from npsiglip.errors import InputError
 from npsiglip.generation import generation_of
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
-from npsiglip.pixel_settings import BICUBIC, BILINEAR, RESAMPLING, has_settings
+from npsiglip.pixel_settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings
 from npsiglip.tokenizer_loader import files_of_tokenizer
 
 Images = Any  # a path, a PIL image, a uint8 array, a list of these, float32 pixels [N, 3, H, W], or a PatchBatch
@@ -256,6 +256,16 @@ def folder_processor(source: Path, config: SigLIPConfig) -> ImageProcessor | Naf
         return processor
     if config.image.naflex:
         return NaflexProcessor.from_folder(folder, config.image.patch_size)
+    if (found := hosts_settings(folder)) is not None:
+        kind, options = found
+        size = config.image.image_size
+        warnings.warn(
+            f"{folder}: {kind} is the larger model's; its filter, mean and deviation are used, and each image is "
+            f"squashed to {size} x {size} as SigLIP's are: crops, tiles and padding are left out",
+            UserWarning,
+            stacklevel=2,
+        )
+        return ImageProcessor(size, size, **options)
     return ImageProcessor.from_folder(folder, config.image.image_size)
 
 

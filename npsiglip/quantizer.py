@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from npsiglip import __version__
 from npsiglip.atomic import write_all
 from npsiglip.checkpoint import Checkpoint
+from npsiglip.config import SigLIPConfig, host_of
 from npsiglip.errors import CheckpointError
 from npsiglip.generation import NAME_KEY, telling_name
 from npsiglip.image_tower import Classifier, ImageTower
@@ -114,12 +115,14 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
             folder cannot be written, or holds a model.
     """
     checkpoint, folder = Checkpoint.open(model), Path(folder)
-    source = checkpoint.folder
+    source, config = checkpoint.folder, checkpoint.config
     if checkpoint.is_npz:
         raise CheckpointError(f"{checkpoint.source} has to become a folder first: npsiglip convert {model} FOLDER")
     if checkpoint.quantized:
         raise CheckpointError(f"{source} is quantised already: expected the original model, in a float type")
     content = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    if (not config.classifier and SigLIPConfig.from_hf(content) != config) or host_of(content):
+        content = config.to_hf()  # of the tower that was found in a larger model
     if not has_settings(source) and (name := telling_name(source)):
         content[NAME_KEY] = name  # it decides on the filter of images, and the new folder may have another
     created = False

@@ -91,7 +91,7 @@ def test_both_kinds_of_file_give_the_same_ids(by_model):
 
 
 def test_runs_of_two_kinds_of_spaces_differ_without_a_list_of_added_tokens(by_model):
-    """tokenizer.json lists runs of "▁" as added tokens, as tokenizer_config.json does; a SentencePiece model does not."""
+    """tokenizer.json lists runs of "▁" as added tokens, as tokenizer_config.json does; tokenizer.model does not."""
     texts = ["".join(parts) for parts in product(("▁", " ", "a", "."), repeat=5)]
     assert [text for text in texts if TOK.encode(text) != by_model.encode(text)] == []
     alone = Siglip2Tokenizer(GEMMA / "tokenizer.model")
