@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
 from npsiglip.config import LAYER_NORM_EPS, SigLIPConfig
+from npsiglip.cut_out import find_tower
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hf_names import bare_prefix, layouts
 from npsiglip.hub import model_folder
@@ -43,7 +44,7 @@ from npsiglip.npz_names import BLOCKS, ROOT, form_of, npz_layouts
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized
 from npsiglip.safetensors_files import open_folder, write_folder
-from npsiglip.stored import FLOATS, TYPES, Layout, is_aligned
+from npsiglip.stored import FLOATS, TYPES, Layout, StoredTensor, is_aligned
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -142,8 +143,11 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
             )
         config = SigLIPConfig.from_folder(folder)
         quantized = is_quantized(folder)
-        match = match_quantized if quantized else match_folder
-        return cls(folder, config, match(folder, config, open_folder(folder)), quantized)
+        stored: Mapping[str, StoredTensor] = open_folder(folder)
+        if quantized:
+            return cls(folder, config, match_quantized(folder, config, stored), True)
+        config, stored = find_tower(folder, config, stored)
+        return cls(folder, config, match_folder(folder, config, stored))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The values of parameter `name`.

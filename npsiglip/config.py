@@ -9,7 +9,7 @@ Leaves out: dropout (training only), regression on images (a classifier of one c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -20,6 +20,7 @@ from npsiglip.errors import CheckpointError
 LAYER_NORM_EPS = 1e-6
 GEMMA_VOCABULARY = 256_000
 FAMILIES = ("siglip", "siglip2")  # the first is also the type of SigLIP 2's models of one size
+_IMAGE_TOWERS, _TEXT_TOWERS = ([f"{family}_{tower}_model" for family in FAMILIES] for tower in ("vision", "text"))
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,20 @@ class SigLIPConfig:
     def from_hf(cls, config: Mapping[str, Any], source: str = "config.json") -> SigLIPConfig:
         """Read the content of a Hugging Face config.json.
 
+        Of a larger model, such as a vision-language model, this is the image tower, if it is SigLIP's.
+
         Raises:
             CheckpointError: for another model family or an option that this implementation does not compute.
         """
         kind = config.get("model_type")
+        if kind is None:
+            raise CheckpointError(f"{source} has no model_type: {_missing_type(config)}")
         family, separator, rest = kind.partition("_") if isinstance(kind, str) else ("", "", "")
         if family not in FAMILIES or f"{separator}{rest}" not in ("", "_vision_model", "_text_model"):
+            if host_of(config):
+                section = _sections(config, _IMAGE_TOWERS)[0]
+                naflex = section["model_type"].startswith("siglip2_")
+                return cls(_image_from_hf(_hf_section(section, source), naflex, source), None)
             raise CheckpointError(
                 f"{source}: expected model_type 'siglip' or 'siglip2', got {kind!r}: this is another model family"
             )
@@ -209,6 +218,46 @@ class SigLIPConfig:
             both = {"architectures": [f"{name}Model"], "model_type": family, "initializer_factor": 1.0}
             return both | {"text_config": text, "vision_config": image}
         return text or image or {}
+
+
+def _sections(config: Mapping[str, Any], types: Collection[str], depth: int = 3) -> list[Mapping[str, Any]]:
+    """The objects of these model types inside of a config.json."""
+    inside = [value for value in config.values() if isinstance(value, Mapping)] if depth else []
+    found = [section for section in inside if section.get("model_type") in types]
+    return found + [section for value in inside for section in _sections(value, types, depth - 1)]
+
+
+def host_of(config: Mapping[str, Any]) -> str:
+    """The type of a larger model, such as a vision-language model, with one image tower of SigLIP's; or empty.
+
+    Raises:
+        CheckpointError: it has several such towers.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind.partition("_")[0] in FAMILIES or _sections(config, _TEXT_TOWERS):
+        return ""
+    found = len(_sections(config, _IMAGE_TOWERS))
+    if found > 1:
+        raise CheckpointError(f"config.json of a {kind!r} model has {found} image towers of SigLIP's, expected one")
+    return kind if found else ""
+
+
+def _missing_type(config: Mapping[str, Any]) -> str:
+    """What to do about a config.json that does not say which model it is of."""
+    keys = ", ".join(sorted(map(str, config))[:4]) or "nothing at all"
+    vision = config.get("vision_config")
+    if isinstance(vision, Mapping) or isinstance(config.get("text_config"), Mapping):
+        kind = "siglip2" if isinstance(vision, Mapping) and "num_patches" in vision else "siglip"
+    elif "hidden_size" in config and ("image_size" in config or "patch_size" in config):
+        kind = "siglip2_vision_model" if "num_patches" in config else "siglip_vision_model"
+    elif "hidden_size" in config and "vocab_size" in config:
+        kind = "siglip_text_model"
+    else:
+        return (
+            f"expected a config.json of Hugging Face's SigLIP, found {keys}: download the one that belongs to the "
+            "weights"
+        )
+    return f'if this is a SigLIP model, which it looks like, add "model_type": "{kind}" to it, or download it again'
 
 
 def _hf_section(section: Any, source: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model_files import TOKENIZER, check_target, copies
 from npsiglip.npz_files import SUFFIX
 from npsiglip.npz_names import ROOT
-from npsiglip.pixel_settings import BICUBIC, BILINEAR, FILES, has_settings
+from npsiglip.pixel_settings import FILES, PROCESSOR
 from npsiglip.safetensors_files import json_writer
 from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
 
@@ -69,18 +69,14 @@ def _with_image_size(config: SigLIPConfig, image_size: int | None) -> SigLIPConf
     return replace(config, image=replace(image, image_size=image_size))
 
 
-def _folder_files(folder: Path, config: SigLIPConfig, tokenizer: Path) -> dict[str, Callable[[Path], object]]:
+def _folder_files(source: Path, config: SigLIPConfig, tokenizer: Path) -> dict[str, Callable[[Path], object]]:
     """What a folder has beside configuration and weights, from the folder of the npz or as is usual."""
     files = copies(tokenizer, TOKENIZER)
     if config.text and has_tokenizer(tokenizer):
         load_tokenizer(tokenizer, config.text)  # or the new folder could not be loaded either
-    if config.image and has_settings(folder):
-        folder_processor(folder, config.image)
-        files |= copies(folder, FILES)
-    elif config.image:
-        siglip2 = bool(config.text and config.text.is_siglip2)
-        content = preprocessor_config(config.image, BILINEAR if siglip2 else BICUBIC)
-        files["preprocessor_config.json"] = json_writer(content)
+    if config.image:
+        processor = folder_processor(source, config)
+        files |= copies(source.parent, FILES) or {PROCESSOR: json_writer(preprocessor_config(processor))}
     return files
 
 
@@ -129,7 +125,7 @@ def convert(
     else:
         check_target(checkpoint.source, target)
         config = _with_image_size(checkpoint.config, image_size)
-        others = _folder_files(checkpoint.folder, config, Path(tokenizer or checkpoint.folder))
+        others = _folder_files(checkpoint.source, config, Path(tokenizer or checkpoint.folder))
         new = not target.exists()
         try:
             save_folder(target, config, checkpoint, dtype=None, others=others)

@@ -25,7 +25,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, NpsiglipError
-from npsiglip.hub_cache import CONFIG, MAIN, Say, cache_folder, files_of, hint, not_here, repository_folder
+from npsiglip.hub_cache import CONFIG, MAIN, WEIGHTS, Say, cache_folder, files_of, hint, not_here, repository_folder
 from npsiglip.safetensors_files import INDEX, shards_of
 
 TIMEOUT: Final = 10.0  # seconds until the Hub must have answered
@@ -138,7 +138,8 @@ def _download(repo: str, revision: str | None, say: Say) -> Path:
     if CONFIG not in files.files:
         raise CheckpointError(f"{where} has no {CONFIG}: expected a SigLIP model in Hugging Face's format")
     config = SigLIPConfig.from_folder(files.get(CONFIG).parent)
-    names, missing = files_of(config, files.files.__contains__)
+    names, lacking = files_of(config, files.files.__contains__)
+    missing = [] if {*WEIGHTS} & {*names} else lacking[:1]
     if INDEX in names:
         names += shards_of(files.get(INDEX))
     missing += [name for name in names if name not in files.files]

@@ -62,8 +62,19 @@ _MAP_THIRDS = {
     for leaf in ("w", "b")
 }
 
-# Prefixes that training wrappers put before every key.
-_WRAPPERS = ("", "siglip.", "model.", "module.")
+# Prefixes that training wrappers put before every key; others are found by the first tensor of a tower.
+_WRAPPERS = ("siglip.", "model.", "module.")
+
+FIRST = {
+    "image": "vision_model.embeddings.patch_embedding.weight",
+    "text": "text_model.embeddings.token_embedding.weight",
+}
+
+
+def prefixes(stored: Iterable[str], name: str) -> list[str]:
+    """What stands before `name`, a whole number of its parts, in stored keys that end so; sorted."""
+    ends = (key.removesuffix(name) for key in stored if key.endswith(name))
+    return sorted(prefix for prefix in ends if not prefix or prefix.endswith("."))
 
 
 def hf_key(name: str) -> str:
@@ -123,13 +134,14 @@ def bare_prefix(config: SigLIPConfig) -> str:
 def match_keys(config: SigLIPConfig, keys: Iterable[str], stored: Collection[str]) -> dict[str, str]:
     """Full-form key -> the key in a file, in whichever form most of the `stored` keys have.
 
-    Forms: full, bare (a stand-alone tower without its name, see `bare_prefix`), and either of them behind a
-    wrapper's prefix.
+    Forms: full, bare (a stand-alone tower without its name, see `bare_prefix`), and either of them behind a prefix,
+    which a training wrapper or a larger model puts before every key: whatever stands before a tower's first tensor.
     """
     keys = list(keys)
+    first = FIRST["image" if config.image else "text"]
     forms = (
         {key: wrapper + key.removeprefix(prefix) for key in keys}
         for prefix in dict.fromkeys(("", bare_prefix(config)))
-        for wrapper in _WRAPPERS
+        for wrapper in ("", *_WRAPPERS, *prefixes(stored, first.removeprefix(prefix)))
     )
     return max(forms, key=lambda form: sum(key in stored for key in form.values()))

@@ -12,8 +12,17 @@ import os
 from pathlib import Path
 from typing import Final
 
-from npsiglip.errors import InputError
-from npsiglip.hub_cache import MAIN, Say, cached_snapshot, find_repository, is_offline, missing_files, not_here
+from npsiglip.errors import CheckpointError, InputError
+from npsiglip.hub_cache import (
+    MAIN,
+    Say,
+    cached_snapshot,
+    find_repository,
+    is_offline,
+    is_usable,
+    missing_files,
+    not_here,
+)
 
 BUILTIN: Final = "builtin"
 
@@ -69,9 +78,16 @@ def model_folder(folder_or_name: str | Path, revision: str | None = None, say: S
         return path
     repo, revision = found
     snapshot = cached_snapshot(repo, revision or MAIN)
-    if snapshot and not missing_files(snapshot):
+    if snapshot is None or not is_usable(snapshot):
+        return fetch(repo, revision, say)
+    missing = missing_files(snapshot)  # of tokenizer or image processor, which ids and pixels do not need
+    if not missing:
         return snapshot
-    return fetch(repo, revision, say)
+    try:
+        return fetch(repo, revision, say)
+    except CheckpointError as error:
+        say(str(error))
+        return snapshot
 
 
 def fetch(repo: str, revision: str | None, say: Say) -> Path:

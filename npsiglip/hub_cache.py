@@ -72,7 +72,10 @@ def cached_snapshot(repo: str, revision: str = MAIN) -> Path | None:
 
 
 def files_of(config: SigLIPConfig, has: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """What is read of a model's files, of those that it `has`; and what it lacks. Without the shards of an index."""
+    """What is read of a model's files, of those that it `has`; and what it lacks. Without the shards of an index.
+
+    Nothing can be done without configuration and weights, which stand first; texts and images need the others.
+    """
     needed: list[tuple[str, ...]] = [(CONFIG,), WEIGHTS]
     if config.image:
         needed.append(PROCESSORS)
@@ -95,6 +98,17 @@ def missing_files(folder: Path) -> list[str]:
     if INDEX in names:
         missing += [name for name in shards_of(folder / INDEX) if not (folder / name).is_file()]
     return missing
+
+
+def is_usable(folder: Path) -> bool:
+    """Whether a model folder has its configuration and all of its weights, which token ids and pixels need.
+
+    Raises:
+        CheckpointError: the index of its weights cannot be read.
+    """
+    if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in WEIGHTS):
+        return False
+    return (folder / SINGLE).is_file() or all((folder / name).is_file() for name in shards_of(folder / INDEX))
 
 
 def hint(repo: str) -> str:

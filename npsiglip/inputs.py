@@ -10,17 +10,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.config import ImageConfig, TextConfig
+from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import InputError, InputWarning
+from npsiglip.generation import generation_of
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
-from npsiglip.pixel_settings import BICUBIC, BILINEAR
+from npsiglip.pixel_settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings
 from npsiglip.tokenizer_base import BaseTokenizer
+from npsiglip.tokenizer_loader import files_of_tokenizer
 
 Images = Any  # what an ImageProcessor takes, one or a list of these; float32 pixels [N, 3, H, W]; or a PatchBatch
 Texts = str | Sequence[str] | NDArray[np.integer]
@@ -89,14 +92,14 @@ def _non_empty(images: Images) -> list[Any]:
 
 
 def fixed_images(
-    images: Images, config: ImageConfig, processor: ImageProcessor, interpolate: bool, at_once: bool
+    images: Images, config: ImageConfig, processor: ImageProcessor | None, interpolate: bool, at_once: bool
 ) -> Inputs:
     """Images of one size: batches of pixels [n, 3, H, W].
 
     Args:
         images: what a user gave.
         config: of the tower.
-        processor: of images that are not pixels.
+        processor: of images that are not pixels; for pixels there may be none.
         interpolate: whether pixels of another size than the model's may come.
         at_once: all in one batch.
 
@@ -115,6 +118,7 @@ def fixed_images(
         parts = _equal_parts(len(pixels), len(pixels) if at_once else inputs_per_pass(length))
         name = _namer("image", len(pixels), lambda place: _range(pixels[place]))
         return Inputs(len(pixels), ((part, pixels[part[0] : part[-1] + 1]) for part in parts), name)
+    assert processor is not None
     items = _non_empty(images)
     rows, columns = processor.height // config.patch_size, processor.width // config.patch_size
     parts = _equal_parts(len(items), len(items) if at_once else inputs_per_pass(rows * columns))
@@ -138,9 +142,11 @@ def _same_grid(batch: PatchBatch, start: int, at_once: bool) -> Iterator[Batch]:
 
 
 def naflex_images(
-    images: Images, config: ImageConfig, processor: NaflexProcessor, max_num_patches: int | None, at_once: bool
+    images: Images, config: ImageConfig, processor: NaflexProcessor | None, max_num_patches: int | None, at_once: bool
 ) -> Inputs:
     """Images that keep their aspect ratio: batches of patches [n, rows * columns, P * P * 3], rows and columns.
+
+    Patches that are ready need no processor.
 
     Raises:
         InputError: naming the image that cannot be used; for `at_once`, images whose grids differ.
@@ -151,6 +157,7 @@ def naflex_images(
         name = _namer("image", count, lambda place: _range(prepared.patches[place]))
         chunks: Iterator[tuple[int, PatchBatch]] = iter([(0, prepared)])
     else:
+        assert processor is not None
         items = _non_empty(images)
         count, most = len(items), len(items) if at_once else AT_ONCE
         name = _namer("image", count, lambda place: _spelt(items[place]))
@@ -189,8 +196,16 @@ def _tokenized(texts: Any, tokenizer: BaseTokenizer) -> NDArray[np.int64]:
     return ids
 
 
-def token_ids(texts: Texts, config: TextConfig, tokenizer: BaseTokenizer | None) -> NDArray[np.int64]:
+def token_ids(
+    texts: Texts, config: TextConfig, tokenizer: BaseTokenizer | None, folder: Path | None = None
+) -> NDArray[np.int64]:
     """Token ids [N, L], from texts or as given; warns once of texts that are too long.
+
+    Args:
+        texts: what a user gave.
+        config: of the tower.
+        tokenizer: of what is no ids; None if there is none.
+        folder: where its files should be, for messages.
 
     Raises:
         InputError: texts or ids that cannot be used.
@@ -199,8 +214,8 @@ def token_ids(texts: Texts, config: TextConfig, tokenizer: BaseTokenizer | None)
     if not isinstance(texts, np.ndarray):
         if tokenizer is None:
             raise InputError(
-                "this model has no tokenizer: pass token ids [N, L]; or, for an .npz, put the tokenizer's files beside "
-                "it (spiece.model of SigLIP, tokenizer.json of SigLIP 2)"
+                f"this model has no tokenizer, which texts need: put {files_of_tokenizer(config)} of the checkpoint "
+                f"into {folder or 'its folder'}, or pass token ids [N, L] made elsewhere"
             )
         ids = _tokenized(texts, tokenizer)
     elif np.issubdtype(texts.dtype, np.integer) and texts.ndim == 2 and len(texts):
@@ -249,35 +264,76 @@ def text_batches(texts: Texts, ids: NDArray[np.int64], mask: NDArray[np.bool_] |
     return Inputs(n, ((part, (ids[part], None if mask is None else mask[part])) for part in parts), name)
 
 
-def default_processor(config: ImageConfig, resample: int = BICUBIC) -> ImageProcessor | NaflexProcessor:
-    """The standard one for the model's size, or NaFlex's for its patches; SigLIP resizes bicubic, SigLIP 2 bilinear."""
-    if config.naflex:
-        return NaflexProcessor(patch_size=config.patch_size, max_num_patches=config.seq_len)
-    return ImageProcessor(config.image_size, config.image_size, resample=resample)
+def default_processor(config: SigLIPConfig, source: Path | None = None) -> ImageProcessor | NaflexProcessor:
+    """The standard one for the model's size, or NaFlex's for its patches; SigLIP resizes bicubic, SigLIP 2 bilinear.
+
+    Args:
+        config: of a model with an image tower.
+        source: what it was read from, whose name may tell which of the two it is.
+    """
+    assert config.image is not None
+    if config.image.naflex:
+        return NaflexProcessor(patch_size=config.image.patch_size, max_num_patches=config.image.seq_len)
+    resample = BILINEAR if generation_of(config, source).siglip2 else BICUBIC
+    return ImageProcessor(config.image.image_size, config.image.image_size, resample=resample)
 
 
-def folder_processor(folder: Any, config: ImageConfig) -> ImageProcessor | NaflexProcessor:
-    """What the preprocessor_config.json of a model folder says."""
-    if config.naflex:
-        return NaflexProcessor.from_folder(folder, config.patch_size)
-    return ImageProcessor.from_folder(folder, config.image_size)
+def folder_processor(source: Path, config: SigLIPConfig) -> ImageProcessor | NaflexProcessor:
+    """What the preprocessor_config.json of a model folder says, or the standard one; a warning tells of a choice.
+
+    Args:
+        source: the folder, or an .npz, beside which the file may lie.
+        config: of a model with an image tower.
+
+    Raises:
+        CheckpointError: the file cannot be used, or is of another model.
+    """
+    assert config.image is not None
+    folder = source if source.is_dir() else source.parent
+    if not has_settings(folder):
+        processor, (siglip2, reason) = default_processor(config, source), generation_of(config, source)
+        if source.is_dir() or not reason:  # an .npz never has one
+            warnings.warn(
+                f"{folder} has no preprocessor_config.json: images are resized with the "
+                f"{RESAMPLING[processor.resample]} filter, SigLIP{' 2' if siglip2 else ''}'s, because "
+                f"{reason or 'nothing there speaks of SigLIP 2, which has bilinear'}; if that is wrong, put the "
+                "model's own file there",
+                UserWarning,
+                stacklevel=2,
+            )
+        return processor
+    if config.image.naflex:
+        return NaflexProcessor.from_folder(folder, config.image.patch_size)
+    if (found := hosts_settings(folder)) is not None:
+        kind, options = found
+        size = config.image.image_size
+        warnings.warn(
+            f"{folder}: {kind} is the larger model's; its filter, mean and deviation are used, and each image is "
+            f"squashed to {size} x {size} as SigLIP's are: crops, tiles and padding are left out",
+            UserWarning,
+            stacklevel=2,
+        )
+        return ImageProcessor(size, size, **options)
+    return ImageProcessor.from_folder(folder, config.image.image_size)
 
 
-def preprocessor_config(config: ImageConfig, resample: int) -> dict[str, Any]:
-    """The content of preprocessor_config.json that transformers and `folder_processor` read as `default_processor`."""
-    if config.naflex:
+def preprocessor_config(processor: ImageProcessor | NaflexProcessor) -> dict[str, Any]:
+    """The content of preprocessor_config.json that transformers and `folder_processor` read as this processor."""
+    if isinstance(processor, NaflexProcessor):
         kind = "Siglip2"
-        size: dict[str, Any] = {"patch_size": config.patch_size, "max_num_patches": config.seq_len}
-        resample = BILINEAR
+        size: dict[str, Any] = {
+            "patch_size": processor.patch_size,
+            "max_num_patches": processor.max_num_patches,
+        }
     else:
-        kind, size = "Siglip", {"size": {"height": config.image_size, "width": config.image_size}}
+        kind, size = "Siglip", {"size": {"height": processor.height, "width": processor.width}}
     return {
         "image_processor_type": f"{kind}ImageProcessor",
         "processor_class": f"{kind}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
         **size,
-        "resample": resample,
+        "resample": processor.resample,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -7,8 +7,9 @@ their own; here they are put together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
+from npsiglip.deferred import Deferred
 from npsiglip.describe import describe_model
 from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
 from npsiglip.finite import NO_DIRECTION, check_embeds, check_logits, check_results
 from npsiglip.image import ImageProcessor
+from npsiglip.image_files import Decoding
 from npsiglip.image_tower import Classifier, ImageTower
 from npsiglip.inputs import (
     Images,
@@ -32,6 +35,7 @@ from npsiglip.inputs import (
     default_processor,
     fixed_images,
     folder_processor,
+    is_pixels,
     naflex_images,
     text_batches,
     token_ids,
@@ -39,18 +43,18 @@ from npsiglip.inputs import (
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.layers import DTYPES
-from npsiglip.naflex import NaflexProcessor
+from npsiglip.naflex import NaflexProcessor, PatchBatch
 from npsiglip.outputs import SigLIPOutput, TowerOutput, put_together, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
-from npsiglip.pixel_settings import BICUBIC, BILINEAR, has_settings
 from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer_base import BaseTokenizer
-from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
+from npsiglip.tokenizer_loader import find_tokenizer
 from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
 Array = NDArray[np.float32]
+Processor = ImageProcessor | NaflexProcessor
 
 
 def check_dtype(dtype: str) -> None:
@@ -79,6 +83,10 @@ def _choose_dtype(dtype: str | None, params: Params) -> str:
             f"dtype out, or load the original model in {dtype}"
         )
     return QUANTIZED
+
+
+def _processor_of(source: Path, config: SigLIPConfig, decoding: Decoding) -> Processor:
+    return replace(folder_processor(source, config), **decoding._asdict())
 
 
 class SigLIP:
@@ -110,8 +118,8 @@ class SigLIP:
         self,
         config: SigLIPConfig,
         params: Params,
-        processor: ImageProcessor | NaflexProcessor | None = None,
-        tokenizer: BaseTokenizer | None = None,
+        processor: Processor | Deferred[Processor] | None = None,
+        tokenizer: BaseTokenizer | Deferred[BaseTokenizer | None] | None = None,
         threads: int | None = None,
         dtype: str | None = None,
     ) -> None:
@@ -122,10 +130,11 @@ class SigLIP:
         self.config = config
         self.dtype = dtype
         self.threads = threads
-        self.tokenizer = tokenizer
-        self.processor = processor
+        self._tokenizer = tokenizer
+        self._processor = processor
         if processor is None and config.image:
-            self.processor = default_processor(config.image)
+            self._processor = default_processor(config)
+        self._folder = params.folder if isinstance(params, Checkpoint) else None
         with computing(threads):
             self._image = ImageTower(params, config.image, dtype) if config.image else None
             self._text = TextTower(params, config.text, dtype) if config.text else None
@@ -136,7 +145,9 @@ class SigLIP:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For `pickle` and `copy`: made anew from the same parameters; a checkpoint is opened again where it is."""
-        return type(self), (self.config, self._params, self.processor, self.tokenizer, self.threads, self.dtype)
+        own = self.__dict__  # what was read or set since, or what has yet to be read
+        processor, tokenizer = own.get("processor", self._processor), own.get("tokenizer", self._tokenizer)
+        return type(self), (self.config, self._params, processor, tokenizer, self.threads, self.dtype)
 
     def __repr__(self) -> str:
         source = f"{str(self._params.source)!r}" if isinstance(self._params, Checkpoint) else "in memory"
@@ -155,6 +166,9 @@ class SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
         Or load big_vision's `.npz`, with the same files for tokenizer and image processor beside it, if there are any.
+
+        The files of tokenizer and image processor are read when a text or an image first needs them: what they lack
+        is no error for token ids, pixels, or the other kind of input.
 
         Args:
             folder_or_name: the folder or the `.npz`; "builtin" for the small model of drawn shapes that this package
@@ -177,19 +191,35 @@ class SigLIP:
             raise InputError(f"a model is a folder, an .npz or a name such as 'builtin'; got {folder_or_name!r}")
         if dtype is not None:
             check_dtype(dtype)
-        threads = check_threads(threads)  # before a download
+        threads, decoding = check_threads(threads), Decoding(max_megapixels, sixteen_bit)  # before a download
+        decoding.check()
         checkpoint = Checkpoint.open(folder_or_name, revision)
         config, folder = checkpoint.config, checkpoint.folder
-        processor = tokenizer = None
-        if config.image and checkpoint.is_npz and not has_settings(folder):
-            processor = default_processor(config.image, BILINEAR if config.text and config.text.is_siglip2 else BICUBIC)
-        elif config.image:
-            processor = folder_processor(folder, config.image)
-        if processor:
-            processor = replace(processor, max_megapixels=max_megapixels, sixteen_bit=sixteen_bit)
-        if config.text and (has_tokenizer(folder) or not checkpoint.is_npz):
-            tokenizer = load_tokenizer(folder, config.text)
+        processor: Deferred[Processor] | None = None
+        tokenizer: Deferred[BaseTokenizer | None] | None = None
+        if config.image:
+            processor = Deferred(partial(_processor_of, checkpoint.source, config, decoding))
+        if config.text:
+            tokenizer = Deferred(partial(find_tokenizer, folder, config.text))
         return cls(config, checkpoint, processor, tokenizer, threads, dtype)
+
+    @cached_property
+    def tokenizer(self) -> BaseTokenizer | None:
+        """For texts other than ids; None without text tower, or where there are no files of a tokenizer.
+
+        Raises:
+            CheckpointError: a folder's files of it cannot be used.
+        """
+        return self._tokenizer.make() if isinstance(self._tokenizer, Deferred) else self._tokenizer
+
+    @cached_property
+    def processor(self) -> Processor | None:
+        """For images other than pixels; None without image tower.
+
+        Raises:
+            CheckpointError: what a folder says of it cannot be used.
+        """
+        return self._processor.make() if isinstance(self._processor, Deferred) else self._processor
 
     def encode_image(
         self,
@@ -370,17 +400,22 @@ class SigLIP:
         self, images: Images, interpolate: bool, max_num_patches: int | None, at_once: bool = False
     ) -> Inputs:
         config = self._image_tower().config
-        if isinstance(self.processor, NaflexProcessor):
+        ready = isinstance(images, PatchBatch | Mapping) if config.naflex else is_pixels(images)
+        processor = None if ready else self.processor
+        if config.naflex:
             if interpolate:
                 raise InputError("interpolate_pos_encoding: NaFlex always does, leave it out")
-            return naflex_images(images, config, self.processor, max_num_patches, at_once)
+            assert not isinstance(processor, ImageProcessor)
+            return naflex_images(images, config, processor, max_num_patches, at_once)
         if max_num_patches is not None:
             raise InputError("max_num_patches is for NaFlex models, this one takes images of one size")
-        assert self.processor is not None
-        return fixed_images(images, config, self.processor, interpolate, at_once)
+        assert not isinstance(processor, NaflexProcessor)
+        return fixed_images(images, config, processor, interpolate, at_once)
 
     def _text_inputs(self, texts: Texts, mask: Any, at_once: bool = False) -> Inputs:
-        ids = token_ids(texts, self._text_tower().config, self.tokenizer)
+        config = self._text_tower().config
+        tokenizer = None if isinstance(texts, np.ndarray) else self.tokenizer
+        ids = token_ids(texts, config, tokenizer, self._folder)
         return text_batches(texts, ids, None if mask is None else attention_mask_of(ids, mask), at_once)
 
     def _in_passes(self, tower: ImageTower | TextTower, inputs: Inputs, normalize: bool, trace: Forget) -> Array:

@@ -21,6 +21,7 @@ from npsiglip.variants import VARIANTS, Variant
 
 _QUERY = "MultiHeadDotProductAttention_0/query/kernel"  # [D, H, d]
 _FC1 = "MlpBlock_0/Dense_0/kernel"
+_OLD_POSITIONS = ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding")
 
 
 class _Shapes:
@@ -38,11 +39,37 @@ class _Shapes:
     def __call__(self, name: str, ndim: int) -> Shape:
         """The shape of a tensor that must be there, with so many dimensions."""
         if name not in self.by_name:
-            raise CheckpointError(f"{self.where} has no {name}: part of the model is missing, download the file again")
+            raise CheckpointError(f"{self.where} has no {name}: {self._why_missing(name)}")
         shape = self.by_name[name]
         if len(shape) != ndim:
             raise CheckpointError(f"{self.where}: {name} must have {ndim} dimensions, got the shape {list(shape)}")
         return shape
+
+    def _why_missing(self, name: str) -> str:
+        """What a model without this tensor is."""
+        tower = name.partition("/")[0]
+        old = [other for other in _OLD_POSITIONS if f"{tower}/{other}" in self.by_name]
+        if name.endswith("/pos_embedding") and old:
+            return (
+                f"its positions are {tower}/{old[0]}, where big_vision had them before 2022; load it with big_vision's "
+                "models.vit.load, which renames them (fix_old_checkpoints), and save it again"
+            )
+        if name.endswith("/pos_embedding") and self.any_below(f"{tower}/"):
+            return (
+                "if it was trained with posemb='sincos2d', its positions are computed and not learned, which is not "
+                "supported, SigLIP's are learned; otherwise part of the model is missing, download the file again"
+            )
+        return "part of the model is missing, download the file again"
+
+    def refuse_projection(self) -> None:
+        """Refuse an image tower that does not end with its head: SigLIP's embeddings have the tower's width."""
+        kernel = self.by_name.get("img/head/kernel")
+        if self.any_below("img/head/"):
+            size = kernel[-1] if kernel else "?"
+            raise CheckpointError(
+                f"{self.where} has img/head/..., a projection of images to {size} dimensions (big_vision's "
+                f"out_dim=({size}, {size})): SigLIP's models have none (out_dim=(None, D)), it is not computed"
+            )
 
     def tower(self, tower: str) -> dict[str, Any]:
         """What both towers have: width, depth, heads and MLP."""
@@ -117,9 +144,16 @@ def npz_config(where: str, shapes: Mapping[str, Shape], form: Form) -> SigLIPCon
     if has_image != has_text and {"t", "b"} & find.by_name.keys():
         lacking = "txt/" if has_image else "img/"
         raise CheckpointError(f"{where} has a temperature t, but nothing of {lacking}: download the file again")
+    find.refuse_projection()
     image = find.image(has_text or find.any_below("img/MAPHead_0/")) if has_image else None
     text = find.text() if has_text else None
-    if image and text and image.width != text.projection_dim and not find.any_below("txt/head/"):
+    if image and text and image.width != text.projection_dim and find.any_below("txt/head/"):
+        raise CheckpointError(
+            f"{where}: txt/head/kernel takes texts to {text.projection_dim} dimensions, but the image tower has "
+            f"{image.width}: their embeddings cannot be compared, and this is no SigLIP model (out_dim=(None, "
+            f"{image.width}) in big_vision), or its towers are of different ones"
+        )
+    if image and text and image.width != text.projection_dim:
         raise CheckpointError(
             f"{where} has no txt/head/kernel, which takes texts of width {text.width} to images of {image.width}: "
             "part of the model is missing, download the file again"

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.config import host_of
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import flatten_images
 from npsiglip.image_files import Decoding
+from npsiglip.tokenizer_base import read_json
 
 # PIL.Image.Resampling, by number as preprocessor_config.json writes it
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 BILINEAR, BICUBIC = 2, 3
 _UNSUPPORTED_STEPS = ("do_center_crop", "do_pad", "input_data_format")
+_SHARED = ("resample", "image_mean", "image_std", "rescale_factor")
 _SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
@@ -116,7 +119,8 @@ def named_images(images: Any, first: int | None) -> list[tuple[str, Any]]:
     return [(f"images[{n}]", image) for n, image in enumerate(flat, first)]
 
 
-FILES = ("processor_config.json", "preprocessor_config.json")
+PROCESSOR = "preprocessor_config.json"
+FILES = ("processor_config.json", PROCESSOR)
 
 
 def has_settings(folder: Path) -> bool:
@@ -145,6 +149,19 @@ def read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
     return str(folder), {}
 
 
+def hosts_settings(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Of a larger model's folder: its image processor, if it is not SigLIP's, and what it shares with SigLIP's."""
+    source, config = read_config(folder)
+    kind = config.get("image_processor_type")
+    if not isinstance(kind, str) or kind.startswith("Siglip") or not host_of(read_json(folder / "config.json")):
+        return None
+    shared = {key: config[key] for key in (*_SHARED, *_SWITCHES[1:]) if key in config}
+    try:
+        return kind, common_options(shared, ())
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
 def common_options(config: Mapping[str, Any], types: tuple[str, ...]) -> dict[str, Any]:
     """Settings of Hugging Face -> arguments of a processor; null and absent both stand for the default.
 
@@ -160,7 +177,7 @@ def common_options(config: Mapping[str, Any], types: tuple[str, ...]) -> dict[st
                 f"{key} is {config[key]!r}: SigLIP squashes the whole image and has no such step, is this the "
                 "processor of another family, such as CLIP?"
             )
-    keys = ("resample", "image_mean", "image_std", "rescale_factor", *_SWITCHES)
+    keys = (*_SHARED, *_SWITCHES)
     options = {key: config[key] for key in keys if config.get(key) is not None}
     for key in {"image_mean", "image_std"} & options.keys():
         value = options[key]

@@ -21,16 +21,17 @@ from numpy.typing import NDArray
 from npsiglip import __version__
 from npsiglip.atomic import write_all
 from npsiglip.checkpoint import Checkpoint
+from npsiglip.config import SigLIPConfig, host_of
 from npsiglip.errors import CheckpointError
+from npsiglip.generation import NAME_KEY, telling_name
 from npsiglip.image_tower import Classifier, ImageTower
-from npsiglip.inputs import folder_processor
 from npsiglip.kernels.jit import RUN_LOCK
 from npsiglip.layers import Linear
 from npsiglip.model_files import check_target, copies
+from npsiglip.pixel_settings import has_settings
 from npsiglip.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.safetensors_files import SINGLE, json_writer, write_tensors
 from npsiglip.text_tower import TextTower
-from npsiglip.tokenizer_loader import load_tokenizer
 
 ROWS = 1024  # of the table at once
 
@@ -119,11 +120,11 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
         raise CheckpointError(f"{checkpoint.source} has to become a folder first: npsiglip convert {model} FOLDER")
     if checkpoint.quantized:
         raise CheckpointError(f"{source} is quantised already: expected the original model, in a float type")
-    if config.image:
-        folder_processor(source, config.image)  # or the new folder could not be loaded either
-    if config.text:
-        load_tokenizer(source, config.text)
     content = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    if (not config.classifier and SigLIPConfig.from_hf(content) != config) or host_of(content):
+        content = config.to_hf()  # of the tower that was found in a larger model
+    if not has_settings(source) and (name := telling_name(source)):
+        content[NAME_KEY] = name  # it decides on the filter of images, and the new folder may have another
     created = False
     try:
         check_target(source, folder)

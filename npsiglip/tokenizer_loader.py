@@ -20,6 +20,28 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in VOCABULARIES)
 
 
+def files_of_tokenizer(config: TextConfig) -> str:
+    """For a message: which files a model of this text tower has."""
+    siglip2 = f"{tokenizer_siglip2.JSON_FILE} and {CONFIG_FILE}"
+    return siglip2 if config.is_siglip2 else f"{MODEL_FILE} (SigLIP) or {siglip2} (SigLIP 2)"
+
+
+def vocabulary_of(folder: Path) -> tuple[bool, str]:
+    """Whether a folder's tokenizer is SigLIP 2's, and the name of the file that tells; empty if none does."""
+    try:
+        if read_json(folder / CONFIG_FILE).get("tokenizer_class") in tokenizer_siglip2.CLASSES:
+            return True, CONFIG_FILE
+    except CheckpointError:  # which is told when a text needs it
+        pass
+    told = {MODEL_FILE: False, tokenizer_siglip2.MODEL_FILE: True}
+    return next(((siglip2, name) for name, siglip2 in told.items() if (folder / name).exists()), (False, ""))
+
+
+def find_tokenizer(folder: Path, config: TextConfig) -> Tokenizer | Siglip2Tokenizer | None:
+    """The tokenizer of a checkpoint folder, see `load_tokenizer`; None where there is no vocabulary."""
+    return load_tokenizer(folder, config) if has_tokenizer(folder) else None
+
+
 def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> Tokenizer | Siglip2Tokenizer:
     """The tokenizer of a checkpoint folder.
 

@@ -14,8 +14,9 @@ SigLIP 2's models of one size, whose type is "siglip", were trained on lowered t
 `lower=False` gives the ids of transformers' `GemmaTokenizer`. docs/divergences.md has examples.
 
 The vocabulary is read from tokenizer.json through the tokenizers library, or from tokenizer.model through
-sentencepiece. They give the same ids, but for added tokens in upper case ("<TABLE>"): sentencepiece, as the authors use
-it, finds those again in what was lowered. Left out: text pairs, attention masks (the models were trained without),
+sentencepiece. They give the same ids but for added tokens in upper case ("<TABLE>"), since sentencepiece, as the
+authors use it, finds those again in what was lowered; and, without a tokenizer_config.json that lists added tokens, for
+runs of spaces some of which are spelt "▁". Left out: text pairs, attention masks (the models were trained without),
 added tokens that the vocabulary does not have. Both libraries are imported when they are first used.
 """
 

@@ -368,8 +368,12 @@ def test_a_model_with_classes_of_its_own(images, tmp_path):
         ClassifierConfig(("cat", "dog", "owl")),
     )
     save_folder(tmp_path, config, random_params(config, 1))
-    result = run("classify", *images, "--json", model=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("classify", *images, "--json", model=tmp_path)
     assert result.exit_code == 0
+    assert result.stderr.count("no preprocessor_config.json: images are resized with the bicubic filter") == 1
+    (tmp_path / "preprocessor_config.json").write_text("{}")
     for entry in lines_of_json(result.stdout):
         assert {score["label"] for score in entry["scores"]} == {"cat", "dog", "owl"}
         assert sum(score["score"] for score in entry["scores"]) == pytest.approx(1, abs=1e-6)
@@ -565,7 +569,10 @@ BAD_MODELS = {
     "no folder": (shutil.rmtree, ["does not exist", "config.json"]),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "download"]),
     "cut weights": (lambda f: cut(f / "model.safetensors"), ["cut short", "download it again"]),
-    "no tokenizer": (lambda f: (f / "spiece.model").unlink(), ["spiece.model does not exist"]),
+    "no tokenizer": (
+        lambda f: (f / "spiece.model").unlink(),
+        ["has no tokenizer, which texts need: put spiece.model", "into model"],
+    ),
     "CLIP": (change_config(model_type="clip"), ["expected model_type 'siglip' or 'siglip2', got 'clip'"]),
     "NaFlex": (change_config(model_type="siglip2"), ["patch_embedding.weight", "different models"]),
     "shape": (change_weights(lambda t: t.update({FC1: np.zeros((3, 4), np.float32)})), ["[3, 4]", "[52, 36]"]),

@@ -140,15 +140,36 @@ def test_unknown_variants_unlike_all():
         variant("xyz")
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip3", "siglip_audio_model", "siglip2_", None, ["siglip"], 3])
+@pytest.mark.parametrize("kind", ["clip", "siglip3", "siglip_audio_model", "siglip2_", ["siglip"], 3])
 def test_other_model_types(kind):
     assert f"expected model_type 'siglip' or 'siglip2', got {kind!r}: this is another model family" in error(
         {"model_type": kind}
     )
 
 
-def test_no_model_type():
-    assert "got None" in error({})
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 'looks like, add "model_type": "siglip" to it'),
+        ({"vision_config": {"num_patches": 256}}, 'looks like, add "model_type": "siglip2" to it'),
+        ({"text_config": None}, 'looks like, add "model_type": "siglip" to it'),
+    ],
+)
+def test_no_model_type(changes, expected):
+    content = {key: value for key, value in BASE.items() if key != "model_type"} | changes
+    for missing in ({}, {"model_type": None}):
+        text = error(content | missing)
+        assert "config.json has no model_type: if this is a SigLIP model" in text and expected in text
+        assert "another" not in text
+
+
+def test_no_model_type_of_one_tower():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1}
+    assert 'add "model_type": "siglip_vision_model"' in error(sizes | {"image_size": 224})
+    assert 'add "model_type": "siglip2_vision_model"' in error(sizes | {"patch_size": 16, "num_patches": 4})
+    assert 'add "model_type": "siglip_text_model"' in error(sizes | {"vocab_size": 99})
+    for content, found in (({}, "nothing at all"), ({"layers": 3, "dim": 4}, "dim, layers")):
+        assert f"expected a config.json of Hugging Face's SigLIP, found {found}" in error(content)
 
 
 def test_naflex():

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import hub_server
+import numpy as np
 import pytest
 from golden_data import ROOT, TINY
 from huggingface_hub import constants
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from npsiglip import ImageConfig, SigLIPConfig, TextConfig, download
 from npsiglip.checkpoint import Checkpoint, save_folder
 from npsiglip.cli import app, console
-from npsiglip.errors import CheckpointError
+from npsiglip.errors import CheckpointError, InputError
 from npsiglip.footprint import packed_bytes
 from npsiglip.hub import model_folder
 from npsiglip.hub_cache import cached_snapshot, repository_folder
@@ -236,7 +237,6 @@ REFUSED = {
         REPO,
         ["has no model.safetensors or model.safetensors.index.json"],
     ),
-    "no tokenizer": (lambda hub: remove(hub, "spiece.model", "tokenizer.json"), REPO, ["has no spiece.model or"]),
     "no Hub": (
         lambda hub: os.environ.update(HF_ENDPOINT="http://127.0.0.1:9"),
         REPO,
@@ -251,6 +251,16 @@ def test_answers_that_are_no_model(hub, change, name, phrases):
     change(hub)
     refused(name, *phrases)
     assert set(hub.fetched) <= {"config.json"}
+
+
+def test_a_repository_without_tokenizer_and_image_processor(hub):
+    """As `SiglipModel.save_pretrained` writes it; what is said comes when a text is given."""
+    remove(hub, "spiece.model", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+    model = SigLIP.from_pretrained(REPO)
+    assert model.tokenizer is None
+    assert np.isfinite(model.encode_text(np.ones((1, 24), int))).all()
+    with pytest.raises(InputError, match=r"no tokenizer, which texts need: put spiece\.model"):
+        model.encode_text("a cat")
 
 
 # Commands

@@ -171,7 +171,7 @@ def test_tokenizer_and_image_processor_stand_beside(tmp_path, tiny_folder):
     path = big_vision_npz.write(tmp_path / "tiny.npz", of_folder(tiny_folder))
     alone = SigLIP.from_pretrained(path)
     assert alone.tokenizer is None and (alone.processor.height, alone.processor.resample) == (35, 3)
-    with pytest.raises(InputError, match=r"no tokenizer: .* put the tokenizer's files beside it \(spiece\.model"):
+    with pytest.raises(InputError, match=rf"no tokenizer, .* put spiece\.model .* into {tmp_path}, or pass token ids"):
         alone.encode_text("a cat")
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(tiny_folder / name, tmp_path)
@@ -190,7 +190,7 @@ def test_siglip2_resizes_bilinear_and_wants_its_own_tokenizer(tmp_path, tiny_fol
     assert json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())["resample"] == 2
     shutil.copy(tiny_folder / "spiece.model", tmp_path)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json does not exist"):
-        SigLIP.from_pretrained(tmp_path / "x.npz")
+        SigLIP.from_pretrained(tmp_path / "x.npz").encode_text("a cat")
 
 
 # Converting
@@ -377,6 +377,10 @@ def changed(name, change):
     return lambda arrays: {key: change(value) if key.endswith(name) else value for key, value in arrays.items()}
 
 
+def renamed(old, new):
+    return lambda arrays: {key.replace(old, new): value for key, value in arrays.items()}
+
+
 BAD = {
     "no block": (without("img/Transformer/encoderblock_0"), "has no img/Transformer/encoderblock_0/MultiHead"),
     "no bias": (without("encoderblock_1/MlpBlock_0/Dense_0/bias"), "- params/img/Transformer/encoderblock_1/MlpBlock"),
@@ -385,7 +389,26 @@ BAD = {
     "no texts": (without("txt/"), "has a temperature t, but nothing of txt/"),
     "no images": (without("img/"), "has a temperature t, but nothing of img/"),
     "no temperature": (lambda arrays: {k: v for k, v in arrays.items() if k != "params/t"}, "- params/t (t_prime)"),
-    "no positions": (without("img/pos_embedding"), "has no img/pos_embedding: part of the model is missing"),
+    "no positions": (
+        without("img/pos_embedding"),
+        "has no img/pos_embedding: if it was trained with posemb='sincos2d'",
+    ),
+    "positions of 2020": (
+        renamed("img/pos_embedding", "img/Transformer/posembed_input/pos_embedding"),
+        "has no img/pos_embedding: its positions are img/Transformer/posembed_input/pos_embedding, where big_vision",
+    ),
+    "positions of 2021": (
+        renamed("img/pos_embedding", "img/Transformer/pos_embedding"),
+        "has no img/pos_embedding: its positions are img/Transformer/pos_embedding, where big_vision had",
+    ),
+    "projected images": (
+        lambda a: a | {"params/img/head/kernel": np.ones((12, 64)), "params/txt/head/kernel": np.ones((8, 64))},
+        "has img/head/..., a projection of images to 64 dimensions (big_vision's out_dim=(64, 64))",
+    ),
+    "projected texts": (
+        lambda a: a | {"params/txt/head/kernel": np.ones((8, 64)), "params/txt/head/bias": np.ones(64)},
+        "txt/head/kernel takes texts to 64 dimensions, but the image tower has 12",
+    ),
     "more": (lambda arrays: arrays | {"params/img/cls": np.zeros(3)}, "+ params/img/cls"),
     "another's": (lambda arrays: {"layer/kernel": np.zeros(3)}, "is no SigLIP model of big_vision"),
     "empty": (lambda arrays: {}, "is no SigLIP model of big_vision"),

@@ -92,11 +92,18 @@ def test_quantised_folders(folder, images, tmp_path):
         ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
     ],
 )
-def test_folders_that_could_not_be_loaded_are_not_quantised(tmp_path, name, content, message):
+def test_files_that_cannot_be_used_matter_when_they_are_needed(tmp_path, name, content, message, images):
     source = tmp_path / "model"
     source.mkdir()
     (write(source, True) / name).write_text(content)
-    for call in (SigLIP.from_pretrained, lambda folder: quantize_folder(folder, tmp_path / "int8")):
+    quantize_folder(source, tmp_path / "int8")
+    for folder in (source, tmp_path / "int8"):
+        model = SigLIP.from_pretrained(folder)
+        pixels = {
+            "pixel_values": np.ones((1, 4, 48), np.float32),
+            "pixel_attention_mask": np.ones((1, 4), int),
+            "spatial_shapes": np.array([[2, 2]]),
+        }
+        assert np.isfinite(model(pixels, np.array([[3, 4, 1]])).logits_per_image).all()
         with pytest.raises(CheckpointError, match=message):
-            call(source)
-    assert not (tmp_path / "int8").exists()
+            model(images, "a cat")

@@ -19,9 +19,9 @@ from npsiglip.atomic import write_all
 from npsiglip.checkpoint import save_folder
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
+from npsiglip.image import ImageProcessor
 from npsiglip.inputs import preprocessor_config
 from npsiglip.params import Params
-from npsiglip.pixel_settings import BICUBIC
 from npsiglip.safetensors_files import SINGLE, json_writer
 from npsiglip.tokenizer import MODEL_FILE
 from npsiglip.tokenizer_base import CONFIG_FILE
@@ -70,12 +70,12 @@ def export_model(
         CheckpointError: as `save_folder`.
     """
     assert config.image is not None and config.text is not None
-    folder = Path(folder)
+    folder, size = Path(folder), config.image.image_size
     writers: dict[str, Callable[[Path], object]] = {
         MODEL_FILE: partial(shutil.copyfile, tokenizer_file),
         CONFIG_FILE: json_writer(tokenizer_config(config.text.seq_len)),
         "special_tokens_map.json": json_writer(SPECIAL),
-        "preprocessor_config.json": json_writer(preprocessor_config(config.image, BICUBIC)),
+        "preprocessor_config.json": json_writer(preprocessor_config(ImageProcessor(size, size))),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
