@@ -1,8 +1,9 @@
-"""From big_vision's npz to a folder in Hugging Face's format, and back: the same numbers in another order.
+"""Between big_vision's npz and the folders of Hugging Face, open_clip and timm: the same numbers in another order.
 
 Source: docs/formats.md has both formats and what the mapping is held to.
 
-Leaves out: what an npz cannot tell (tokenizer, classes), which has to come from elsewhere or is refused.
+Leaves out: what a format cannot tell (tokenizer, classes), which has to come from elsewhere or is refused. The form of
+GELU follows the format where it has no place for it; configurations tell.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.inputs import folder_processor, preprocessor_config
+from npsiglip.inputs import default_processor, folder_processor, preprocessor_config
 from npsiglip.model_files import TOKENIZER, check_target, copies
 from npsiglip.npz_files import SUFFIX
 from npsiglip.npz_names import ROOT
+from npsiglip.openclip_pixels import openclip_processor, openclip_settings
+from npsiglip.openclip_write import save_openclip
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, FILES, has_settings
 from npsiglip.safetensors_files import json_writer
+from npsiglip.told import HUGGING_FACE, NOTHING_TOLD, OPEN_CLIP, OPEN_CLIP_CONFIG, TIMM, Told
 from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
+from npsiglip.tokenizer_openclip import OpenClipTokenizer
 
 CHECKED_ROWS = 1 << 16  # of a table at once
 
@@ -69,12 +75,25 @@ def _with_image_size(config: SigLIPConfig, image_size: int | None) -> SigLIPConf
     return replace(config, image=replace(image, image_size=image_size))
 
 
-def _folder_files(folder: Path, config: SigLIPConfig, tokenizer: Path) -> dict[str, Callable[[Path], object]]:
-    """What a folder has beside configuration and weights, from the folder of the npz or as is usual."""
-    files = copies(tokenizer, TOKENIZER)
-    if config.text and has_tokenizer(tokenizer):
-        load_tokenizer(tokenizer, config.text)  # or the new folder could not be loaded either
-    if config.image and has_settings(folder):
+def _tokenizer_files(config: SigLIPConfig, tokenizer: Path, target_form: str) -> dict[str, Callable[[Path], object]]:
+    """Those that a reader of the target finds its way with; open_clip's Unigram file means nothing to Hugging Face's."""
+    if config.text is None or not has_tokenizer(tokenizer):
+        return {}
+    found = load_tokenizer(tokenizer, config.text)  # or the new folder could not be loaded either
+    if target_form == HUGGING_FACE and isinstance(found, OpenClipTokenizer) and found.is_unigram:
+        return {}
+    return copies(tokenizer, TOKENIZER)
+
+
+def _folder_files(checkpoint: Checkpoint, config: SigLIPConfig, tokenizer: Path) -> dict[str, Callable[[Path], object]]:
+    """What a folder in Hugging Face's format has beside configuration and weights, from the source or as is usual."""
+    files, folder = _tokenizer_files(config, tokenizer, HUGGING_FACE), checkpoint.folder
+    if config.image and checkpoint.form != HUGGING_FACE:
+        processor = openclip_processor(folder, checkpoint.form, config.image.image_size)
+        mean_and_std = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)}
+        content = preprocessor_config(config.image, processor.resample) | mean_and_std
+        files["preprocessor_config.json"] = json_writer(content)
+    elif config.image and has_settings(folder):
         folder_processor(folder, config.image)
         files |= copies(folder, FILES)
     elif config.image:
@@ -82,6 +101,28 @@ def _folder_files(folder: Path, config: SigLIPConfig, tokenizer: Path) -> dict[s
         content = preprocessor_config(config.image, BILINEAR if siglip2 else BICUBIC)
         files["preprocessor_config.json"] = json_writer(content)
     return files
+
+
+def _openclip_pixels(checkpoint: Checkpoint, config: SigLIPConfig) -> dict[str, Any]:
+    """How images are prepared, in open_clip's words, or in timm's for an image tower alone."""
+    assert config.image is not None
+    if checkpoint.form != HUGGING_FACE or has_settings(checkpoint.folder):
+        processor = folder_processor(checkpoint.folder, config.image)
+    else:
+        siglip2 = bool(config.text and config.text.is_siglip2)
+        processor = default_processor(config.image, BILINEAR if siglip2 else BICUBIC)
+    return openclip_settings(processor, timm=config.text is None)
+
+
+def _to_openclip(
+    checkpoint: Checkpoint, config: SigLIPConfig, target: Path, tokenizer: Path
+) -> None:
+    files = _tokenizer_files(config, tokenizer, OPEN_CLIP)
+    if config.image is None or config.image.naflex:
+        pixels: dict[str, Any] = {}  # refused when it is written, with the reason
+    else:
+        pixels = _openclip_pixels(checkpoint, config)
+    save_openclip(target, config, checkpoint, pixels, others=files)
 
 
 def convert(
@@ -92,17 +133,22 @@ def convert(
     tokenizer: str | Path | None = None,
     image_size: int | None = None,
     say: Say = _forget,
+    to: str | None = None,
+    told: Told = NOTHING_TOLD,
 ) -> Checkpoint:
-    """Write a model in the other format, read it again, and compare all parameters.
+    """Write a model in another format, read it again, and compare all parameters.
 
     Args:
-        source: an .npz; or a folder in Hugging Face's format, or a name of one, see `Checkpoint.open`.
-        target: a folder that holds no model, for an .npz; or an .npz, which must not exist.
+        source: an .npz; or a folder of Hugging Face, open_clip or timm, or a name of one, see `Checkpoint.open`.
+        target: a folder that holds no model; or an .npz, which must not exist.
         stacked: for an .npz: all blocks of a tower in one tensor.
         root: for an .npz: what its names begin with.
         tokenizer: for a folder: where the tokenizer's files are; None: beside the .npz.
         image_size: for a folder: pixels along a side of an image, which an .npz tells only up to a patch.
         say: told what is done next.
+        to: for a folder: `HUGGING_FACE`; or `OPEN_CLIP`, which is timm's format for an image tower alone. None: Hugging
+            Face's.
+        told: of the source, see `Checkpoint.open`; its form of GELU is written where the format has a place for it.
 
     Returns:
         What was written.
@@ -112,13 +158,19 @@ def convert(
         CheckpointError: the model cannot be used, or has what the other format cannot hold; the target exists or cannot
             be written; or another came out, which is removed.
     """
-    target, checkpoint = Path(target), Checkpoint.open(source)
+    target, checkpoint = Path(target), Checkpoint.open(source, told=told)
     if checkpoint.quantized:
         raise CheckpointError(f"{checkpoint.source} is quantised: expected the original model, in a float type")
     to_npz = target.suffix == SUFFIX
-    if not to_npz and not checkpoint.is_npz:
+    if to not in (None, HUGGING_FACE, OPEN_CLIP):
+        raise InputError(f"to must be {HUGGING_FACE!r} or {OPEN_CLIP!r}, got {to!r}")
+    if to is not None and to_npz:
+        raise InputError(f"{target} is an {SUFFIX}, and {to}'s format was asked for: name a folder to write to")
+    form = HUGGING_FACE if to is None else TIMM if to == OPEN_CLIP and checkpoint.config.text is None else to
+    if not to_npz and not checkpoint.is_npz and checkpoint.form == form:
         raise CheckpointError(
-            f"{checkpoint.source} is a folder in Hugging Face's format already: name an {SUFFIX} to write to"
+            f"{checkpoint.source} is a folder in {form}'s format already: name an {SUFFIX} to write to, or another format "
+            "(--to)"
         )
     if to_npz and (tokenizer is not None or image_size is not None):
         raise InputError(f"a {'tokenizer' if tokenizer is not None else 'size'} has no place in {target}: leave it out")
@@ -129,16 +181,20 @@ def convert(
     else:
         check_target(checkpoint.source, target)
         config = _with_image_size(checkpoint.config, image_size)
-        others = _folder_files(checkpoint.folder, config, Path(tokenizer or checkpoint.folder))
-        new = not target.exists()
+        tokens, new = Path(tokenizer or checkpoint.folder), not target.exists()
         try:
-            save_folder(target, config, checkpoint, dtype=None, others=others)
+            if form == HUGGING_FACE:
+                others = _folder_files(checkpoint, config, tokens)
+                save_folder(target, config, checkpoint, dtype=None, others=others)
+            else:
+                _to_openclip(checkpoint, config, target, tokens)
         except BaseException:
             if new:
                 with contextlib.suppress(OSError):
                     target.rmdir()
             raise
-        written = [target / "config.json", *target.glob("*.safetensors")]
+        configs = [target / name for name in ("config.json", OPEN_CLIP_CONFIG)]
+        written = [*(path for path in configs if path.exists()), *target.glob("*.safetensors")]
     say("comparing")
     try:
         result = Checkpoint.open(target)

@@ -83,11 +83,15 @@ def _open_image(file: Any, name: str) -> Image.Image:
     return image
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+def load_image(path: str | os.PathLike[str], convert: bool = True) -> Image.Image:
     """Read an image file as Hugging Face's `load_image` does: first frame, turned upright by its EXIF tag, RGB.
 
     Converting to RGB drops an alpha channel and keeps the colours under it, whereas a transparent *colour* (PNG's tRNS
     chunk, GIF's transparent index) stays in `image.info["transparency"]`, to be painted white by whoever composites.
+
+    Args:
+        path: of the file.
+        convert: to RGB; False leaves the file's own mode.
 
     Returns:
         A Pillow image of mode RGB; no file is left open.
@@ -108,6 +112,8 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         try:
             with _open_image(file, name) as image:
                 upright = ImageOps.exif_transpose(image)
+            if not convert:
+                return upright
             if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
                 del upright.info["transparency"]  # one alpha per palette entry; convert() would drop it with a warning
             return upright.convert("RGB")

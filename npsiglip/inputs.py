@@ -17,7 +17,9 @@ from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
+from npsiglip.openclip_pixels import openclip_processor
 from npsiglip.pixel_settings import BICUBIC, BILINEAR
+from npsiglip.told import HUGGING_FACE, folder_form
 
 Images = Any  # a path, a PIL image, a uint8 array, a list of these, float32 pixels [N, 3, H, W], or a PatchBatch
 Texts = str | Sequence[str] | NDArray[np.integer]
@@ -210,7 +212,10 @@ def default_processor(config: ImageConfig, resample: int = BICUBIC) -> ImageProc
 
 
 def folder_processor(folder: Any, config: ImageConfig) -> ImageProcessor | NaflexProcessor:
-    """What the preprocessor_config.json of a model folder says."""
+    """What the preprocessor_config.json of a model folder says, or the configuration of open_clip or timm."""
+    form = folder_form(folder)
+    if form != HUGGING_FACE:
+        return openclip_processor(folder, form, config.image_size)
     if config.naflex:
         return NaflexProcessor.from_folder(folder, config.patch_size)
     return ImageProcessor.from_folder(folder, config.image_size)

@@ -41,6 +41,7 @@ from npsiglip.params import Params, check_params
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, has_settings
 from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
+from npsiglip.told import Told
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
 from npsiglip.trace import FORGET, Forget, Selected, Trace
@@ -139,10 +140,13 @@ class SigLIP:
         dtype: str | None = None,
         threads: int | None = None,
         revision: str | None = None,
+        gelu: str | None = None,
+        image_heads: int | None = None,
     ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
-        Or load big_vision's `.npz`, with the same files for tokenizer and image processor beside it, if there are any.
+        Or load a folder of open_clip (open_clip_config.json, open_clip_model.safetensors) or of timm's image towers. Or
+        load big_vision's `.npz`, with the same files for tokenizer and image processor beside it, if there are any.
 
         Args:
             folder_or_name: the folder or the `.npz`; "builtin" for the small model of drawn shapes that this package
@@ -152,6 +156,10 @@ class SigLIP:
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
             revision: of a released model: a branch, a tag or a commit's hash; None: "main".
+            gelu: the form of GELU, whatever the files say: "tanh", SigLIP's, or "erf", which open_clip computes in many
+                models; or one for each tower, such as "erf,tanh" (image, text). None: what the files or the library
+                that wrote them say.
+            image_heads: of the image tower, for folders of open_clip and timm whose files do not tell.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others; a model cannot be downloaded.
@@ -160,7 +168,7 @@ class SigLIP:
         """
         if dtype is not None:
             check_dtype(dtype)
-        checkpoint = Checkpoint.open(folder_or_name, revision)
+        checkpoint = Checkpoint.open(folder_or_name, revision, Told(gelu, image_heads))
         config, folder = checkpoint.config, checkpoint.folder
         processor = tokenizer = None
         if config.image and checkpoint.is_npz and not has_settings(folder):
@@ -194,7 +202,7 @@ class SigLIP:
                 whose image tower has no head; or an option that this model does not have.
         """
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
-        if self.config.image and not self.config.image.head:
+        if self.config.image and not self.config.image.head and not self.config.image.mean:
             raise InputError("this image tower has no head and so no embedding: `image_output` gives its tokens")
         return self._in_passes(self._image_tower(), inputs, normalize, FORGET)
 
@@ -250,14 +258,15 @@ class SigLIP:
         Raises:
             InputError: an image that cannot be used, or a checkpoint without classifier.
         """
-        if self._classifier is None:
+        if self._classifier is None or self.config.classifier is None:
             raise InputError("this checkpoint has no classifier: `classify` with labels of your own is zero-shot")
-        inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
+        inputs, pooled = self._image_inputs(images, interpolate_pos_encoding, max_num_patches), self.config.classifier.pooled
         tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
         for places, batch in inputs.batches:
             with RUN_LOCK, thread_count(self.threads):
-                tokens = tower(batch, FORGET, pooled=False)
-                logits[places] = self._classifier(tokens, FORGET)
+                tokens = tower(batch, FORGET, pooled=pooled)
+                # one vector is the mean of itself
+                logits[places] = self._classifier(tokens[:, None] if pooled else tokens, FORGET)
         return logits
 
     def __call__(self, images: Images, texts: Texts) -> SigLIPOutput:
