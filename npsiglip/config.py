@@ -34,8 +34,8 @@ class ImageConfig:
     `image_size` and `patch_size` in pixels; what the patch does not divide is cropped at the right and bottom.
     Without `head` the tower ends with its tokens. With `naflex` (SigLIP 2) images keep their aspect ratio, each has a
     grid of its own, and `image_size` is that of the grid whose positions are stored, to be interpolated.
-    `activation` is that of all MLPs, the head's as well. With `mean` and no head, the mean of the tokens is the embedding
-    (timm's "gap" models).
+    `activation` is that of all MLPs, the head's as well. With `mean` and no head, the mean of the tokens is the
+    embedding (timm's "gap" models).
     """
 
     width: int

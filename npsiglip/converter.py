@@ -27,9 +27,9 @@ from npsiglip.openclip_pixels import openclip_processor, openclip_settings
 from npsiglip.openclip_write import save_openclip
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, FILES, has_settings
 from npsiglip.safetensors_files import json_writer
-from npsiglip.told import HUGGING_FACE, NOTHING_TOLD, OPEN_CLIP, OPEN_CLIP_CONFIG, TIMM, Told
 from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
 from npsiglip.tokenizer_openclip import OpenClipTokenizer
+from npsiglip.told import HUGGING_FACE, NOTHING_TOLD, OPEN_CLIP, OPEN_CLIP_CONFIG, TIMM, Told
 
 CHECKED_ROWS = 1 << 16  # of a table at once
 
@@ -76,7 +76,7 @@ def _with_image_size(config: SigLIPConfig, image_size: int | None) -> SigLIPConf
 
 
 def _tokenizer_files(config: SigLIPConfig, tokenizer: Path, target_form: str) -> dict[str, Callable[[Path], object]]:
-    """Those that a reader of the target finds its way with; open_clip's Unigram file means nothing to Hugging Face's."""
+    """Those that a reader of the target can use; open_clip's Unigram file means nothing to Hugging Face's SigLIP."""
     if config.text is None or not has_tokenizer(tokenizer):
         return {}
     found = load_tokenizer(tokenizer, config.text)  # or the new folder could not be loaded either
@@ -114,9 +114,7 @@ def _openclip_pixels(checkpoint: Checkpoint, config: SigLIPConfig) -> dict[str, 
     return openclip_settings(processor, timm=config.text is None)
 
 
-def _to_openclip(
-    checkpoint: Checkpoint, config: SigLIPConfig, target: Path, tokenizer: Path
-) -> None:
+def _to_openclip(checkpoint: Checkpoint, config: SigLIPConfig, target: Path, tokenizer: Path) -> None:
     files = _tokenizer_files(config, tokenizer, OPEN_CLIP)
     if config.image is None or config.image.naflex:
         pixels: dict[str, Any] = {}  # refused when it is written, with the reason
@@ -169,8 +167,8 @@ def convert(
     form = HUGGING_FACE if to is None else TIMM if to == OPEN_CLIP and checkpoint.config.text is None else to
     if not to_npz and not checkpoint.is_npz and checkpoint.form == form:
         raise CheckpointError(
-            f"{checkpoint.source} is a folder in {form}'s format already: name an {SUFFIX} to write to, or another format "
-            "(--to)"
+            f"{checkpoint.source} is a folder in {form}'s format already: name an {SUFFIX} to write to, or another "
+            "format (--to)"
         )
     if to_npz and (tokenizer is not None or image_size is not None):
         raise InputError(f"a {'tokenizer' if tokenizer is not None else 'size'} has no place in {target}: leave it out")

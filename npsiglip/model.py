@@ -41,9 +41,9 @@ from npsiglip.params import Params, check_params
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, has_settings
 from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
-from npsiglip.told import Told
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import has_tokenizer, load_tokenizer
+from npsiglip.told import Told
 from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
@@ -260,7 +260,10 @@ class SigLIP:
         """
         if self._classifier is None or self.config.classifier is None:
             raise InputError("this checkpoint has no classifier: `classify` with labels of your own is zero-shot")
-        inputs, pooled = self._image_inputs(images, interpolate_pos_encoding, max_num_patches), self.config.classifier.pooled
+        inputs, pooled = (
+            self._image_inputs(images, interpolate_pos_encoding, max_num_patches),
+            self.config.classifier.pooled,
+        )
         tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
         for places, batch in inputs.batches:
             with RUN_LOCK, thread_count(self.threads):

@@ -22,7 +22,7 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.openclip_arch import architecture
 from npsiglip.openclip_names import PROJECTION, TEXT, TRUNK
 from npsiglip.params import Shape
-from npsiglip.told import Told, read_object
+from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, Told, read_object
 
 _TORCH_NORM_EPS = 1e-5  # of a LayerNorm that is not told another
 
@@ -121,7 +121,9 @@ def _image(
 ) -> ImageConfig:
     """The image tower; `heads` and `activation` as far as the configuration says more than timm's name."""
     if f"{trunk}embeds.proj.weight" in find.by_name:
-        raise CheckpointError(f"{find.where} is timm's NaFlex model, which is not supported: use the original's weights")
+        raise CheckpointError(
+            f"{find.where} is timm's NaFlex model, which is not supported: use the original's weights"
+        )
     width, _, patch, _ = find(f"{trunk}patch_embed.proj.weight", 4)
     positions, known = find(f"{trunk}pos_embed", 3)[1], architecture(name)
     if (image_size // patch) ** 2 != positions:
@@ -140,7 +142,8 @@ def _image(
     if heads is None or activation is None:
         raise CheckpointError(
             f"{find.where}: the image tower is {name!r}, a name of timm that is not known here, and no file tells its "
-            f"{' and its '.join(what for what, _, _ in lacking)}: give {' and '.join(option for *_, option in lacking)} "
+            f"{' and its '.join(what for what, _, _ in lacking)}: give "
+            f"{' and '.join(option for *_, option in lacking)} "
             f"({', '.join(argument for _, argument, _ in lacking)} in Python)"
         )
     return ImageConfig(
@@ -168,12 +171,18 @@ def _text(find: _Shapes, section: Mapping[str, Any], where: str, out: int, told:
     norm, act = section.get("norm_kwargs") or {}, section.get("act_kwargs") or {}
     if not isinstance(norm, dict) or set(norm) - {"eps"}:
         raise CheckpointError(f"{where}: norm_kwargs must be an object with eps alone, got {norm!r}")
-    if not isinstance(act, dict) or set(act) - {"approximate"} or act.get("approximate", "none") not in ("none", "tanh"):
+    if (
+        not isinstance(act, dict)
+        or set(act) - {"approximate"}
+        or act.get("approximate", "none") not in ("none", "tanh")
+    ):
         raise CheckpointError(f"{where}: act_kwargs must be an object with approximate, none or tanh, got {act!r}")
     gelu = GELU_TANH if act.get("approximate") == "tanh" else GELU_ERF
     projects = PROJECTION in find.by_name or f"{PROJECTION}.weight" in find.by_name
     if projects != (section.get("proj_type", "linear") == "linear"):
-        raise CheckpointError(f"{where}: proj_type is {section.get('proj_type', 'linear')!r}, the weights say otherwise")
+        raise CheckpointError(
+            f"{where}: proj_type is {section.get('proj_type', 'linear')!r}, the weights say otherwise"
+        )
     return TextConfig(
         width=width,
         depth=find.depth(blocks),
@@ -185,6 +194,33 @@ def _text(find: _Shapes, section: Mapping[str, Any], where: str, out: int, told:
         layer_norm_eps=norm.get("eps", _TORCH_NORM_EPS),
         activation=told.text_gelu or gelu,
     )
+
+
+def _open_clip_sections(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """`model_cfg`, `vision_cfg` and `text_cfg`, whose settings are all supported."""
+    content = _section(read_object(path), "model_cfg", str(path))
+    vision, text = (_section(content, f"{tower}_cfg", f"{path}: model_cfg") for tower in ("vision", "text"))
+    name = vision.get("timm_model_name")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(
+            f"{path}: vision_cfg has no timm_model_name, as SigLIP's have: this is another model, such as CLIP"
+        )
+    _check(f"{path}: text_cfg", text, _TEXT)
+    _check(f"{path}: vision_cfg", vision, _VISION)
+    _check(f"{path}: model_cfg", content, _MODEL)
+    return content, vision, text
+
+
+def check_settings(folder: Path, form: str) -> None:
+    """Refuse a folder of open_clip or timm by its configuration alone, before weights are downloaded.
+
+    Raises:
+        CheckpointError: this is no SigLIP model, or has a setting that is not computed here.
+    """
+    if form == OPEN_CLIP:
+        _open_clip_sections(folder / OPEN_CLIP_CONFIG)
+    else:
+        _timm_content(folder / "config.json")
 
 
 def open_clip_config(path: Path, weights: str, shapes: Mapping[str, Shape], told: Told) -> SigLIPConfig:
@@ -201,22 +237,15 @@ def open_clip_config(path: Path, weights: str, shapes: Mapping[str, Shape], told
             configuration and weights that do not belong together.
         InputError: other heads were told than the model has.
     """
-    content = _section(read_object(path), "model_cfg", str(path))
-    vision, text = (_section(content, f"{tower}_cfg", f"{path}: model_cfg") for tower in ("vision", "text"))
-    name = vision.get("timm_model_name")
-    if not isinstance(name, str) or not name:
-        raise CheckpointError(
-            f"{path}: vision_cfg has no timm_model_name, as SigLIP's have: this is another model, such as CLIP"
-        )
-    _check(f"{path}: text_cfg", text, _TEXT)
-    _check(f"{path}: vision_cfg", vision, _VISION)
-    _check(f"{path}: model_cfg", content, _MODEL)
+    content, vision, text = _open_clip_sections(path)
     find = _Shapes(weights, shapes)
     if "logit_bias" not in shapes:
         raise CheckpointError(f"{weights} has no logit_bias: this model was not trained with SigLIP's loss")
     size = _count(vision, "image_size", 224, f"{path}: vision_cfg")
-    image = _image(find, TRUNK, name, size, None, None, told)
-    return SigLIPConfig(image, _text(find, text, f"{path}: text_cfg", _count(content, "embed_dim", None, str(path)), told))
+    image = _image(find, TRUNK, vision["timm_model_name"], size, None, None, told)
+    return SigLIPConfig(
+        image, _text(find, text, f"{path}: text_cfg", _count(content, "embed_dim", None, str(path)), told)
+    )
 
 
 def _labels(content: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...]:
@@ -226,31 +255,43 @@ def _labels(content: Mapping[str, Any], classes: int, where: str) -> tuple[str, 
     return tuple(names)
 
 
-def timm_config(path: Path, weights: str, shapes: Mapping[str, Shape], told: Told) -> SigLIPConfig:
-    """The configuration of timm's folder of an image tower alone, see `open_clip_config`.
-
-    A model with classes is a classifier, on the MAP head's vector or on the mean of the tokens.
-    """
+def _timm_content(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """timm's config.json, its `model_args` and its `pretrained_cfg`, whose settings are all supported."""
     content = read_object(path)
-    name, args, pretrained = content["architecture"], content.get("model_args") or {}, content.get("pretrained_cfg") or {}
+    name, args, pretrained = (
+        content["architecture"],
+        content.get("model_args") or {},
+        content.get("pretrained_cfg") or {},
+    )
     if not isinstance(args, dict) or not isinstance(pretrained, dict):
         raise CheckpointError(f"{path}: model_args and pretrained_cfg must be objects")
-    if "siglip" not in name and "attn_pool.latent" not in shapes:
+    if "siglip" not in name:
         raise CheckpointError(f"{path}: architecture is {name!r}, a model of timm that is no SigLIP's image tower")
     _check(f"{path}: model_args", args, _TIMM_ARGS)
     unknown = sorted(set(args) - set(_TIMM_ARGS) - set(_TIMM_READ))
     if unknown:
         raise CheckpointError(f"{path}: model_args has {', '.join(unknown)}, which SigLIP's towers do not have")
-    act = args.get("act_layer")
-    if act not in (None, *_TIMM_GELU):
-        raise CheckpointError(f"{path}: act_layer must be gelu or gelu_tanh, got {act!r}")
+    if args.get("act_layer") not in (None, *_TIMM_GELU):
+        raise CheckpointError(f"{path}: act_layer must be gelu or gelu_tanh, got {args['act_layer']!r}")
+    return content, args, pretrained
+
+
+def timm_config(path: Path, weights: str, shapes: Mapping[str, Shape], told: Told) -> SigLIPConfig:
+    """The configuration of timm's folder of an image tower alone, see `open_clip_config`.
+
+    A model with classes is a classifier, on the MAP head's vector or on the mean of the tokens.
+    """
+    content, args, pretrained = _timm_content(path)
+    name = content["architecture"]
     find, known = _Shapes(weights, shapes), architecture(name)
     size = _timm_size(path, args, pretrained, known.image_size if known else None)
     heads = _count(args, "num_heads", None, f"{path}: model_args") if args.get("num_heads") else None
-    image = _image(find, "", name, size, heads, _TIMM_GELU.get(act or ""), told)
+    image = _image(find, "", name, size, heads, _TIMM_GELU.get(args.get("act_layer") or ""), told)
     pool = args.get("global_pool", content.get("global_pool", "avg" if known and known.mean else "map"))
     if pool not in ("map", "avg") or (pool == "map") != image.head:
-        raise CheckpointError(f"{path}: global_pool is {pool!r}, expected {'map' if image.head else 'avg'!r} with these weights")
+        raise CheckpointError(
+            f"{path}: global_pool is {pool!r}, expected {'map' if image.head else 'avg'!r} with these weights"
+        )
     image = replace(image, mean=not image.head)
     if "head.weight" not in shapes:
         return SigLIPConfig(image, None)
@@ -265,5 +306,7 @@ def _timm_size(path: Path, args: Mapping[str, Any], pretrained: Mapping[str, Any
     if isinstance(size, list) and len(size) == 3:
         return _count({"input_size": size[1:]}, "input_size", None, f"{path}: pretrained_cfg")
     if by_name is None:
-        raise CheckpointError(f"{path}: neither model_args (img_size) nor pretrained_cfg (input_size) tells the image size")
+        raise CheckpointError(
+            f"{path}: neither model_args (img_size) nor pretrained_cfg (input_size) tells the image size"
+        )
     return by_name

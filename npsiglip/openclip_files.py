@@ -12,9 +12,8 @@ from npsiglip.openclip_config import open_clip_config, timm_config
 from npsiglip.openclip_names import TRUNK, openclip_layouts, with_projection
 from npsiglip.safetensors_files import INDEX, SINGLE, open_file, open_folder
 from npsiglip.stored import StoredTensor
-from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, Told
+from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, Told
 
-OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 PICKLES = {OPEN_CLIP_WEIGHTS: "open_clip_pytorch_model.bin", SINGLE: "pytorch_model.bin"}
 
 
@@ -28,7 +27,7 @@ def _open(folder: Path, name: str) -> Mapping[str, StoredTensor]:
     if pickle.exists():
         raise CheckpointError(
             f"{folder} has its weights only as {pickle.name}, a pickle, which could run any code when read; expected "
-            f"{name}. Convert it once, where torch is installed: python -c \"import torch, safetensors.torch; "
+            f'{name}. Convert it once, where torch is installed: python -c "import torch, safetensors.torch; '
             f"safetensors.torch.save_file({{k: v.contiguous() for k, v in torch.load('{pickle}', weights_only=True, "
             f"map_location='cpu').items()}}, '{folder / name}')\""
         )

@@ -29,7 +29,13 @@ _LEAVES = {"w": "weight", "b": "bias", "scale": "weight"}
 
 # Of a block: modules with a weight and a bias, and where q, k and v are.
 _IMAGE_BLOCK = {"ln1": "norm1", "ln2": "norm2", "attn.out": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-_TEXT_BLOCK = {"ln1": "ln_1", "ln2": "ln_2", "attn.out": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+_TEXT_BLOCK = {
+    "ln1": "ln_1",
+    "ln2": "ln_2",
+    "attn.out": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 
 _AROUND = {
     "image.patch_embed": "patch_embed.proj",

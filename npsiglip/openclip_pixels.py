@@ -8,8 +8,8 @@ transparency). Both divide bytes by 255 in float32.
 
 Source: open_clip 3.3 `transform.py`, timm 1.0 `data/transforms_factory.py`, torchvision's `Resize` and `CenterCrop`.
 
-Leaves out: borders instead of crops (resize_mode longest, crop_mode border), sizes that are not square. Files are turned
-upright by their EXIF orientation, as everywhere in this project; these libraries take what PIL gives.
+Leaves out: borders instead of crops (resize_mode longest, crop_mode border), sizes that are not square. Files are
+turned upright by their EXIF orientation, as everywhere in this project; these libraries take what PIL gives.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class CropProcessor(ImageProcessor):
         """float32 [3, 256]: as torchvision computes it, all in float32."""
         values = np.arange(256, dtype=np.float32) / np.float32(255)
         mean, std = np.array([self.image_mean, self.image_std], np.float32)[:, :, None]
-        return (np.tile(values, (3, 1)) - mean) / std
+        table: NDArray[np.float32] = (np.tile(values, (3, 1)) - mean) / std
+        return table
 
     def _resized(self, image: Any, name: str) -> NDArray[np.uint8]:
         picture = _as_stored(image, name)
@@ -66,7 +67,9 @@ class CropProcessor(ImageProcessor):
         try:
             picture = _resize(picture, self.resized, self.squash, self.resample)
         except ValueError as error:  # of modes that Pillow cannot resize
-            raise InputError(f"{name} is of mode {picture.mode}, which Pillow does not resize ({error}): make it RGB") from None
+            raise InputError(
+                f"{name} is of mode {picture.mode}, which Pillow does not resize ({error}): make it RGB"
+            ) from None
         left, top = (round((side - self.height) / 2.0) for side in picture.size)
         if picture.size != (self.width, self.height):
             picture = picture.crop((left, top, left + self.width, top + self.height))
@@ -163,7 +166,11 @@ def openclip_settings(processor: PixelSettings, timm: bool) -> dict[str, Any]:
         raise CheckpointError(
             f"the image processor ({processor}) has steps that {'timm' if timm else 'open_clip'} has no words for"
         )
-    settings: dict[str, Any] = {"mean": list(processor.image_mean), "std": list(processor.image_std), "interpolation": name}
+    settings: dict[str, Any] = {
+        "mean": list(processor.image_mean),
+        "std": list(processor.image_std),
+        "interpolation": name,
+    }
     if timm:
         return settings | {"crop_pct": crop, "crop_mode": "squash" if squash else "center"}
     return settings | {"resize_mode": "squash" if squash else "shortest"}

@@ -21,14 +21,17 @@ from npsiglip.config import GELU_TANH, LAYER_NORM_EPS, ImageConfig, SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.matching import users
 from npsiglip.openclip_arch import name_of
-from npsiglip.openclip_files import OPEN_CLIP_WEIGHTS
 from npsiglip.openclip_names import TRUNK, openclip_layouts
 from npsiglip.params import Params
 from npsiglip.safetensors_files import SINGLE, json_writer
-from npsiglip.told import OPEN_CLIP_CONFIG
+from npsiglip.told import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 
 # Where open_clip finds the tokenizer of these vocabularies, if the folder is published without one.
-_TOKENIZERS = {32_000: "timm/ViT-B-16-SigLIP", 250_000: "timm/ViT-B-16-SigLIP-i18n-256", 256_000: "timm/ViT-B-16-SigLIP2"}
+_TOKENIZERS = {
+    32_000: "timm/ViT-B-16-SigLIP",
+    250_000: "timm/ViT-B-16-SigLIP-i18n-256",
+    256_000: "timm/ViT-B-16-SigLIP2",
+}
 
 
 def _mlp_ratio(config: TextConfig) -> float:
@@ -60,12 +63,14 @@ def _architecture(config: ImageConfig, any_size: bool) -> str:
     if config.naflex:
         raise CheckpointError("NaFlex models have another form in timm, which is not supported")
     if config.layer_norm_eps != LAYER_NORM_EPS:
-        raise CheckpointError(f"layer_norm_eps is {config.layer_norm_eps}, and timm's image towers have {LAYER_NORM_EPS}")
+        raise CheckpointError(
+            f"layer_norm_eps is {config.layer_norm_eps}, and timm's image towers have {LAYER_NORM_EPS}"
+        )
     name = name_of(config, any_size)
     if name is None:
         raise CheckpointError(
-            f"timm has no image tower of width {config.width}, depth {config.depth}, {config.num_heads} heads, an MLP of "
-            f"{config.mlp_dim} and patches of {config.patch_size} for images of {config.image_size}: only the "
+            f"timm has no image tower of width {config.width}, depth {config.depth}, {config.num_heads} heads, an MLP "
+            f"of {config.mlp_dim} and patches of {config.patch_size} for images of {config.image_size}: only the "
             "architectures of released SigLIP models can be written for open_clip and timm"
         )
     return name
@@ -145,8 +150,8 @@ def save_openclip(
 
     Raises:
         InputError: for an unknown `dtype`.
-        CheckpointError: a model that the library cannot build; parameters that are missing, left over, of a wrong shape,
-            or not finite; the folder cannot be written.
+        CheckpointError: a model that the library cannot build; parameters that are missing, left over, of a wrong
+            shape, or not finite; the folder cannot be written.
     """
     folder = Path(folder)
     if config.image is None:

@@ -30,8 +30,8 @@ from npsiglip.model_files import check_target, copies
 from npsiglip.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.safetensors_files import SINGLE, json_writer, write_tensors
 from npsiglip.text_tower import TextTower
-from npsiglip.told import HUGGING_FACE
 from npsiglip.tokenizer_loader import load_tokenizer
+from npsiglip.told import HUGGING_FACE
 
 ROWS = 1024  # of the table at once
 

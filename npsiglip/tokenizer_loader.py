@@ -8,11 +8,11 @@ from pathlib import Path
 from npsiglip import tokenizer_siglip2
 from npsiglip.config import TextConfig
 from npsiglip.errors import CheckpointError
-from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, folder_form, read_object
 from npsiglip.tokenizer import MODEL_FILE, Tokenizer
 from npsiglip.tokenizer_base import CONFIG_FILE, BaseTokenizer, read_json
 from npsiglip.tokenizer_openclip import OpenClipTokenizer
 from npsiglip.tokenizer_siglip2 import Siglip2Tokenizer
+from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, folder_form, read_object
 
 VOCABULARIES = (MODEL_FILE, tokenizer_siglip2.JSON_FILE, tokenizer_siglip2.MODEL_FILE)
 

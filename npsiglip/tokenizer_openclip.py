@@ -111,7 +111,11 @@ class UnigramTokenizer(BaseTokenizer):
             raise CheckpointError(
                 f"{path} cannot be read by the tokenizers library ({error}): download it again, or update the library"
             ) from None
-        if model.get("type", "Unigram") != "Unigram" or model.get("byte_fallback") or model.get("unk_id") != _UNKNOWN_ID:
+        if (
+            model.get("type", "Unigram") != "Unigram"
+            or model.get("byte_fallback")
+            or model.get("unk_id") != _UNKNOWN_ID
+        ):
             raise CheckpointError(
                 f"{path} holds a {model.get('type')} vocabulary with the unknown piece {model.get('unk_id')}, expected "
                 f"Unigram without bytes and {_UNKNOWN_ID}, as SigLIP's in open_clip: use the one of the checkpoint"
@@ -181,8 +185,8 @@ class OpenClipTokenizer(BaseTokenizer):
         if extra or clean not in CLEAN or settings.get("tokenizer_mode"):
             raise CheckpointError(
                 f"{folder} asks for a tokenizer with tokenizer_kwargs {options!r:.80} and tokenizer_mode "
-                f"{settings.get('tokenizer_mode')!r}, expected clean as one of {', '.join(CLEAN)} and nothing else: pass "
-                "token ids made elsewhere"
+                f"{settings.get('tokenizer_mode')!r}, expected clean as one of {', '.join(CLEAN)} and nothing else: "
+                "pass token ids made elsewhere"
             )
         return cls(_vocabulary(folder, seq_len), clean)
 

@@ -10,7 +10,7 @@ from typing import Any
 from npsiglip.config import GELU_ERF, GELU_TANH, SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 
-OPEN_CLIP_CONFIG = "open_clip_config.json"
+OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 HUGGING_FACE, OPEN_CLIP, TIMM = "Hugging Face", "open_clip", "timm"
 
 _GELUS = {"tanh": GELU_TANH, "erf": GELU_ERF}
@@ -20,7 +20,8 @@ _GELUS = {"tanh": GELU_TANH, "erf": GELU_ERF}
 class Told:
     """What a user says of a model whose files leave it open, or do not decide it.
 
-    `gelu`: "tanh" or "erf", or both with a comma, of the image and of the text tower. `image_heads`: of the image tower.
+    `gelu`: "tanh" or "erf", or both with a comma, of the image and of the text tower. `image_heads`: of the image
+    tower.
 
     Raises:
         InputError: other values.

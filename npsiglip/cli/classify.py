@@ -12,6 +12,8 @@ import typer
 from npsiglip.cli.console import (
     Activity,
     DtypeOption,
+    GeluOption,
+    ImageHeadsOption,
     ModelOption,
     ThreadsOption,
     TruncateOption,
@@ -53,10 +55,11 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     out().print(Text("\n").join(lines))
 
 
-def _has_classifier(model: str | None) -> bool:
+def _has_classifier(model: str | None, gelu: str | None, image_heads: int | None) -> bool:
     from npsiglip.checkpoint import Checkpoint
+    from npsiglip.told import Told
 
-    return Checkpoint.open(find_model(model)).config.classifier is not None
+    return Checkpoint.open(find_model(model), told=Told(gelu, image_heads)).config.classifier is not None
 
 
 def classify(
@@ -72,6 +75,8 @@ def classify(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    gelu: GeluOption = None,
+    image_heads: ImageHeadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON list, with every digit.")] = False,
 ) -> None:
     """Tell which labels fit the images.
@@ -82,13 +87,13 @@ def classify(
     """
     from npsiglip.zero_shot import fill_template, rank
 
-    if not labels and not _has_classifier(model):
+    if not labels and not _has_classifier(model, gelu, image_heads):
         raise typer.BadParameter("give at least one, such as -l 'a cat' -l 'a dog'", param_hint="--label / -l")
     texts = fill_template(labels, template) if labels else []
     check_images(images)
     found = []
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
+        siglip = activity.load(model, dtype, threads, gelu, image_heads)
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)

@@ -43,7 +43,7 @@ ModelOption = Annotated[
         metavar="MODEL",
         envvar="NPSIGLIP_MODEL",
         help="A name that `npsiglip models` lists, OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face Hub, or a "
-        "folder in Hugging Face's format.",
+        "folder in the format of Hugging Face, open_clip or timm.",
         show_default="builtin, a small model of drawn shapes",
     ),
 ]
@@ -61,6 +61,27 @@ DtypeOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores")
+]
+
+GeluOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gelu",
+        metavar="FORM",
+        help="The form of GELU: tanh, SigLIP's, or erf, which open_clip computes in many models; or erf,tanh for "
+        "images and texts.",
+        show_default="what the model's files say",
+    ),
+]
+ImageHeadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-heads",
+        metavar="N",
+        min=1,
+        help="Heads of the image tower, for a folder of open_clip or timm that does not tell.",
+        show_default="what the model's files say",
+    ),
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -281,7 +302,14 @@ class Activity:
 
         self._stack.enter_context(on_compile(self._compiling))
 
-    def load(self, name: str | None, dtype: str | None, threads: int | None) -> SigLIP:
+    def load(
+        self,
+        name: str | None,
+        dtype: str | None,
+        threads: int | None,
+        gelu: str | None = None,
+        image_heads: int | None = None,
+    ) -> SigLIP:
         """Load the model, the built-in one if no name is given, and tell from now on of kernels that are compiled.
 
         Raises:
@@ -296,7 +324,7 @@ class Activity:
             from npsiglip.model import SigLIP
 
             self.tell_compiling()
-            return SigLIP.from_pretrained(folder, dtype, threads)
+            return SigLIP.from_pretrained(folder, dtype, threads, gelu=gelu, image_heads=image_heads)
 
     def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
         """As many images as the model takes at once, and again, telling how many are done."""

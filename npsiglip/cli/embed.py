@@ -16,6 +16,8 @@ import typer
 from npsiglip.cli.console import (
     Activity,
     DtypeOption,
+    GeluOption,
+    ImageHeadsOption,
     ModelOption,
     ThreadsOption,
     TruncateOption,
@@ -164,6 +166,8 @@ def embed(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    gelu: GeluOption = None,
+    image_heads: ImageHeadsOption = None,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
@@ -174,7 +178,7 @@ def embed(
     kinds = [kind_of(argument) if kind is Kind.AUTO else kind for argument in inputs]
     check_images([argument for argument, k in zip(inputs, kinds, strict=True) if k is Kind.IMAGE])
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
+        siglip = activity.load(model, dtype, threads, gelu, image_heads)
         embeddings = _encode(activity, siglip, inputs, kinds, normalize, truncate)
     metadata = {"inputs": inputs, "kinds": kinds, "normalized": normalize, "dtype": siglip.dtype}
     write(output, target, embeddings, metadata)

@@ -139,8 +139,8 @@ def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict
     for name, theirs in (("image", checkpoint.config.image), ("text", checkpoint.config.text)):
         if theirs and tower in ("", name) and theirs.activation != GELU_TANH:
             raise InputError(
-                f"the {name} tower of {folder} computes GELU by erf, and training has SigLIP's form by tanh alone: start "
-                "from the original model, or convert it with `npsiglip convert --gelu tanh` if tanh is right for it"
+                f"the {name} tower of {folder} computes GELU by erf, and training has SigLIP's form by tanh alone: "
+                "start from the original model, or, if tanh is right for it, convert it with --gelu tanh"
             )
     prefix = f"{tower}." if tower else ""
     shapes = {name: shape for name, shape in param_shapes(config).items() if name.startswith(prefix)}
