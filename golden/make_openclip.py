@@ -55,6 +55,7 @@ NASTY = (
     *("a\x00b\x1b[31mred\x1b[0m c", "\u0130stanbul \u1e9e \u0391\u03a3", "\u65e5\u672c\u8a9e \u4e00\u53ea\u732b"),
     *("\U0001f469\u200d\U0001f467 \U0001f408", "a\u2028b\u00a0c\td\r\ne", "cat " * 50, "&nbsp;x&#39;y&eacute;"),
     *("<a href='x'>&amp;</a>", "\uff11\uff12\uff13 \u00bd \u00b2", "\ufeffbom", "\u2581a\u2581b", "x\u200by", "@home"),
+    *("<Unk>\u03a3", "x\u03a3\u201ca\u201d", "\u0391\u03a3.", "\u0391\u03a3.\u0391"),
 )
 
 IMAGE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "mlp_ratio": 1.75}

@@ -22,16 +22,18 @@ import html
 import json
 import os
 import re
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.tokenizer import MODEL_FILE, Tokenizer, canonicalize
+from npsiglip.tokenizer import MODEL_FILE, Tokenizer
 from npsiglip.tokenizer_base import CONFIG_FILE, BaseTokenizer, read_json, read_vocabulary, token_text
 from npsiglip.tokenizer_siglip2 import JSON_FILE, Siglip2Tokenizer
 
 _PLAIN = re.compile(r"[\t\n\r !-%'-~]*")  # which ftfy leaves as it is: printable ASCII without "&"
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _UNKNOWN_ID = 2  # transformers takes no other for a T5 vocabulary, whatever the file says
 
 
@@ -59,7 +61,8 @@ def _basic(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    return canonicalize(_basic(text).replace("_", " "))
+    # lowered after punctuation is gone, unlike `tokenizer.canonicalize`: a sigma is final where no letter follows
+    return " ".join(_basic(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 
 
 def _spaced(text: str) -> str:
