@@ -41,10 +41,12 @@ from npsiglip.matching import (
 from npsiglip.npz_config import npz_config
 from npsiglip.npz_files import SUFFIX, open_npz, write_npz
 from npsiglip.npz_names import BLOCKS, ROOT, form_of, npz_layouts
+from npsiglip.openclip_files import open_openclip
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized
 from npsiglip.safetensors_files import open_folder, write_folder
 from npsiglip.stored import FLOATS, TYPES, Layout, StoredTensor, is_aligned
+from npsiglip.told import HUGGING_FACE, NOTHING_TOLD, Told, folder_form
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -88,13 +90,21 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         folder: where the files of tokenizer and image processor belong: the folder, or that of the npz.
         config: what config.json says, or the shapes of an npz.
         quantized: whether the folder is one that `npsiglip quantize` wrote.
+        form: of a folder, whose format it is in, see `npsiglip.told`.
     """
 
-    def __init__(self, source: Path, config: SigLIPConfig, entries: Entries, quantized: bool = False) -> None:
+    def __init__(
+        self,
+        source: Path,
+        config: SigLIPConfig,
+        entries: Entries,
+        quantized: bool = False,
+        form: str = HUGGING_FACE,
+    ) -> None:
         self.source = source
         self.folder = source.parent if source.suffix == SUFFIX else source
         self.config = config
-        self.quantized = quantized
+        self.quantized, self.form = quantized, form
         self._shapes = quantized_shapes(config) if quantized else param_shapes(config)
         self._entries = entries
         self._known_finite: set[str] = set()
@@ -110,16 +120,18 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         return self.source.suffix == SUFFIX
 
     @classmethod
-    def open(cls, folder: str | Path, revision: str | None = None) -> Checkpoint:
+    def open(cls, folder: str | Path, revision: str | None = None, told: Told = NOTHING_TOLD) -> Checkpoint:
         """Open a model folder or an npz; reads config.json and the headers of the weights, no values.
 
         Args:
             folder: the path of a folder, or of big_vision's `.npz`; "builtin" for the model that this package brings;
                 or the name of a repository of the Hugging Face Hub; see `npsiglip.hub.model_folder`.
             revision: of the repository.
+            told: what the files leave open, or do not decide: the form of GELU, and for open_clip's and timm's folders
+                the heads of the image tower, see `npsiglip.told`.
 
         Raises:
-            InputError: for a revision of what has none.
+            InputError: for a revision of what has none; for what is told and contradicts the files.
             CheckpointError: if a repository cannot be downloaded; if the folder, its configuration or its weights
                 cannot be used, or do not belong together: tensors missing or left over, of another shape, or not of
                 a float type; or if it was quantised by a version of npsiglip with another format.
@@ -132,7 +144,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         if is_file and folder.suffix == SUFFIX:
             tensors = open_npz(folder)
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            config = npz_config(str(folder), shapes, form_of(tensors))
+            config = told.apply(npz_config(str(folder), shapes, form_of(tensors)))
             return cls(folder, config, match_npz(folder, config, tensors))
         if not is_folder:
             state = "is a file" if folder.exists() else "does not exist"
@@ -141,7 +153,10 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 "model.safetensors and spiece.model, an .npz of big_vision, or a name that `npsiglip models` lists: "
                 f"{hint(str(folder))}check the path, or download the model"
             )
-        config = SigLIPConfig.from_folder(folder)
+        form = folder_form(folder)
+        if form != HUGGING_FACE:
+            return cls(folder, *open_openclip(folder, form, told), form=form)
+        config = told.apply(SigLIPConfig.from_folder(folder))
         quantized = is_quantized(folder)
         stored: Mapping[str, StoredTensor] = open_folder(folder)
         if quantized:
@@ -250,7 +265,7 @@ def _reopened(source: str, stamps: dict[str, tuple[int, int]]) -> Checkpoint:
     return checkpoint
 
 
-def _stored_values(
+def stored_values(
     names: list[str], places: Mapping[str, Layout], shapes: Mapping[str, Shape], params: Params, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
     """The tensor that a file has for the parameters `names`, all of them or one."""
@@ -270,7 +285,7 @@ def _stored_values(
     return tensor
 
 
-def _target_dtype(names: list[str], params: Params, dtype: str | None) -> np.dtype[Any]:
+def target_dtype(names: list[str], params: Params, dtype: str | None) -> np.dtype[Any]:
     """What the tensor of the parameters `names` is stored in: as asked, or what holds all their values."""
     if dtype is not None:
         return SAVE_DTYPES[dtype]
@@ -278,7 +293,7 @@ def _target_dtype(names: list[str], params: Params, dtype: str | None) -> np.dty
     return np.result_type(*map(known, names))
 
 
-def _check_saving(where: object, config: SigLIPConfig, params: Params, dtype: str | None) -> dict[str, Shape]:
+def check_saving(where: object, config: SigLIPConfig, params: Params, dtype: str | None) -> dict[str, Shape]:
     """The shapes of what is saved, after a look at what is given."""
     if dtype is not None and dtype not in SAVE_DTYPES:
         raise InputError(f"dtype must be one of {', '.join(SAVE_DTYPES)}; got {dtype!r}")
@@ -322,21 +337,21 @@ def save_folder(
     folder = Path(folder)
     if max_shard_bytes is not None and max_shard_bytes < 1:
         raise InputError(f"max_shard_bytes must be positive (or None for one file), got {max_shard_bytes}")
-    shapes, places = _check_saving(folder, config, params, dtype), layouts(config)
+    shapes, places = check_saving(folder, config, params, dtype), layouts(config)
     uses = {key.removeprefix(bare_prefix(config)): names for key, names in users(places).items()}
-    dtypes = {key: _target_dtype(names, params, dtype) for key, names in uses.items()}
+    dtypes = {key: target_dtype(names, params, dtype) for key, names in uses.items()}
     sizes = {key: prod(places[names[0]].shape) * dtypes[key].itemsize for key, names in uses.items()}
     write_folder(
         folder,
         config.to_hf(),
         sizes,
-        lambda key: _stored_values(uses[key], places, shapes, params, dtypes[key]),
+        lambda key: stored_values(uses[key], places, shapes, params, dtypes[key]),
         max_shard_bytes,
         others,
     )
 
 
-def _is_identity(params: Params) -> bool:
+def is_identity(params: Params) -> bool:
     """Whether the head of texts changes nothing."""
     w, b = np.asarray(params["text.head.w"]), np.asarray(params["text.head.b"])
     return w.shape[0] == w.shape[1] and not b.any() and bool((w == np.eye(len(w), dtype=w.dtype)).all())
@@ -384,14 +399,14 @@ def save_npz(
                 f"layer_norm_eps is {tower.layer_norm_eps}, and big_vision's npz has no place for it: its models have "
                 f"{LAYER_NORM_EPS}"
             )
-    shapes = _check_saving(path, config, params, dtype)
+    shapes = check_saving(path, config, params, dtype)
     places = npz_layouts(config, BLOCKS if stacked else ())
-    if config.text and _is_identity(params):
+    if config.text and is_identity(params):
         places = {name: place for name, place in places.items() if not name.startswith("text.head.")}
     uses = {f"{root}{key}": names for key, names in users(places).items()}
 
     def array(name: str) -> NDArray[Any]:
-        return _stored_values(uses[name], places, shapes, params, _target_dtype(uses[name], params, dtype))
+        return stored_values(uses[name], places, shapes, params, target_dtype(uses[name], params, dtype))
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,14 @@ from typing import Any
 from npsiglip.errors import CheckpointError
 
 LAYER_NORM_EPS = 1e-6
+GELU_TANH, GELU_ERF = "gelu_tanh", "gelu_erf"  # SigLIP's, and the exact one, which open_clip computes in many models
+_HF_GELU = {"gelu_pytorch_tanh": GELU_TANH, "gelu": GELU_ERF}
 GEMMA_VOCABULARY = 256_000
 FAMILIES = ("siglip", "siglip2")  # the first is also the type of SigLIP 2's models of one size
 _IMAGE_TOWERS, _TEXT_TOWERS = ([f"{family}_{tower}_model" for family in FAMILIES] for tower in ("vision", "text"))
+
+
+_NO_SIZES = ("layer_norm_eps", "head", "naflex", "activation", "mean")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class ImageConfig:
     `image_size` and `patch_size` in pixels; what the patch does not divide is cropped at the right and bottom.
     Without `head` the tower ends with its tokens. With `naflex` (SigLIP 2) images keep their aspect ratio, each has a
     grid of its own, and `image_size` is that of the grid whose positions are stored, to be interpolated.
+    `activation` is that of all MLPs, the head's as well. With `mean` and no head, the mean of the tokens is the
+    embedding (timm's "gap" models).
     """
 
     width: int
@@ -41,6 +48,8 @@ class ImageConfig:
     layer_norm_eps: float = LAYER_NORM_EPS
     head: bool = True
     naflex: bool = False
+    activation: str = GELU_TANH
+    mean: bool = False
 
     @property
     def grid_size(self) -> int:
@@ -65,6 +74,7 @@ class TextConfig:
     vocab_size: int
     projection_dim: int
     layer_norm_eps: float = LAYER_NORM_EPS
+    activation: str = GELU_TANH
 
     @property
     def is_siglip2(self) -> bool:
@@ -77,11 +87,12 @@ class ClassifierConfig:
     """A linear layer on the mean of an image's tokens, as Hugging Face's `SiglipForImageClassification` has it.
 
     `labels` are the names of the classes. With `multi_label` every class is a question of its own (sigmoid), otherwise
-    one of them is right (softmax).
+    one of them is right (softmax). `pooled`: on the MAP head's vector instead of the mean, as timm's classifiers are.
     """
 
     labels: tuple[str, ...]
     multi_label: bool = False
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,15 @@ class SigLIPConfig:
             raise CheckpointError("a model needs at least one tower, image or text")
         if self.classifier and (not self.image or self.text):
             raise CheckpointError("a classifier needs an image tower, and no text tower beside it")
+        if self.classifier and self.classifier.pooled and self.image and not self.image.head:
+            raise CheckpointError("a classifier on the MAP head's vector needs an image tower with head")
         if self.classifier and len(self.classifier.labels) < 2:
             raise CheckpointError(
                 f"a classifier needs at least two classes, got {len(self.classifier.labels)}: regression on images is "
                 "not supported"
             )
+        if self.image and self.image.mean and self.image.head:
+            raise CheckpointError("an image tower has a head or the mean of its tokens (mean), not both")
         if self.image and self.text and not self.image.head:
             raise CheckpointError(
                 "an image tower without head (vision_use_head=false) has no embedding to compare with texts: expected "
@@ -114,7 +129,7 @@ class SigLIPConfig:
         for name, tower in (("image", self.image), ("text", self.text)):
             if tower is None:
                 continue
-            sizes = {k: v for k, v in vars(tower).items() if k not in ("layer_norm_eps", "head", "naflex")}
+            sizes = {k: v for k, v in vars(tower).items() if k not in _NO_SIZES}
             bad = {k: v for k, v in sizes.items() if not isinstance(v, int) or isinstance(v, bool) or v < 1}
             if bad:
                 raise CheckpointError(f"the {name} tower's sizes must be positive whole numbers; got {bad}")
@@ -122,6 +137,10 @@ class SigLIPConfig:
                 raise CheckpointError(
                     f"the {name} tower's layer_norm_eps must be a small positive number, SigLIP's is 1e-6; "
                     f"got {tower.layer_norm_eps!r}"
+                )
+            if tower.activation not in _HF_GELU.values():
+                raise CheckpointError(
+                    f"the {name} tower's activation must be {GELU_TANH!r} or {GELU_ERF!r}, got {tower.activation!r}"
                 )
             if tower.width % tower.num_heads:
                 raise CheckpointError(
@@ -186,7 +205,16 @@ class SigLIPConfig:
         return cls.from_hf(content, str(path))
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a config.json that Hugging Face's SigLIP classes read back as this model."""
+        """The content of a config.json that Hugging Face's SigLIP classes read back as this model.
+
+        Raises:
+            CheckpointError: a classifier on the MAP head's vector, which they do not have.
+        """
+        if self.classifier and self.classifier.pooled:
+            raise CheckpointError(
+                "Hugging Face's classifiers stand on the mean of the tokens, and this one on the MAP head's vector: it "
+                "cannot be written in that format"
+            )
         family = "siglip2" if self.image and self.image.naflex else "siglip"
         text = self.text and {
             "model_type": f"{family}_text_model",
@@ -265,9 +293,10 @@ def _hf_section(section: Any, source: str) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         raise CheckpointError(f"{source} must be an object, got {section!r}")
     activation = section.get("hidden_act", "gelu_pytorch_tanh")
-    if activation != "gelu_pytorch_tanh":
+    if not isinstance(activation, str) or activation not in _HF_GELU:
         raise CheckpointError(
-            f"{source}: hidden_act must be 'gelu_pytorch_tanh', SigLIP's activation; got {activation!r}"
+            f"{source}: hidden_act must be 'gelu_pytorch_tanh', SigLIP's activation, or 'gelu', its exact form by erf; "
+            f"got {activation!r}"
         )
     return dict(section)
 
@@ -321,6 +350,7 @@ def _hf_tower(section: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": section.get("num_attention_heads", 12),
         "mlp_dim": section.get("intermediate_size", 3072),
         "layer_norm_eps": section.get("layer_norm_eps", LAYER_NORM_EPS),
+        "activation": _HF_GELU[section.get("hidden_act", "gelu_pytorch_tanh")],
     }
 
 
@@ -330,7 +360,7 @@ def _to_hf_tower(tower: ImageConfig | TextConfig) -> dict[str, Any]:
         "num_hidden_layers": tower.depth,
         "num_attention_heads": tower.num_heads,
         "intermediate_size": tower.mlp_dim,
-        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_act": next(name for name, activation in _HF_GELU.items() if activation == tower.activation),
         "layer_norm_eps": tower.layer_norm_eps,
         "attention_dropout": 0.0,
     }

@@ -23,10 +23,10 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, NpsiglipError
 from npsiglip.hub_cache import CONFIG, MAIN, WEIGHTS, Say, cache_folder, files_of, hint, not_here, repository_folder
 from npsiglip.safetensors_files import INDEX, shards_of
+from npsiglip.told import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 
 TIMEOUT: Final = 10.0  # seconds until the Hub must have answered
 
@@ -135,11 +135,15 @@ def _reason(error: Exception) -> str:
 def _download(repo: str, revision: str | None, say: Say) -> Path:
     files = _Download(repo, revision)
     where = f"{repo} at {endpoint()} (commit {files.commit[:7]})"
-    if CONFIG not in files.files:
-        raise CheckpointError(f"{where} has no {CONFIG}: expected a SigLIP model in Hugging Face's format")
-    config = SigLIPConfig.from_folder(files.get(CONFIG).parent)
-    names, lacking = files_of(config, files.files.__contains__)
-    missing = [] if {*WEIGHTS} & {*names} else lacking[:1]
+    configs = [name for name in (CONFIG, OPEN_CLIP_CONFIG) if name in files.files]
+    if not configs:
+        raise CheckpointError(
+            f"{where} has no {CONFIG}: expected a SigLIP model in Hugging Face's format, or open_clip's"
+        )
+    for name in configs:
+        folder = files.get(name).parent
+    names, lacking = files_of(folder, files.files.__contains__)
+    missing = [] if {*WEIGHTS, OPEN_CLIP_WEIGHTS} & {*names} else lacking[:1]
     if INDEX in names:
         names += shards_of(files.get(INDEX))
     missing += [name for name in names if name not in files.files]
@@ -163,7 +167,7 @@ def _download(repo: str, revision: str | None, say: Say) -> Path:
                 f"{name} of {where} could not be downloaded ({_reason(error)}), {megabytes(size)} are still missing; "
                 "what has come is kept: run this again to continue"
             ) from None
-    files.get(CONFIG, revision or MAIN)  # last, so that a name leads to nothing unfinished
+    files.get(configs[0], revision or MAIN)  # last, so that a name leads to nothing unfinished
     return files.snapshot
 
 

@@ -45,13 +45,13 @@ class Buffers:
 class Block:
     """One pre-LN transformer block."""
 
-    def __init__(self, layers: Layers, name: str, eps: float) -> None:
+    def __init__(self, layers: Layers, name: str, eps: float, gelu: str) -> None:
         self.name = name
         self.ln1 = layers.layer_norm(f"{name}.ln1", eps)
         self.qkv = layers.linear(f"{name}.attn", layers.dtype, ("q", "k", "v"))
         self.out = layers.linear(f"{name}.attn.out", layers.dtype)
         self.ln2 = layers.layer_norm(f"{name}.ln2", eps)
-        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.dtype)
+        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.dtype, gelu=gelu)
         self.fc2 = layers.linear(f"{name}.mlp.fc2", layers.dtype)
 
     def __call__(self, work: Buffers, rest: Buffers, trace: Forget) -> None:
@@ -85,7 +85,8 @@ class Blocks:
 
     def __init__(self, layers: Layers, tower: str, config: ImageConfig | TextConfig) -> None:
         self.config, self.dtype, self.outer = config, layers.dtype, layers.outer
-        self.blocks = [Block(layers, block_name(tower, i), config.layer_norm_eps) for i in range(config.depth)]
+        eps, gelu = config.layer_norm_eps, config.activation
+        self.blocks = [Block(layers, block_name(tower, i), eps, gelu) for i in range(config.depth)]
         self.final_ln = layers.layer_norm(f"{tower}.final_ln", config.layer_norm_eps)
 
     def buffers(self, n: int, length: int, room: Room) -> Buffers:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.openclip_config import check_settings
 from npsiglip.safetensors_files import INDEX, SINGLE, shards_of
+from npsiglip.told import HUGGING_FACE, OPEN_CLIP, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, folder_form
 from npsiglip.variants import OTHER_OWNER, OWNER, SPELT_ALIKE, VARIANTS, nearest
 
 MAIN = "main"
@@ -28,6 +30,7 @@ WEIGHTS = (SINGLE, INDEX)  # the first that there is; so with the following
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("spiece.model", "tokenizer.json", "tokenizer.model")
 TOKENIZER_CONFIG = "tokenizer_config.json"
+OPEN_CLIP_TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model")
 OPTIONAL = (*PROCESSORS, "special_tokens_map.json", "added_tokens.json")  # small, and read where they are
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.npz)", re.ASCII)
@@ -71,16 +74,30 @@ def cached_snapshot(repo: str, revision: str = MAIN) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
-def files_of(config: SigLIPConfig, has: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+def files_of(folder: Path, has: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """What is read of a model's files, of those that it `has`; and what it lacks. Without the shards of an index.
 
     Nothing can be done without configuration and weights, which stand first; texts and images need the others.
+
+    Args:
+        folder: where the model's configuration is, in Hugging Face's format, open_clip's or timm's.
+        has: whether a file of this name is there, or could be fetched.
+
+    Raises:
+        CheckpointError: the configuration cannot be read, or is that of another model.
     """
+    form = folder_form(folder)
     needed: list[tuple[str, ...]] = [(CONFIG,), WEIGHTS]
-    if config.image:
-        needed.append(PROCESSORS)
-    if config.text:
-        needed += [TOKENIZERS, (TOKENIZER_CONFIG,)]
+    if form != HUGGING_FACE:
+        check_settings(folder, form)
+        if form == OPEN_CLIP:
+            needed = [(OPEN_CLIP_CONFIG,), (OPEN_CLIP_WEIGHTS,), OPEN_CLIP_TOKENIZERS, (TOKENIZER_CONFIG,)]
+    else:
+        config = SigLIPConfig.from_folder(folder)
+        if config.image:
+            needed.append(PROCESSORS)
+        if config.text:
+            needed += [TOKENIZERS, (TOKENIZER_CONFIG,)]
     found = [next(filter(has, names), "") for names in needed]
     lacking = [" or ".join(names) for names, name in zip(needed, found, strict=True) if not name]
     return list(dict.fromkeys([name for name in [*found, *OPTIONAL] if name and has(name)])), lacking
@@ -92,9 +109,9 @@ def missing_files(folder: Path) -> list[str]:
     Raises:
         CheckpointError: its config.json or the index of its weights cannot be read.
     """
-    if not (folder / CONFIG).is_file():
+    if not any((folder / name).is_file() for name in (CONFIG, OPEN_CLIP_CONFIG)):
         return [CONFIG]
-    names, missing = files_of(SigLIPConfig.from_folder(folder), lambda name: (folder / name).is_file())
+    names, missing = files_of(folder, lambda name: (folder / name).is_file())
     if INDEX in names:
         missing += [name for name in shards_of(folder / INDEX) if not (folder / name).is_file()]
     return missing
@@ -106,6 +123,8 @@ def is_usable(folder: Path) -> bool:
     Raises:
         CheckpointError: the index of its weights cannot be read.
     """
+    if (folder / OPEN_CLIP_CONFIG).is_file() and (folder / OPEN_CLIP_WEIGHTS).is_file():
+        return True
     if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in WEIGHTS):
         return False
     return (folder / SINGLE).is_file() or all((folder / name).is_file() for name in shards_of(folder / INDEX))

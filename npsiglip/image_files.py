@@ -212,7 +212,7 @@ def _without_size_warnings(locked: bool) -> Iterator[None]:
         yield
 
 
-def _decode(file: Any, name: str, decoding: Decoding) -> Image.Image:
+def _decode(file: Any, name: str, decoding: Decoding, convert: bool) -> Image.Image:
     from PIL import Image, ImageOps
 
     own_limit = decoding.max_megapixels is not None
@@ -222,6 +222,8 @@ def _decode(file: Any, name: str, decoding: Decoding) -> Image.Image:
                 opened = _open_image(file, name, limit)
             with opened as image:
                 upright = ImageOps.exif_transpose(image)
+            if not convert:
+                return of_eight_bits(upright, name, decoding)
             if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
                 del upright.info["transparency"]  # one alpha per palette entry; convert() would drop it with a warning
             return of_eight_bits(upright, name, decoding).convert("RGB")
@@ -240,7 +242,7 @@ def is_content(image: Any) -> bool:
     return isinstance(image, _BYTES) or (hasattr(image, "read") and not hasattr(image, "__array__"))
 
 
-def _load_content(content: Any, name: str, decoding: Decoding) -> Image.Image:
+def _load_content(content: Any, name: str, decoding: Decoding, convert: bool) -> Image.Image:
     if isinstance(content, _BYTES):
         if not len(content):
             raise InputError(f"{name} is empty (0 bytes); expected the content of an image file")
@@ -249,10 +251,10 @@ def _load_content(content: Any, name: str, decoding: Decoding) -> Image.Image:
         raise InputError(f"{name} is a file opened as text; expected one opened as open(path, 'rb')")
     elif getattr(content, "closed", False):
         raise InputError(f"{name} is a file that is closed; expected one that can be read")
-    return _decode(content, name, decoding)
+    return _decode(content, name, decoding, convert)
 
 
-def load_image(path: Any, decoding: Decoding = DEFAULT, name: str = "the image") -> Image.Image:
+def load_image(path: Any, decoding: Decoding = DEFAULT, name: str = "the image", convert: bool = True) -> Image.Image:
     """Read an image file as Hugging Face's `load_image` does: first frame, turned upright by its EXIF tag, RGB.
 
     Converting to RGB drops an alpha channel and keeps the colours under it, whereas a transparent *colour* (PNG's tRNS
@@ -262,6 +264,7 @@ def load_image(path: Any, decoding: Decoding = DEFAULT, name: str = "the image")
         path: of the file; or its content, as bytes or as a file that is open for reading, which stays open.
         decoding: which pictures are too large, and what becomes of 16 bits.
         name: what to call content in an error message.
+        convert: to RGB; False leaves the file's own mode.
 
     Returns:
         A Pillow image of mode RGB; no file is left open.
@@ -271,7 +274,7 @@ def load_image(path: Any, decoding: Decoding = DEFAULT, name: str = "the image")
             `PIL.Image.MAX_IMAGE_PIXELS` allows (read in its header, before anything is decoded).
     """
     if is_content(path):
-        return _load_content(path, name, decoding)
+        return _load_content(path, name, decoding, convert)
     text = os.fspath(path)
     name = f"image file {text!r}" if len(text) <= 300 else f"image file {text[:100]!r}..."
     if not text:
@@ -279,7 +282,7 @@ def load_image(path: Any, decoding: Decoding = DEFAULT, name: str = "the image")
     if _URL.match(text):
         raise InputError(f"{name}: URLs are not fetched; expected a path, download it or open it with PIL first")
     with _open_file(Path(text), name) as file:
-        return _decode(file, name, decoding)
+        return _decode(file, name, decoding, convert)
 
 
 def scaled_16_bit(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ class MapHead:
         self.kv = layers.linear(f"{name}.attn", layers.outer, ("k", "v"))
         self.out = layers.linear(f"{name}.attn.out", layers.outer)
         self.ln = layers.layer_norm(f"{name}.ln", config.layer_norm_eps)
-        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.outer)
+        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.outer, gelu=config.activation)
         self.fc2 = layers.linear(f"{name}.mlp.fc2", layers.outer)
 
     def _query(self, params: Params) -> Array:
@@ -128,13 +128,13 @@ class ImageTower(Tower):
         return patches, Pass(body)
 
     def __call__(self, images: Array | tuple[Array, int, int], trace: Forget, pooled: bool = True) -> Array:
-        """Images of one size to vectors [N, D]; or, if not `pooled` or without head, to tokens [N, L, D].
+        """Images of one size to vectors [N, D]; or, if not `pooled` or with no head or mean, to tokens [N, L, D].
 
         Args:
             images: pixels [N, 3, H, W]; or patches [N, L, P * P * 3], ordered (row, column, channel), and the rows and
                 columns of their grid.
             trace: for every intermediate.
-            pooled: whether by the MAP head.
+            pooled: whether by the MAP head, or the mean of the tokens where the model has that.
         """
         repeat, size = self.keep(), self.config.patch_size
         if isinstance(images, tuple):
@@ -148,7 +148,16 @@ class ImageTower(Tower):
             patch_embed.extract_patches(x, size, patches.out)
             patches.ready()
         result = run(trace, repeat)
-        return result if pooled and self.map_head else result.reshape(len(x), rows * columns, -1)
+        if pooled and self.map_head:
+            return result
+        tokens = result.reshape(len(x), rows * columns, -1)
+        if not (pooled and self.config.mean):
+            return tokens
+        vectors = np.empty((len(x), tokens.shape[2]), np.float32)
+        for vector, image in zip(vectors, tokens, strict=True):  # image by image: the same bits in any batch
+            vector[:] = image.mean(axis=0, dtype=np.float64)
+        trace["image.pooled"] = vectors
+        return vectors
 
 
 class Classifier:

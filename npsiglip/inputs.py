@@ -21,9 +21,11 @@ from npsiglip.errors import InputError, InputWarning
 from npsiglip.generation import generation_of
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
+from npsiglip.openclip_pixels import openclip_processor
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import files_of_tokenizer
+from npsiglip.told import HUGGING_FACE, folder_form
 
 Images = Any  # what an ImageProcessor takes, one or a list of these; float32 pixels [N, 3, H, W]; or a PatchBatch
 Texts = str | Sequence[str] | NDArray[np.integer]
@@ -281,6 +283,8 @@ def default_processor(config: SigLIPConfig, source: Path | None = None) -> Image
 def folder_processor(source: Path, config: SigLIPConfig) -> ImageProcessor | NaflexProcessor:
     """What the preprocessor_config.json of a model folder says, or the standard one; a warning tells of a choice.
 
+    Of a folder of open_clip or timm, what its configuration says.
+
     Args:
         source: the folder, or an .npz, beside which the file may lie.
         config: of a model with an image tower.
@@ -290,6 +294,9 @@ def folder_processor(source: Path, config: SigLIPConfig) -> ImageProcessor | Naf
     """
     assert config.image is not None
     folder = source if source.is_dir() else source.parent
+    form = folder_form(folder) if source.is_dir() else HUGGING_FACE
+    if form != HUGGING_FACE:
+        return openclip_processor(folder, form, config.image.image_size)
     if not has_settings(folder):
         processor, (siglip2, reason) = default_processor(config, source), generation_of(config, source)
         if source.is_dir() or not reason:  # an .npz never has one
@@ -337,6 +344,6 @@ def preprocessor_config(processor: ImageProcessor | NaflexProcessor) -> dict[str
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        "image_mean": list(processor.image_mean),
+        "image_std": list(processor.image_std),
     }

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.config import GELU_ERF, GELU_TANH
 from npsiglip.errors import InputError
 from npsiglip.kernels import gemm, layer_norm, pack, quantize
 from npsiglip.params import Params
@@ -26,6 +27,7 @@ Lanes = NDArray[np.uint32]
 
 DTYPES = ("float32", "bfloat16", "int8")
 NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
+GELUS = {GELU_TANH: gemm.GELU_TANH, GELU_ERF: gemm.GELU_ERF}
 
 
 def padded(k: int, dtype: str) -> int:
@@ -229,10 +231,11 @@ class Linear:
         weights: packed already, or what packs them.
         b: float32, of all layers together.
         dtype: of the weights, and of the matrices that it reads.
+        gelu: which form of GELU it has, where it has one.
     """
 
-    def __init__(self, name: str, weights: Packed | Packer, b: Array, dtype: str) -> None:
-        self.name, self.b, self.dtype = name, b, dtype
+    def __init__(self, name: str, weights: Packed | Packer, b: Array, dtype: str, gelu: str = GELU_TANH) -> None:
+        self.name, self.b, self.dtype, self.gelu = name, b, dtype, GELUS[gelu]
         self._packed = weights if isinstance(weights, Packed) else None
         self._packer = None if isinstance(weights, Packed) else weights
 
@@ -253,7 +256,7 @@ class Linear:
         panels, scale, total = self.packed(keep=False)
         fused = gelu or residual.size > 0
         before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
-        activation = gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION
+        activation = self.gelu if gelu else gemm.NO_ACTIVATION
         gemm.linear(x.values, panels, (*x.scales, scale, total), self.b, activation, residual, before, out)
         if not fused:
             trace[self.name] = out
@@ -300,7 +303,7 @@ class Layers:
         """A parameter as float32, a copy."""
         return np.array(self.params[name], np.float32)
 
-    def linear(self, name: str, dtype: str, parts: tuple[str, ...] = ()) -> Linear:
+    def linear(self, name: str, dtype: str, parts: tuple[str, ...] = (), gelu: str = GELU_TANH) -> Linear:
         """The linear layer `name`, or the `parts` of it beside each other: q, k and v are stored as qkv."""
         stored = f"{name}.{''.join(parts)}" if parts else name
         if f"{stored}.panels" in self.params:
@@ -314,7 +317,7 @@ class Layers:
             names = [f"{name}.{part}" for part in parts] or [name]
             weights = Packer(self.params, [f"{n}.w" for n in names], dtype, self._room)
             b = np.concatenate([self.array(f"{n}.b") for n in names])
-        self.linears[stored] = Linear(name, weights, b, dtype)
+        self.linears[stored] = Linear(name, weights, b, dtype, gelu)
         return self.linears[stored]
 
     def layer_norm(self, name: str, eps: float) -> LayerNorm:

@@ -84,8 +84,8 @@ def match(
         what = f"{found[key]} ({', '.join(names[:3])})"
         if tensor.dtype not in FLOATS:
             wrong_type.append(f"{what}: {tensor.dtype}")
-        # a scalar may be stored as [1], as Hugging Face does, or as []
-        elif tensor.shape != expected and not (expected == (1,) and tensor.shape == ()):
+        # a scalar may be stored as [1], as Hugging Face does, or as [], as open_clip does
+        elif tensor.shape != expected and {expected, tensor.shape} != {(), (1,)}:
             wrong_shape.append(f"{what}: {list(tensor.shape)} stored, {list(expected)} by {source}")
     if wrong_type:
         raise CheckpointError(

@@ -50,6 +50,7 @@ from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import find_tokenizer
+from npsiglip.told import Told
 from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
@@ -162,10 +163,13 @@ class SigLIP:
         revision: str | None = None,
         max_megapixels: float | None = None,
         sixteen_bit: str = "clip",
+        gelu: str | None = None,
+        image_heads: int | None = None,
     ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
-        Or load big_vision's `.npz`, with the same files for tokenizer and image processor beside it, if there are any.
+        Or load a folder of open_clip (open_clip_config.json, open_clip_model.safetensors) or of timm's image towers. Or
+        load big_vision's `.npz`, with the same files for tokenizer and image processor beside it, if there are any.
 
         The files of tokenizer and image processor are read when a text or an image first needs them: what they lack
         is no error for token ids, pixels, or the other kind of input.
@@ -181,6 +185,10 @@ class SigLIP:
             max_megapixels: the largest picture that is decoded, in millions of pixels; None: Pillow's limit (89).
             sixteen_bit: what becomes of grey pictures of 16 bits: "clip" cuts them off at 255, as transformers does;
                 "scale" makes 255 of 65535.
+            gelu: the form of GELU, whatever the files say: "tanh", SigLIP's, or "erf", which open_clip computes in many
+                models; or one for each tower, such as "erf,tanh" (image, text). None: what the files or the library
+                that wrote them say.
+            image_heads: of the image tower, for folders of open_clip and timm whose files do not tell.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others; a model cannot be downloaded.
@@ -193,7 +201,7 @@ class SigLIP:
             check_dtype(dtype)
         threads, decoding = check_threads(threads), Decoding(max_megapixels, sixteen_bit)  # before a download
         decoding.check()
-        checkpoint = Checkpoint.open(folder_or_name, revision)
+        checkpoint = Checkpoint.open(folder_or_name, revision, Told(gelu, image_heads))
         config, folder = checkpoint.config, checkpoint.folder
         processor: Deferred[Processor] | None = None
         tokenizer: Deferred[BaseTokenizer | None] | None = None
@@ -245,7 +253,7 @@ class SigLIP:
                 model without image tower, or whose image tower has no head; an option that this model does not have.
         """
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
-        if self.config.image and not self.config.image.head:
+        if self.config.image and not self.config.image.head and not self.config.image.mean:
             raise InputError("this image tower has no head and so no embedding: `image_output` gives its tokens")
         return self._in_passes(self._image_tower(), inputs, normalize, FORGET)
 
@@ -309,13 +317,18 @@ class SigLIP:
         Raises:
             InputError: an image that cannot be used, or whose logits are not finite; or no classifier.
         """
-        if self._classifier is None:
+        if self._classifier is None or self.config.classifier is None:
             raise InputError("this checkpoint has no classifier: `classify` with labels of your own is zero-shot")
-        inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
+        inputs, pooled = (
+            self._image_inputs(images, interpolate_pos_encoding, max_num_patches),
+            self.config.classifier.pooled,
+        )
         tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
         for places, batch in inputs.batches:
             with computing(self.threads):
-                logits[places] = self._classifier(tower(batch, FORGET, pooled=False), FORGET)
+                tokens = tower(batch, FORGET, pooled=pooled)
+                # one vector is the mean of itself
+                logits[places] = self._classifier(tokens[:, None] if pooled else tokens, FORGET)
             check_results(logits[places], places, inputs.name, "logits are")
         return logits
 

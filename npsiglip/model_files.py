@@ -13,9 +13,10 @@ from pathlib import Path
 from npsiglip.errors import CheckpointError
 from npsiglip.pixel_settings import FILES as PROCESSORS
 from npsiglip.tokenizer_loader import VOCABULARIES
+from npsiglip.told import OPEN_CLIP_CONFIG
 
 TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.npz")
+WEIGHTS = ("config.json", OPEN_CLIP_CONFIG, "*.safetensors", "*.safetensors.index.json", "*.bin", "*.npz")
 
 
 def check_target(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import isqrt
 from typing import Any
 
-from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.config import GELU_TANH, ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.npz_names import BLOCKS, Form
 from npsiglip.params import Shape
@@ -109,7 +109,12 @@ class _Shapes:
 
 
 def released(config: SigLIPConfig) -> Variant | None:
-    """The released checkpoint that has these shapes, whatever its image size, if there is one."""
+    """The released checkpoint that has these shapes, whatever its image size and GELU, if there is one."""
+    config = replace(
+        config,
+        image=config.image and replace(config.image, activation=GELU_TANH),
+        text=config.text and replace(config.text, activation=GELU_TANH),
+    )
     for variant in VARIANTS.values():
         known = variant.config
         assert known.image is not None

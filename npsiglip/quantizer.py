@@ -32,6 +32,7 @@ from npsiglip.pixel_settings import has_settings
 from npsiglip.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.safetensors_files import SINGLE, json_writer, write_tensors
 from npsiglip.text_tower import TextTower
+from npsiglip.told import HUGGING_FACE
 
 ROWS = 1024  # of the table at once
 
@@ -116,7 +117,7 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
     """
     checkpoint, folder = Checkpoint.open(model), Path(folder)
     source, config = checkpoint.folder, checkpoint.config
-    if checkpoint.is_npz:
+    if checkpoint.is_npz or checkpoint.form != HUGGING_FACE:
         raise CheckpointError(f"{checkpoint.source} has to become a folder first: npsiglip convert {model} FOLDER")
     if checkpoint.quantized:
         raise CheckpointError(f"{source} is quantised already: expected the original model, in a float type")

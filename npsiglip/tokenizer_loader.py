@@ -9,8 +9,10 @@ from npsiglip import tokenizer_siglip2
 from npsiglip.config import TextConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.tokenizer import MODEL_FILE, Tokenizer
-from npsiglip.tokenizer_base import CONFIG_FILE, read_json
+from npsiglip.tokenizer_base import CONFIG_FILE, BaseTokenizer, read_json
+from npsiglip.tokenizer_openclip import OpenClipTokenizer
 from npsiglip.tokenizer_siglip2 import Siglip2Tokenizer
+from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, folder_form, read_object
 
 VOCABULARIES = (MODEL_FILE, tokenizer_siglip2.JSON_FILE, tokenizer_siglip2.MODEL_FILE)
 
@@ -37,17 +39,17 @@ def vocabulary_of(folder: Path) -> tuple[bool, str]:
     return next(((siglip2, name) for name, siglip2 in told.items() if (folder / name).exists()), (False, ""))
 
 
-def find_tokenizer(folder: Path, config: TextConfig) -> Tokenizer | Siglip2Tokenizer | None:
+def find_tokenizer(folder: Path, config: TextConfig) -> BaseTokenizer | None:
     """The tokenizer of a checkpoint folder, see `load_tokenizer`; None where there is no vocabulary."""
     return load_tokenizer(folder, config) if has_tokenizer(folder) else None
 
 
-def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> Tokenizer | Siglip2Tokenizer:
+def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> BaseTokenizer:
     """The tokenizer of a checkpoint folder.
 
     SigLIP 2's if tokenizer_config.json names its class or the model has as many tokens as Gemma, or else by the
     vocabulary that is there: spiece.model is SigLIP's. model_type does not tell: SigLIP 2's models of one size call
-    themselves "siglip".
+    themselves "siglip". Folders of open_clip have texts cleaned as open_clip does (`npsiglip.tokenizer_openclip`).
 
     Args:
         folder: in Hugging Face's format.
@@ -68,8 +70,12 @@ def load_tokenizer(folder: str | os.PathLike[str], config: TextConfig) -> Tokeni
         or config.is_siglip2
         or read_json(folder / CONFIG_FILE).get("tokenizer_class") in tokenizer_siglip2.CLASSES
     )
-    kind: type[Tokenizer | Siglip2Tokenizer] = Siglip2Tokenizer if siglip2 else Tokenizer
-    tokenizer = kind.from_folder(folder, config.seq_len)
+    tokenizer: BaseTokenizer
+    if folder_form(folder) == OPEN_CLIP:
+        text_cfg = read_object(folder / OPEN_CLIP_CONFIG).get("model_cfg", {}).get("text_cfg")
+        tokenizer = OpenClipTokenizer.from_folder(folder, config.seq_len, text_cfg)
+    else:
+        tokenizer = (Siglip2Tokenizer if siglip2 else Tokenizer).from_folder(folder, config.seq_len)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size} pieces, but the model only {config.vocab_size} rows "

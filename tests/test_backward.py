@@ -121,6 +121,29 @@ def test_gelu_tanh(n, width, spread, seed):
     assert_gradient(lambda at: ((c * model.gelu_tanh(at["x"])).sum(), terms), {"x": x}, {"x": backward.gelu_tanh(x, c)})
 
 
+@given(few, few, st.floats(0.1, 4), seeds)
+def test_gelu_erf(n, width, spread, seed):
+    x = spread * normal(seed, n, width)
+    c = weights(seed, x.shape)
+    terms = np.abs(c * x).sum()
+    assert_gradient(lambda at: ((c * model.gelu_erf(at["x"])).sum(), terms), {"x": x}, {"x": backward.gelu_erf(x, c)})
+
+
+def test_the_gradient_of_a_model_is_that_of_its_own_gelu():
+    """In every MLP of both towers, the MAP head's among them: a form that one piece forgets shows in its gradient."""
+    image = ImageConfig(12, 2, 2, 16, 12, 4, activation="gelu_erf")
+    config = SigLIPConfig(image, TextConfig(8, 2, 2, 12, 5, 11, 12, activation="gelu_erf"))
+    params = random_params(config, 3, dtype=np.float64)
+    pixels, ids = normal(4, 2, 3, 12, 12), np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
+    _, grads = siglip_loss_and_gradients(params, config, pixels, ids)
+    step = 1e-6
+    for name in ("image.blocks.00.mlp.fc1.b", "image.map_head.mlp.fc1.b", "text.blocks.01.mlp.fc1.b"):
+        direction = normal(5, *params[name].shape)
+        ends = [params | {name: params[name] + sign * step * direction} for sign in (1, -1)]
+        up, down = (siglip_loss_and_gradients(end, config, pixels, ids)[0] for end in ends)
+        assert (up - down) / (2 * step) == pytest.approx((grads[name] * direction).sum(), rel=1e-6)
+
+
 def test_gelu_tanh_far_out():
     x = np.array([-1e100, -50.0, 0.0, 50.0, 1e100])
     np.testing.assert_array_equal(backward.gelu_tanh(x, np.ones(5)), [0, 0, 0.5, 1, 1])

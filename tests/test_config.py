@@ -207,10 +207,34 @@ def test_classifiers():
     assert "at least two classes, got 1: regression" in error(classifier(id2label={"0": "age"}))
 
 
+def test_gelu_by_erf_is_read_and_written():
+    config = SigLIPConfig.from_hf(vision(hidden_act="gelu"))
+    assert (config.image.activation, config.text.activation) == ("gelu_erf", "gelu_tanh")
+    written = config.to_hf()
+    assert written["vision_config"]["hidden_act"] == "gelu"
+    assert written["text_config"]["hidden_act"] == "gelu_pytorch_tanh"
+    assert SigLIPConfig.from_hf(written) == config
+    with pytest.raises(CheckpointError, match="activation must be 'gelu_tanh' or 'gelu_erf', got 'relu'"):
+        replace(config, image=replace(config.image, activation="relu"))
+
+
+def test_the_mean_instead_of_a_head():
+    image = replace(variant("siglip-base-patch16-224").image, head=False, mean=True)
+    assert SigLIPConfig(image, None).to_hf()["vision_use_head"] is False
+    with pytest.raises(CheckpointError, match="a head or the mean"):
+        SigLIPConfig(replace(image, head=True), None)
+    with pytest.raises(CheckpointError, match="needs an image tower with head"):
+        SigLIPConfig(image, None, ClassifierConfig(("a", "b"), pooled=True))
+    pooled = SigLIPConfig(replace(image, head=True, mean=False), None, ClassifierConfig(("a", "b"), pooled=True))
+    with pytest.raises(CheckpointError, match="cannot be written in that format"):
+        pooled.to_hf()
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (vision(hidden_act="gelu"), "vision_config: hidden_act must be 'gelu_pytorch_tanh'"),
+        (vision(hidden_act="gelu_fast"), "vision_config: hidden_act must be 'gelu_pytorch_tanh'"),
+        (vision(hidden_act=["gelu"]), "vision_config: hidden_act must be 'gelu_pytorch_tanh'"),
         (text(hidden_act="quick_gelu"), "text_config: hidden_act must be 'gelu_pytorch_tanh'"),
         (vision(vision_use_head=False), "an image tower without head (vision_use_head=false) has no embedding"),
         (vision(num_channels=1), "num_channels must be 3, got 1"),

@@ -17,6 +17,7 @@ from npsiglip.reference.model import (
     attention,
     block,
     extract_patches,
+    gelu_erf,
     gelu_tanh,
     l2_normalize,
     layer_norm,
@@ -94,6 +95,19 @@ def test_gelu_tanh_identities(x):
     # 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)); the left side cancels where x is far below zero
     twin = x / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) if x > -8 else 0.0
     assert gelu_tanh(x) == pytest.approx(twin, rel=1e-13, abs=1e-14)
+
+
+@given(st.floats(-37, 37))
+def test_gelu_erf_is_x_times_the_normal_distribution(x):
+    phi = 0.5 * math.erfc(-x / math.sqrt(2))
+    assert gelu_erf(np.float64(x)) == pytest.approx(x * phi, rel=1e-15, abs=0)
+    if x > -5:  # below, 1 + erf has few digits left
+        assert gelu_erf(np.float64(x)) == pytest.approx(0.5 * x * (1 + math.erf(x / math.sqrt(2))), rel=1e-9, abs=1e-15)
+
+
+def test_gelu_erf_takes_arrays_of_any_shape():
+    assert gelu_erf(np.empty((0, 3))).shape == (0, 3)
+    np.testing.assert_array_equal(gelu_erf(np.array([[0.0, 50.0], [-50.0, 1e100]])), [[0, 50], [0, 1e100]])
 
 
 def test_gelu_is_the_tanh_form_not_erf():

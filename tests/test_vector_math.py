@@ -1,4 +1,6 @@
-"""exp, GELU-tanh, softplus and the logistic function against NumPy's float64, in units of the last place."""
+"""exp, both forms of GELU, softplus and the logistic function against NumPy's float64, in units of the last place."""
+
+import math
 
 import numpy as np
 import pytest
@@ -29,6 +31,12 @@ def apply_exp(x, out):
 def apply_gelu(x, out):
     for i in range(0, x.size, LANES):
         store(out, i, vector_math.gelu_tanh(load(x, i)))
+
+
+@njit
+def apply_gelu_erf(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, vector_math.gelu_erf(load(x, i)))
 
 
 @njit
@@ -97,6 +105,38 @@ def test_gelu_tanh_keeps_the_digits_that_one_plus_tanh_loses():
     naive = half * x * (one + np.tanh(root * (x + cubic * x * x * x)))
     assert naive.dtype == np.float32
     assert relative_l2(applied(apply_gelu, x), reference) < 0.1 * relative_l2(naive, reference)
+
+
+def test_gelu_erf_within_its_bound():
+    """(16 + 1.25 x^2) u relative for x < 0, see docs/numerics.md; for x > 0 its share in x (1 - tail), and 3 u."""
+    u = 2.0**-24
+    x = np.concatenate([np.linspace(-12, 12, 1 << 18), np.linspace(-1e-3, 1e-3, 1 << 12)]).astype(np.float32)
+    reference = model.gelu_erf(x.astype(np.float64))
+    square = x.astype(np.float64) ** 2
+    tail = 0.5 * model.erfc(np.sqrt(0.5 * square))
+    bound = np.where(x < 0, 1.0, tail / (1 - tail)) * (16 + 1.25 * square) * u + 3 * u
+    found = applied(apply_gelu_erf, x)
+    assert np.all(np.abs(found - reference) <= bound * np.abs(reference))
+    usual = np.abs(x) < 8
+    assert relative_l2(found[usual], reference[usual]) < 2.0**-25
+    # where the tail is subnormal or 0 in float32
+    far = np.linspace(-40, -12, 1 << 12).astype(np.float32)
+    assert np.abs(applied(apply_gelu_erf, far) - model.gelu_erf(far.astype(np.float64))).max() < 1e-36
+
+
+def test_gelu_erf_of_special_values():
+    x = np.resize(np.array([0.0, -0.0, np.inf, np.nan, 1e30, -1e30, 3e38, -3e38], np.float32), LANES)
+    expected = np.resize(np.array([0, 0, np.inf, np.nan, 1e30, 0, 3e38, 0], np.float32), LANES)
+    np.testing.assert_array_equal(applied(apply_gelu_erf, x), expected)
+    assert np.isnan(applied(apply_gelu_erf, np.full(LANES, -np.inf, np.float32))).all()  # -inf times 0, as in torch
+
+
+def test_gelu_erf_keeps_the_digits_that_one_plus_erf_loses():
+    x = np.linspace(-5.0, -3.0, 1 << 12).astype(np.float32)
+    reference = model.gelu_erf(x.astype(np.float64))
+    erf = np.array([math.erf(v / math.sqrt(2)) for v in x], np.float32)
+    naive = np.float32(0.5) * x * (np.float32(1) + erf)
+    assert relative_l2(applied(apply_gelu_erf, x), reference) < 0.1 * relative_l2(naive, reference)
 
 
 def test_softplus_and_sigmoid_against_the_reference():

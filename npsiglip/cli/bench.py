@@ -138,6 +138,7 @@ def bench(
     from npsiglip.checkpoint import Checkpoint
     from npsiglip.hub import model_folder
     from npsiglip.model import check_dtype
+    from npsiglip.told import HUGGING_FACE
     from npsiglip.variants import variant as variant_config
 
     check_threads(threads)
@@ -145,7 +146,7 @@ def bench(
     engines, left_out = choose_peers(peers, dtype, peer_python)
     name = model or variant or DEFAULT_VARIANT
     checkpoint = Checkpoint.open(model) if model else None
-    if checkpoint and checkpoint.is_npz and engines:
+    if checkpoint and (checkpoint.is_npz or checkpoint.form != HUGGING_FACE) and engines:
         raise InputError(f"other engines cannot read {model}: npsiglip convert {model} FOLDER, and time that")
     config = checkpoint.config if checkpoint else variant_config(name)
     parsed = [parse_case(case, config) for case in dict.fromkeys(cases)] or default_cases(config)

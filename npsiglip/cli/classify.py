@@ -11,6 +11,8 @@ import typer
 from npsiglip.cli.console import (
     Activity,
     DtypeOption,
+    GeluOption,
+    ImageHeadsOption,
     ModelOption,
     ThreadsOption,
     TruncateOption,
@@ -63,10 +65,11 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     out().print(Text("\n").join(lines))
 
 
-def _has_classifier(model: str | None) -> bool:
+def _has_classifier(model: str | None, gelu: str | None, image_heads: int | None) -> bool:
     from npsiglip.checkpoint import Checkpoint
+    from npsiglip.told import Told
 
-    return Checkpoint.open(find_model(model)).config.classifier is not None
+    return Checkpoint.open(find_model(model), told=Told(gelu, image_heads)).config.classifier is not None
 
 
 def classify(
@@ -85,6 +88,8 @@ def classify(
     max_megapixels: MegapixelsOption = None,
     sixteen_bit: SixteenBitOption = SixteenBit.CLIP,
     skip_bad: SkipOption = False,
+    gelu: GeluOption = None,
+    image_heads: ImageHeadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each image, at once.")] = False,
 ) -> None:
     """Tell which labels fit the images.
@@ -95,7 +100,7 @@ def classify(
     """
     from npsiglip.zero_shot import fill_template, rank
 
-    if not labels and not _has_classifier(model):
+    if not labels and not _has_classifier(model, gelu, image_heads):
         raise UsageError("give labels, one at least, such as -l 'a cat' -l 'a dog'")
     texts = fill_template(labels, template) if labels else []
     check_stdout()
@@ -103,7 +108,8 @@ def classify(
     places = check_images(images, skipped)
     skipped.check(len(images))
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads, **pixel_settings(max_megapixels, sixteen_bit))
+        settings = pixel_settings(max_megapixels, sixteen_bit) | {"gelu": gelu, "image_heads": image_heads}
+        siglip = activity.load(model, dtype, threads, **settings)
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)

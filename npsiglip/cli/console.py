@@ -53,7 +53,7 @@ ModelOption = Annotated[
         metavar="MODEL",
         envvar="NPSIGLIP_MODEL",
         help="A name that `npsiglip models` lists, OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face Hub, or a "
-        "folder in Hugging Face's format.",
+        "folder in the format of Hugging Face, open_clip or timm.",
         show_default="builtin, a small model of drawn shapes",
     ),
 ]
@@ -72,6 +72,27 @@ DtypeOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores that this process may use"),
+]
+
+GeluOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gelu",
+        metavar="FORM",
+        help="The form of GELU: tanh, SigLIP's, or erf, which open_clip computes in many models; or erf,tanh for "
+        "images and texts.",
+        show_default="what the model's files say",
+    ),
+]
+ImageHeadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-heads",
+        metavar="N",
+        min=1,
+        help="Heads of the image tower, for a folder of open_clip or timm that does not tell.",
+        show_default="what the model's files say",
+    ),
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -1,15 +1,25 @@
-"""`npsiglip convert`: big_vision's npz to a folder in Hugging Face's format, and back."""
+"""`npsiglip convert`: between big_vision's npz and the folders of Hugging Face, open_clip and timm."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, find_model, note, warn
+from npsiglip.cli.console import Activity, GeluOption, ImageHeadsOption, find_model, note, warn
 from npsiglip.folder_names import check_folder_name
+
+if TYPE_CHECKING:
+    from npsiglip.config import SigLIPConfig
+
+
+class FolderFormat(StrEnum):
+    """Who reads a folder."""
+
+    hugging_face = "hugging-face"
+    open_clip = "open-clip"
 
 
 class BlocksLayout(StrEnum):
@@ -17,6 +27,18 @@ class BlocksLayout(StrEnum):
 
     blocks = "blocks"
     stacked = "stacked"
+
+
+def _warn_of_losses(original: SigLIPConfig, came: SigLIPConfig, target: Path) -> None:
+    """Say what the format had no place for."""
+    for name, was, now in (("image", original.image, came.image), ("text", original.text, came.text)):
+        if was and now and was.activation != now.activation:
+            warn(
+                f"the {name} tower computes {was.activation}, and {target} has no place to say so: whoever reads it "
+                f"computes {now.activation}"
+            )
+    if original.image and came.image and original.image.mean and not came.image.mean:
+        warn(f"the mean of the tokens is the embedding, and {target} has no place to say so: it ends with the tokens")
 
 
 def convert(
@@ -51,8 +73,18 @@ def convert(
             show_default="patches x their size, or what the released model of these shapes has",
         ),
     ] = None,
+    to: Annotated[
+        FolderFormat | None,
+        typer.Option(
+            "--to",
+            help="Of a folder: whose format. open-clip is timm's for an image tower alone.",
+            show_default="hugging-face",
+        ),
+    ] = None,
+    gelu: GeluOption = None,
+    image_heads: ImageHeadsOption = None,
 ) -> None:
-    """Convert a model between big_vision's npz and Hugging Face's folders, both ways, without loss.
+    """Convert a model between big_vision's npz and the folders of Hugging Face, open_clip and timm, without loss.
 
     What was written is read again and compared with the original, tensor by tensor, bit for bit.
     """
@@ -66,6 +98,10 @@ def convert(
         from npsiglip.npz_names import ROOT
         from npsiglip.params import count_params
         from npsiglip.tokenizer_loader import has_tokenizer
+        from npsiglip.told import HUGGING_FACE, OPEN_CLIP, Told
+
+        told = Told(gelu, image_heads)
+        forms = {None: None, FolderFormat.hugging_face: HUGGING_FACE, FolderFormat.open_clip: OPEN_CLIP}
 
         result = convert_model(
             path,
@@ -75,6 +111,8 @@ def convert(
             tokenizer,
             image_size,
             lambda what: activity.say(f"{what.capitalize()} {target}"),
+            forms[to],
+            told,
         )
     dtypes = sorted({str(result.dtype_of(name)) for name in result})
     known = released(result.config)
@@ -82,9 +120,10 @@ def convert(
         f"{target}: {count_params(result.config) / 1e6:,.1f} M parameters in {', '.join(dtypes)}, bit for bit those of "
         f"{source}" + (f"; the shapes are those of {known.name}" if known else "")
     )
-    original = Checkpoint.open(path).config.image
-    came = result.config.image
-    if original and came and original != came and image_size is None:
+    original_config = Checkpoint.open(path, told=told).config
+    _warn_of_losses(original_config, result.config, target)
+    original, came = original_config.image, result.config.image
+    if original and came and original.image_size != came.image_size and image_size is None:
         warn(
             f"an .npz does not tell that images have {original.image_size} pixels along a side: for whoever reads it "
             f"they have {came.image_size}"

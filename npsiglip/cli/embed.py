@@ -13,6 +13,8 @@ import typer
 from npsiglip.cli.console import (
     Activity,
     DtypeOption,
+    GeluOption,
+    ImageHeadsOption,
     ModelOption,
     ThreadsOption,
     TruncateOption,
@@ -159,6 +161,8 @@ def embed(
     max_megapixels: MegapixelsOption = None,
     sixteen_bit: SixteenBitOption = SixteenBit.CLIP,
     skip_bad: SkipOption = False,
+    gelu: GeluOption = None,
+    image_heads: ImageHeadsOption = None,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
@@ -176,7 +180,8 @@ def embed(
     places[Kind.IMAGE] = check_images(inputs, skipped, places[Kind.IMAGE])
     skipped.check(len(inputs))
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads, **pixel_settings(max_megapixels, sixteen_bit))
+        settings = pixel_settings(max_megapixels, sixteen_bit) | {"gelu": gelu, "image_heads": image_heads}
+        siglip = activity.load(model, dtype, threads, **settings)
         used, embeddings = _encode(activity, siglip, inputs, places, skipped, _Options(normalize, truncate))
     texts = frozenset(places[Kind.TEXT])
     kinds = [Kind.TEXT if place in texts else Kind.IMAGE for place in used]

@@ -46,9 +46,11 @@ def _here(repo: str) -> str:
 
 def _others() -> Iterator[tuple[str, SigLIPConfig]]:
     """Further SigLIP models in the cache."""
+    from npsiglip.checkpoint import Checkpoint
     from npsiglip.config import SigLIPConfig
     from npsiglip.errors import CheckpointError
     from npsiglip.hub_cache import cache_folder, cached_snapshot
+    from npsiglip.told import HUGGING_FACE, folder_form
     from npsiglip.variants import VARIANTS
 
     released = {variant.repo for variant in VARIANTS.values()}
@@ -57,7 +59,8 @@ def _others() -> Iterator[tuple[str, SigLIPConfig]]:
         snapshot = cached_snapshot(repo)
         if snapshot and repo not in released:
             try:
-                yield repo, SigLIPConfig.from_folder(snapshot)
+                foreign = folder_form(snapshot) != HUGGING_FACE
+                yield repo, Checkpoint.open(snapshot).config if foreign else SigLIPConfig.from_folder(snapshot)
             except CheckpointError:
                 continue  # of another kind
 

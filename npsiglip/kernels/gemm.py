@@ -20,7 +20,7 @@ from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, worker_address
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import LANES, load, load_n, store_n, to_f32
-from npsiglip.kernels.vector_math import gelu_tanh, gelu_tanh_gradient
+from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh, gelu_tanh_gradient
 
 CHAIN = 64  # steps of float32; those of bfloat16 round so much that longer chains add nothing, whole numbers not at all
 CHAINS = {"float32": CHAIN, "bfloat16": 2 * CHAIN, "int8": 1 << 30}
@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 8
 STEP_SIZE = 4  # bytes
 PANEL_STEP = STEP_SIZE * LANES
 
-NO_ACTIVATION, GELU_TANH, GELU_TANH_GRADIENT = 0, 1, 2
+NO_ACTIVATION, GELU_TANH, GELU_TANH_GRADIENT, GELU_ERF = 0, 1, 2, 3
 NO_SCALES = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int32, np.float32, np.int32))
 DTYPES = {"f": "float32", "H": "bfloat16", "B": "int8"}  # by the character of the array's dtype
 
@@ -42,6 +42,8 @@ def activate(v, activation):
     """The activation of a linear layer, on lanes."""
     if activation == GELU_TANH:
         return gelu_tanh(v)
+    if activation == GELU_ERF:
+        return gelu_erf(v)
     return v
 
 

@@ -33,6 +33,17 @@ def gelu_tanh(x, d_y):
     return d_y * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh**2) * du_dx)
 
 
+def gelu_erf(x, d_y):
+    """y = x Phi(x), Phi(x) = 0.5 erfc(-x / sqrt(2)), whose derivative is the normal density.
+
+    dy/dx = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)
+    """
+    return d_y * (0.5 * model.erfc(-x / np.sqrt(2.0)) + x * np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi))
+
+
+GELU = {"gelu_tanh": gelu_tanh, "gelu_erf": gelu_erf}
+
+
 def softmax(p, d_p):
     """p_i = exp(x_i) / sum_j exp(x_j), so dp_i/dx_j = p_i ([i = j] - p_j); takes the result p, not x.
 
@@ -101,16 +112,16 @@ def attention(params, name, x_q, x_kv, num_heads, trace, d_out, grads):
     return d_x_q, d_x_kv
 
 
-def mlp(params, name, x, trace, d_y, grads):
-    """y = fc2(gelu_tanh(fc1(x))), backwards: [N, L, D] -> [N, L, M] -> [N, L, D]."""
+def mlp(params, name, x, trace, d_y, grads, activation="gelu_tanh"):
+    """y = fc2(gelu(fc1(x))), backwards: [N, L, D] -> [N, L, M] -> [N, L, D]."""
     d_h = linear(params, f"{name}.fc2", trace[f"{name}.gelu"], d_y, grads)
-    d_h = gelu_tanh(trace[f"{name}.fc1"], d_h)
+    d_h = GELU[activation](trace[f"{name}.fc1"], d_h)
     return linear(params, f"{name}.fc1", x, d_h, grads)
 
 
-def block(params, name, x, num_heads, eps, trace, d_y, grads):
+def block(params, name, x, num_heads, eps, trace, d_y, grads, activation="gelu_tanh"):
     """y = r + mlp(ln2(r)), r = x + attention(ln1(x)): at each sum d_y goes both ways, unchanged."""
-    d_ln2 = mlp(params, f"{name}.mlp", trace[f"{name}.ln2"], trace, d_y, grads)
+    d_ln2 = mlp(params, f"{name}.mlp", trace[f"{name}.ln2"], trace, d_y, grads, activation)
     d_r = d_y + norm(params, f"{name}.ln2", trace[f"{name}.+attn"], eps, d_ln2, grads)
     ln1 = trace[f"{name}.ln1"]
     d_q, d_kv = attention(params, f"{name}.attn", ln1, ln1, num_heads, trace, d_r, grads)
@@ -123,7 +134,8 @@ def blocks(params, tower, x, config, trace, d_y, grads):
     streams = [x, *(trace[f"{name}.+mlp"] for name in names)]  # what goes into block i, and out of the last one
     d_x = norm(params, f"{tower}.final_ln", streams[-1], config.layer_norm_eps, d_y, grads)
     for name, stream in reversed(list(zip(names, streams, strict=False))):
-        d_x = block(params, name, stream, config.num_heads, config.layer_norm_eps, trace, d_x, grads)
+        eps, activation = config.layer_norm_eps, config.activation
+        d_x = block(params, name, stream, config.num_heads, eps, trace, d_x, grads, activation)
     return d_x
 
 
@@ -142,10 +154,10 @@ def extract_patches(shape, patch_size, d_patches):
     return d_pixels
 
 
-def map_head(params, name, x, num_heads, eps, trace, d_y, grads):
+def map_head(params, name, x, num_heads, eps, trace, d_y, grads, activation="gelu_tanh"):
     """y = a + mlp(ln(a)), a = attention(probe, x): [N, D] -> [N, L, D]; the images share one probe, so d is a sum."""
     d_y = d_y[:, None]
-    d_ln = mlp(params, f"{name}.mlp", trace[f"{name}.ln"], trace, d_y, grads)
+    d_ln = mlp(params, f"{name}.mlp", trace[f"{name}.ln"], trace, d_y, grads, activation)
     d_a = d_y + norm(params, f"{name}.ln", trace[f"{name}.attn.out"], eps, d_ln, grads)
     probe = np.broadcast_to(params[f"{name}.probe"], (x.shape[0], 1, x.shape[2]))
     d_probe, d_x = attention(params, f"{name}.attn", probe, x, num_heads, trace, d_a, grads)
@@ -155,8 +167,8 @@ def map_head(params, name, x, num_heads, eps, trace, d_y, grads):
 
 def image_tower(params, config, pixels, trace, d_y, grads):
     """[N, D] -> the gradient of the pixels [N, 3, S, S]: which of them the loss looks at; `config`: ImageConfig."""
-    eps = config.layer_norm_eps
-    d_x = map_head(params, "image.map_head", trace["image.final_ln"], config.num_heads, eps, trace, d_y, grads)
+    name, eps, activation = "image.map_head", config.layer_norm_eps, config.activation
+    d_x = map_head(params, name, trace["image.final_ln"], config.num_heads, eps, trace, d_y, grads, activation)
     d_x = blocks(params, "image", trace["image.embed"], config, trace, d_x, grads)
     grads["image.pos_embed"] = d_x.sum(axis=0)
     patches = model.extract_patches(np.asarray(pixels, np.float64), config.patch_size)

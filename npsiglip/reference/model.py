@@ -18,6 +18,8 @@ without any: it attends to padding. Only NaFlex has them, for images with fewer 
 Left out on purpose: dropout (zero in every released model), float32.
 """
 
+import math
+
 import numpy as np
 
 from npsiglip.reference.positions import interpolate_antialias, interpolate_bicubic
@@ -36,6 +38,17 @@ FORGET = Forget()
 def gelu_tanh(x):
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the tanh form, which SigLIP is trained with, not erf."""
     return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+
+erfc = np.vectorize(math.erfc, otypes=[np.float64])  # the C library's, number by number
+
+
+def gelu_erf(x):
+    """0.5 x (1 + erf(x / sqrt(2))), the exact form, which open_clip computes in many models; erfc keeps all digits."""
+    return 0.5 * x * erfc(-x / np.sqrt(2.0))
+
+
+GELU = {"gelu_tanh": gelu_tanh, "gelu_erf": gelu_erf}
 
 
 def softmax(x):
@@ -94,21 +107,21 @@ def attention(params, name, x_q, x_kv, num_heads, trace=FORGET, mask=None):
     return out
 
 
-def mlp(params, name, x, trace=FORGET):
-    """fc2(gelu_tanh(fc1(x))): [N, L, D] -> [N, L, M] -> [N, L, D]."""
+def mlp(params, name, x, trace=FORGET, activation="gelu_tanh"):
+    """fc2(gelu(fc1(x))): [N, L, D] -> [N, L, M] -> [N, L, D]."""
     h = trace[f"{name}.fc1"] = linear(params, f"{name}.fc1", x)
-    h = trace[f"{name}.gelu"] = gelu_tanh(h)
+    h = trace[f"{name}.gelu"] = GELU[activation](h)
     y = trace[f"{name}.fc2"] = linear(params, f"{name}.fc2", h)
     return y
 
 
-def block(params, name, x, num_heads, eps, trace=FORGET, mask=None):
+def block(params, name, x, num_heads, eps, trace=FORGET, mask=None, activation="gelu_tanh"):
     """One pre-LN transformer block: x + attention(ln1(x)), then x + mlp(ln2(x))."""
     y = trace[f"{name}.ln1"] = layer_norm(x, params[f"{name}.ln1.scale"], params[f"{name}.ln1.b"], eps)
     y = attention(params, f"{name}.attn", y, y, num_heads, trace, mask)
     x = trace[f"{name}.+attn"] = x + y
     y = trace[f"{name}.ln2"] = layer_norm(x, params[f"{name}.ln2.scale"], params[f"{name}.ln2.b"], eps)
-    y = mlp(params, f"{name}.mlp", y, trace)
+    y = mlp(params, f"{name}.mlp", y, trace, activation)
     x = trace[f"{name}.+mlp"] = x + y
     return x
 
@@ -116,7 +129,8 @@ def block(params, name, x, num_heads, eps, trace=FORGET, mask=None):
 def blocks(params, tower, x, config, trace=FORGET, mask=None):
     """All blocks of a tower, then the final LayerNorm: [N, L, D] -> [N, L, D]."""
     for i in range(config.depth):
-        x = block(params, f"{tower}.blocks.{i:02d}", x, config.num_heads, config.layer_norm_eps, trace, mask)
+        name, eps = f"{tower}.blocks.{i:02d}", config.layer_norm_eps
+        x = block(params, name, x, config.num_heads, eps, trace, mask, config.activation)
     name = f"{tower}.final_ln"
     x = trace[name] = layer_norm(x, params[f"{name}.scale"], params[f"{name}.b"], config.layer_norm_eps)
     return x
@@ -134,7 +148,7 @@ def extract_patches(pixels, patch_size):
     return x.transpose(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, patch_size * patch_size * channels)
 
 
-def map_head(params, name, x, num_heads, eps, trace=FORGET, mask=None):
+def map_head(params, name, x, num_heads, eps, trace=FORGET, mask=None, activation="gelu_tanh"):
     """MAP pooling: a learned probe attends to all tokens, then an MLP with residual: [N, L, D] -> [N, D].
 
     The probe itself is not added to what it attended to: there is one residual here, not two.
@@ -142,7 +156,7 @@ def map_head(params, name, x, num_heads, eps, trace=FORGET, mask=None):
     probe = np.broadcast_to(params[f"{name}.probe"], (x.shape[0], 1, x.shape[2]))
     x = attention(params, f"{name}.attn", probe, x, num_heads, trace, mask)
     y = trace[f"{name}.ln"] = layer_norm(x, params[f"{name}.ln.scale"], params[f"{name}.ln.b"], eps)
-    x = trace[f"{name}.+mlp"] = x + mlp(params, f"{name}.mlp", y, trace)
+    x = trace[f"{name}.+mlp"] = x + mlp(params, f"{name}.mlp", y, trace, activation)
     return x[:, 0]
 
 
@@ -176,10 +190,14 @@ def image_tokens(params, config, patches, positions, trace=FORGET, mask=None):
 
 
 def pool(params, config, x, trace=FORGET, mask=None):
-    """Tokens to a vector by the MAP head, [N, L, D] -> [N, D]; without a head the tokens are the result."""
+    """Tokens to a vector by the MAP head, [N, L, D] -> [N, D]; without a head their mean, or they are the result."""
+    if config.mean:
+        x = trace["image.pooled"] = x.mean(axis=1)
+        return x
     if not config.head:
         return x
-    x = map_head(params, "image.map_head", x, config.num_heads, config.layer_norm_eps, trace, mask)
+    eps, activation = config.layer_norm_eps, config.activation
+    x = map_head(params, "image.map_head", x, config.num_heads, eps, trace, mask, activation)
     x = trace["image.pooled"] = x
     return x
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip import reference
-from npsiglip.config import SigLIPConfig
+from npsiglip.config import GELU_TANH, SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import RUN_LOCK
 from npsiglip.kernels.vector import LANES
@@ -66,6 +66,11 @@ class Engine:
     ) -> None:
         if config.image is None or config.text is None:
             raise InputError("training needs a model with both towers")
+        if {config.image.activation, config.text.activation} != {GELU_TANH}:
+            raise InputError(
+                "training computes GELU by tanh, SigLIP's, and this model has the form by erf in a tower: fine-tune a "
+                "model whose config.json has hidden_act 'gelu_pytorch_tanh'"
+            )
         if loss not in LOSSES:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
         if dtype not in KINDS:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.config import SigLIPConfig
+from npsiglip.config import GELU_TANH, SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.params import Shape, param_shapes
 
@@ -136,12 +136,18 @@ def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict
     checkpoint = Checkpoint.open(folder)
     if checkpoint.quantized:
         raise InputError(f"{folder} is quantised; training starts from weights of a float type")
+    for name, theirs in (("image", checkpoint.config.image), ("text", checkpoint.config.text)):
+        if theirs and tower in ("", name) and theirs.activation != GELU_TANH:
+            raise InputError(
+                f"the {name} tower of {folder} computes GELU by erf, and training has SigLIP's form by tanh alone: "
+                "start from the original model, or, if tanh is right for it, convert it with --gelu tanh"
+            )
     prefix = f"{tower}." if tower else ""
     shapes = {name: shape for name, shape in param_shapes(config).items() if name.startswith(prefix)}
-    theirs = {name: shape for name, shape in param_shapes(checkpoint.config).items() if name.startswith(prefix)}
-    for name in {**shapes, **theirs}:
-        if shapes.get(name) != theirs.get(name):
-            has, wanted = (list(s[name]) if name in s else "nothing" for s in (theirs, shapes))
+    found = {name: shape for name, shape in param_shapes(checkpoint.config).items() if name.startswith(prefix)}
+    for name in {**shapes, **found}:
+        if shapes.get(name) != found.get(name):
+            has, wanted = (list(s[name]) if name in s else "nothing" for s in (found, shapes))
             raise InputError(
                 f"{folder} has {has} as {name}, [model] asks for {wanted}: give [model] the shapes of that folder's "
                 "config.json"
