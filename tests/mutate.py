@@ -45,7 +45,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "tests" / "mistakes"
+FOLDER = "tests/mistakes"
 KERNELS = "npsiglip/kernels/"
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 
@@ -69,7 +69,7 @@ class Mistake:
     new: str
     """What the mistake makes of it."""
     tests: tuple[str, ...]
-    """What pytest is given, below tests/: "test_gemm.py::test_linear" or "test_gemm.py -k int8"; the fast ones first."""
+    """What pytest is given, below tests/: "test_gemm.py::test_linear" or "test_gemm.py -k int8"; fast ones first."""
     why: str
     """What is wrong, in a few words."""
     equivalent: str = ""
@@ -92,7 +92,7 @@ class Mistake:
         return text.replace(self.old, self.new)
 
 
-def load(folder: Path = FOLDER) -> list[Mistake]:
+def load() -> list[Mistake]:
     """All mistakes, checked against the tree.
 
     Raises:
@@ -100,7 +100,7 @@ def load(folder: Path = FOLDER) -> list[Mistake]:
     """
     found: dict[str, Mistake] = {}
     known = {field.name for field in fields(Mistake)} - {"area"}
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted((ROOT / FOLDER).glob("*.toml")):
         for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("mistake", ()):
             name = entry.get("name", "?")
             missing, unknown = known - {"equivalent"} - entry.keys(), entry.keys() - known
@@ -258,14 +258,15 @@ class Run:
         self.mistakes, self.path, self.timeout = mistakes, results, timeout
         self.results: dict[str, Result] = {}
         self._queue: queue.SimpleQueue[Mistake] = queue.SimpleQueue()
-        self._lock, self._baseline, self._done = threading.Lock(), Baseline(), 0
+        self._lock, self._baseline = threading.Lock(), Baseline()
+        self._keys = {mistake.name: key_of(mistake) for mistake in mistakes}  # of the tree as it is copied
         before = {}
         if results and results.exists():
             lines = results.read_text(encoding="utf-8").splitlines()
             before = {result.name: result for result in (Result(**json.loads(line)) for line in lines)}
         for mistake in mistakes:
             known = before.get(mistake.name)
-            if known and known.key == key_of(mistake):
+            if known and known.key == self._keys[mistake.name]:
                 self.results[mistake.name] = known
             else:
                 self._queue.put(mistake)
@@ -276,11 +277,12 @@ class Run:
                 mistake = self._queue.get_nowait()
             except queue.Empty:
                 return
-            start, key = time.perf_counter(), key_of(mistake)
+            start = time.perf_counter()
             red = self._baseline(workshop, mistake.tests)
             outcome, by = (BROKEN, red) if red else workshop.judge(mistake)
             if not workshop.closed:
-                self._keep(Result(mistake.name, key, outcome, by, round(time.perf_counter() - start, 1)))
+                seconds = round(time.perf_counter() - start, 1)
+                self._keep(Result(mistake.name, self._keys[mistake.name], outcome, by, seconds))
 
     def _keep(self, result: Result) -> None:
         with self._lock:
