@@ -145,6 +145,16 @@ def test_axes_of_the_stored_tensors(tmp_path):
     assert stored["text_model.head.weight"].shape == (12, 8)
 
 
+@pytest.mark.parametrize("side", [14, 16, 32])
+def test_patches_of_every_released_size(side):
+    conv = np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32)  # [D, 3, P, P]
+    place = layout("image.patch_embed.w", (3 * side**2, 2))
+    assert place.shape == conv.shape
+    found = place.view(conv).reshape(3 * side**2, 2)
+    places = [(row, column, channel) for row in range(side) for column in range(side) for channel in range(3)]
+    np.testing.assert_array_equal(found, [conv[:, channel, row, column] for row, column, channel in places])
+
+
 def test_values_are_read_only_views_of_the_file(tmp_path):
     checkpoint = Checkpoint.open(write(tmp_path))
     for name in checkpoint:

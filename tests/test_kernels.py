@@ -63,7 +63,7 @@ def test_map_pool(n, length, num_heads, head_dim, seed):
 
 @pytest.mark.parametrize("largest", [0, 7, 19])
 def test_map_pool_of_scores_that_exp_cannot_take(largest):
-    """From -1e5 to 1e5, with the largest first, in the middle and last: it is the one that the others are shifted by."""
+    """From -1e5 to 1e5, the largest first, in the middle and last: it is the one that others are shifted by."""
     length, width = 20, 8
     q, kv = np.full(width, 100.0, np.float32), normal(0, length, 2 * width)
     kv[:, :width] = np.roll(np.linspace(300, -300, length), largest)[:, None]
