@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from test_checkpoint import configs
 from typer.testing import CliRunner
 
-from npsiglip import SigLIP
+from npsiglip import SigLIP, converter
 from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
 from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
@@ -286,6 +286,17 @@ def test_a_difference_is_found(folder):
     arrays["params/txt/Encoder_0/encoderblock_1/MlpBlock_0/Dense_0/kernel"] = value
     path = big_vision_npz.write(folder / "x.npz", arrays)
     with pytest.raises(CheckpointError, match=r"text\.blocks\.01\.mlp\.fc1\.w of .*x\.npz is not that of"):
+        check_equal(Checkpoint.open(folder), Checkpoint.open(path))
+
+
+def test_a_difference_in_the_last_row_of_a_large_table_is_found(folder, monkeypatch):
+    monkeypatch.setattr(converter, "CHECKED_ROWS", 4)  # of 11
+    arrays = of_folder(folder)
+    table = arrays["params/txt/Embed_0/embedding"].copy()
+    table[10, 3] = -table[10, 3]
+    arrays["params/txt/Embed_0/embedding"] = table
+    path = big_vision_npz.write(folder / "x.npz", arrays)
+    with pytest.raises(CheckpointError, match=r"text\.token_embed of .*x\.npz is not that of"):
         check_equal(Checkpoint.open(folder), Checkpoint.open(path))
 
 
