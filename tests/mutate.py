@@ -197,7 +197,7 @@ class Workshop:
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.communicate()
+            self._process.wait()
 
     def test(self, tests: Iterable[str], cache: Path) -> Verdict:
         """Run tests until some fail."""
@@ -369,5 +369,11 @@ def main(arguments: list[str] | None = None) -> int:
     return int(any(result.outcome in BAD for result in run.results.values()))
 
 
+def _end(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background processes ignore the first
+        signal.signal(ending, _end)
     sys.exit(main())
