@@ -180,6 +180,7 @@ class Workshop:
             "PYTHONPATH": str(self.tree),
             "PYTHONDONTWRITEBYTECODE": "1",  # a mistake of the same length in the same second would not be read
             "NUMBA_CACHE_DIR": str(cache),
+            "NPSIGLIP_FIRST_FAILURE": "1",
         }
         self._process = subprocess.Popen(
             [sys.executable, *arguments], cwd=self.tree, env=environment, text=True, errors="replace",
