@@ -283,6 +283,7 @@ def test_encode_image_refuses(model, images, message):
         (np.zeros((1, 25), np.int64), "1 to 24 columns"),
         (np.zeros((1, 0), np.int64), "1 to 24 columns"),
         (np.full((1, 24), 10**6), "from 0 to"),
+        (np.eye(1, 24, 5, int) * 1009, "from 0 to 1008; got 0 to 1009"),  # the first that there is not
         (np.full((1, 24), -1), "from 0 to"),
         (np.zeros((1, 24)), "float64"),
         (np.zeros(24, np.int64), r"\[24\]"),
