@@ -1,5 +1,6 @@
 """Fixtures of all tests. tests/parity compares with torch and transformers and is left out where they are not."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +17,13 @@ sys.path.insert(0, str(ROOT))  # for `from golden import ...`
 collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["parity"]
 
 if find_spec("hypothesis"):
-    from hypothesis import settings
+    from hypothesis import Phase, settings
 
     # the same examples in every run, and no folder of them left behind
     settings.register_profile("npsiglip", derandomize=True, database=None, deadline=None)
+    if os.environ.get("NPSIGLIP_FIRST_FAILURE"):  # tests/mutate.py asks whether a test fails, not with how little
+        few = (Phase.explicit, Phase.generate)
+        settings.register_profile("npsiglip", settings.get_profile("npsiglip"), phases=few, report_multiple_bugs=False)
     settings.load_profile("npsiglip")
 
 

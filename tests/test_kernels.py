@@ -61,6 +61,18 @@ def test_map_pool(n, length, num_heads, head_dim, seed):
     np.testing.assert_array_equal(narrow, to_bits(out))
 
 
+@pytest.mark.parametrize("largest", [0, 7, 19])
+def test_map_pool_of_scores_that_exp_cannot_take(largest):
+    """From -1e5 to 1e5, the largest first, in the middle and last: it is the one that others are shifted by."""
+    length, width = 20, 8
+    q, kv = np.full(width, 100.0, np.float32), normal(0, length, 2 * width)
+    kv[:, :width] = np.roll(np.linspace(300, -300, length), largest)[:, None]
+    probs, out = np.empty((1, 1, 1, length), np.float32), np.empty((1, width), np.float32)
+    map_pool.map_pool(q, kv, length, 1, probs, out)
+    np.testing.assert_array_equal(probs[0, 0, 0], np.arange(length) == largest)
+    np.testing.assert_array_equal(out[0], kv[largest, width:])
+
+
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), seeds)
 def test_extract_patches(n, patch_size, rest, grid, seed):
     """The reference's patches, (channel, row, column) instead of (row, column, channel)."""

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npsiglip import InputError, sigmoid_loss
+from npsiglip.kernels import sigmoid_loss as kernels
 from npsiglip.kernels.jit import thread_count
+from npsiglip.kernels.vector import LANES
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import sigmoid_loss as reference_loss
+from npsiglip.reference.loss import softplus
 from npsiglip.reference.model import sigmoid
 
 FIELDS = ("loss", "d_zimg", "d_ztxt", "d_t_prime", "d_bias")
@@ -51,6 +54,27 @@ def test_against_the_reference(batch, width, t_prime, bias, chunk, seed):
     assert abs(result.d_t_prime - reference.d_t_prime) <= SCALAR * t * g.sum()
     assert np.linalg.norm(result.d_zimg - reference.d_zimg) <= GRADIENT * t * np.linalg.norm(g @ np.abs(ztxt))
     assert np.linalg.norm(result.d_ztxt - reference.d_ztxt) <= GRADIENT * t * np.linalg.norm(g.T @ np.abs(zimg))
+
+
+@pytest.mark.parametrize("diagonal", [-20, -7, 0, 3, 20, 40])
+def test_a_block_beside_the_diagonal(diagonal):
+    """Image i and text i + diagonal match, where there are both; `sigmoid_loss` only has blocks with all or none.
+
+    Those on the diagonal have logits near 40, where sigmoid(z) - 1 would be zero.
+    """
+    zimg, ztxt = (z.astype(np.float64) for z in pairs(3, 40, 20, 0.9))
+    zimg, n, t, bias, batch = zimg[:19].copy(), len(ztxt), 50.0, -7.0, 100.0
+    panels = np.empty(-(-n // LANES) * LANES * 20)
+    kernels.pack_f64(ztxt, panels)
+    g, sums = np.empty((19, n), np.float32), np.empty((-(-19 // kernels.ROWS_EACH), 3))
+    kernels.block_gradient(zimg, panels, n, diagonal, t, bias, batch, g, sums)
+    similarity = zimg @ ztxt.T
+    y = 2.0 * np.eye(19, n, diagonal) - 1.0
+    z = y * (t * similarity + bias)
+    expected = -y * sigmoid(-z) / batch
+    np.testing.assert_allclose(g, expected, rtol=2.0**-24 * (1 + 1e-6))
+    truth = [softplus(-z).sum(), batch * expected.sum(), batch * (expected * similarity).sum()]
+    np.testing.assert_allclose(sums.sum(axis=0), truth, rtol=SCALAR)
 
 
 @pytest.mark.parametrize("likeness", [0.0, 0.3, 0.9])

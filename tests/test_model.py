@@ -10,11 +10,14 @@ from PIL import Image
 
 import npsiglip
 from npsiglip import InputError, SigLIP
+from npsiglip.config import ImageConfig
+from npsiglip.image_tower import ImageTower
 from npsiglip.kernels.jit import max_threads
 from npsiglip.layers import DTYPES
-from npsiglip.metrics import relative_l2
+from npsiglip.metrics import max_ulp, relative_l2
 from npsiglip.params import random_params
 from npsiglip.reference import siglip, text_tower
+from npsiglip.trace import FORGET
 
 # Float32 kernels against Hugging Face in float64, per tap: the worst of the tiny model's taps was measured at 9e-7
 # (attention probabilities of the last block, behind two blocks of float32), the bound is twice that. The comparison
@@ -133,6 +136,32 @@ def test_weights_are_packed_for_good_by_the_second_pass(tiny_folder, pixels, ids
         np.testing.assert_array_equal(first[1], again[1])
         assert layer._packed.panels is not None
         assert layer._packer is None
+
+
+def test_a_towers_results_are_the_callers(tiny_folder, pixels, ids):
+    """Other callers' passes go through the same work arrays while a result is still being read."""
+    model = SigLIP.from_pretrained(tiny_folder)
+    for tower, first, other in (
+        (model._image, pixels, -pixels),
+        (model._text, (ids, None), (np.roll(ids, 1), None)),
+    ):
+        tower(first, FORGET)  # the first pass is not repeated by its program
+        result = tower(first, FORGET)
+        before = result.copy()
+        tower(other, FORGET)
+        np.testing.assert_array_equal(result, before)
+        assert not np.array_equal(tower(other, FORGET), before)
+
+
+def test_the_query_of_the_map_head_is_rounded_once():
+    """It is the same for all images, so an error in it would be as well. Sums of 512 in float32 are 1e-7 off."""
+    config = ImageConfig(width=512, depth=1, num_heads=2, mlp_dim=8, image_size=4, patch_size=4)
+    params = random_params(npsiglip.SigLIPConfig(config, None), seed=1)
+    probe, w, b = (params[f"image.map_head.{part}"].astype(np.float64) for part in ("probe", "attn.q.w", "attn.q.b"))
+    found = ImageTower(params, config).map_head.q
+    assert found.dtype == np.float32
+    # a float32 number is half a unit off; that of another order of the float64 sum rounds the other way very rarely
+    assert max_ulp(found, probe @ w + b) <= 0.5 + 1e-6
 
 
 def test_wide_model_with_outliers_against_the_reference():
@@ -254,6 +283,7 @@ def test_encode_image_refuses(model, images, message):
         (np.zeros((1, 25), np.int64), "1 to 24 columns"),
         (np.zeros((1, 0), np.int64), "1 to 24 columns"),
         (np.full((1, 24), 10**6), "from 0 to"),
+        (np.eye(1, 24, 5, int) * 1009, "from 0 to 1008; got 0 to 1009"),  # the first that there is not
         (np.full((1, 24), -1), "from 0 to"),
         (np.zeros((1, 24)), "float64"),
         (np.zeros(24, np.int64), r"\[24\]"),

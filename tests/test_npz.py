@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from test_checkpoint import configs
 from typer.testing import CliRunner
 
-from npsiglip import SigLIP
+from npsiglip import SigLIP, converter
 from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
 from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
@@ -123,6 +123,21 @@ def test_positions_in_two_tensors_are_added(folder):
     assert "must be like params/txt/pos_embedding" in message(big_vision_npz.write(folder / "y.npz", arrays))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [("float16", "float16", "float32"), ("float16", "float32", "float32"), ("float32", "float64", "float64")],
+)
+def test_added_positions_are_not_rounded_to_a_narrow_type(folder, first, second, kind):
+    arrays = of_folder(folder)
+    rng = np.random.default_rng(0)
+    names = ("params/txt/pos_embedding", "params/txt/Encoder_0/pos_embedding")
+    for name, dtype in zip(names, (first, second), strict=True):
+        arrays[name] = rng.standard_normal((1, 5, 12)).astype(dtype)
+    found = Checkpoint.open(big_vision_npz.write(folder / "x.npz", arrays))["text.pos_embed"]
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, (arrays[names[0]].astype(kind) + arrays[names[1]].astype(kind))[0])
+
+
 def test_without_head_of_texts_it_is_the_identity(folder):
     arrays = {name: value for name, value in of_folder(folder).items() if "txt/head" not in name}
     path = big_vision_npz.write(folder / "x.npz", arrays)
@@ -165,6 +180,16 @@ def test_shapes_tell_the_configuration(name, stacked):
     towers = frozenset({"image", "text"}) if stacked else frozenset()
     shapes = {place.key: place.shape for place in npz_layouts(config, towers).values()}
     assert npz_config("x.npz", shapes, Form("", towers)) == config
+
+
+def test_a_released_image_tower_with_other_texts_is_not_the_released_model():
+    """Nobody knows its image size, which then is a multiple of the patch."""
+    known = VARIANTS["siglip-so400m-patch14-384"].config
+    config = replace(known, text=replace(known.text, vocab_size=999))
+    shapes = {place.key: place.shape for place in npz_layouts(config, frozenset()).values()}
+    assert npz_config("x.npz", shapes, Form("", frozenset())) == replace(
+        config, image=replace(known.image, image_size=27 * 14)
+    )
 
 
 def test_tokenizer_and_image_processor_stand_beside(tmp_path, tiny_folder):
@@ -261,6 +286,17 @@ def test_a_difference_is_found(folder):
     arrays["params/txt/Encoder_0/encoderblock_1/MlpBlock_0/Dense_0/kernel"] = value
     path = big_vision_npz.write(folder / "x.npz", arrays)
     with pytest.raises(CheckpointError, match=r"text\.blocks\.01\.mlp\.fc1\.w of .*x\.npz is not that of"):
+        check_equal(Checkpoint.open(folder), Checkpoint.open(path))
+
+
+def test_a_difference_in_the_last_row_of_a_large_table_is_found(folder, monkeypatch):
+    monkeypatch.setattr(converter, "CHECKED_ROWS", 4)  # of 11
+    arrays = of_folder(folder)
+    table = arrays["params/txt/Embed_0/embedding"].copy()
+    table[10, 3] = -table[10, 3]
+    arrays["params/txt/Embed_0/embedding"] = table
+    path = big_vision_npz.write(folder / "x.npz", arrays)
+    with pytest.raises(CheckpointError, match=r"text\.token_embed of .*x\.npz is not that of"):
         check_equal(Checkpoint.open(folder), Checkpoint.open(path))
 
 

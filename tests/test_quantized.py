@@ -26,7 +26,7 @@ from npsiglip.params import random_params
 from npsiglip.quantized import gather_rows, quantize_table, quantized_specs
 from npsiglip.quantizer import quantize_folder
 from npsiglip.safetensors_files import open_file, write_tensors
-from npsiglip.stored import Spec
+from npsiglip.stored import MappedTensor, Spec
 
 # No size is a multiple of a panel's 16 columns or of a step's 4 numbers.
 IMAGE = ImageConfig(width=42, depth=2, num_heads=3, mlp_dim=53, image_size=20, patch_size=5)
@@ -652,6 +652,26 @@ def test_small_tensors_have_no_page_of_their_own(tmp_path, shape):
     save_file({"a": np.ones(5, np.float32), "x": np.ones(shape, np.float32)}, tmp_path / "x")
     for tensor in open_file(tmp_path / "x").values():
         tensor.release()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system releases nothing")
+@pytest.mark.parametrize(
+    ("first", "end", "released"),
+    [(0, 3, (0, 3)), (0.5, 3, (1, 3)), (1, 3.5, (1, 3)), (0.1, 3.9, (1, 3)), (1.2, 1.8, None), (1.2, 2.1, None)],
+)
+def test_only_whole_pages_are_released(first, end, released):
+    """In pages, the place of a tensor and what the system is told: what lies beside it is not read anew."""
+
+    class Memory:
+        told = None
+
+        def madvise(self, advice, start, length):
+            self.told = start / mmap.PAGESIZE, (start + length) / mmap.PAGESIZE
+
+    start = int(first * mmap.PAGESIZE)
+    memory = Memory()
+    MappedTensor(Path("x"), "I8", (int(end * mmap.PAGESIZE) - start,), start, memory).release()
+    assert memory.told == released
 
 
 def test_systems_that_cannot_release(tmp_path, monkeypatch):

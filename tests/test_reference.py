@@ -417,6 +417,17 @@ def test_loss_of_saturated_logits():
     close(np.abs(wrong.d_zimg).sum(axis=-1), np.full(3, 2 * 2000 / 3))
 
 
+def test_gradients_of_pairs_that_match_well_keep_their_digits():
+    """sigmoid(z) - 1 is 0 in float64 from z = 37 on, and what a training does to its best pairs hangs on it."""
+    z = np.eye(1)
+    for logit in (1.0, 20.0, 40.0, 600.0):
+        result = sigmoid_loss(z, z, math.log(logit + 5.0), -5.0)
+        expected = math.exp(-logit) / (1.0 + math.exp(-logit))  # 1 - sigmoid
+        assert result.loss == pytest.approx(math.log1p(math.exp(-logit)), rel=1e-12, abs=0)
+        assert result.d_bias == pytest.approx(-expected, rel=1e-12, abs=0)
+        assert result.d_zimg[0, 0] == pytest.approx(-(logit + 5.0) * expected, rel=1e-12, abs=0)
+
+
 def test_loss_of_one_pair():
     result = sigmoid_loss(np.array([[0.6, 0.8]]), np.array([[0.8, 0.6]]), 0.0, -0.96)  # z = 0
     assert result.loss == pytest.approx(math.log(2))

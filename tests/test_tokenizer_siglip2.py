@@ -283,6 +283,8 @@ def test_the_files_and_the_class_decide(tmp_path):
     assert type(load_tokenizer(tmp_path, CONFIG)) is Siglip2Tokenizer
     shutil.copy(TINY / "spiece.model", tmp_path)  # converted SigLIP checkpoints have both
     assert type(load_tokenizer(tmp_path, CONFIG)) is Tokenizer
+    gemma = TextConfig(**{**vars(CONFIG), "vocab_size": 256_000})
+    assert type(load_tokenizer(tmp_path, gemma)) is Siglip2Tokenizer
     folder_with(tmp_path)
     assert type(load_tokenizer(tmp_path, CONFIG)) is Siglip2Tokenizer
 

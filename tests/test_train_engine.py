@@ -293,6 +293,8 @@ def test_options_that_make_no_sense():
         (lambda pixels, ids: (pixels, ids.astype(np.float32)), "got float32"),
         (lambda pixels, ids: (pixels, ids + 49), "from 0 to 49, .*another tokenizer"),
         (lambda pixels, ids: (pixels, ids - 50), "from 0 to 49"),
+        (lambda pixels, ids: (pixels, np.where(ids == ids.max(), 50, ids)), "from 0 to 49.*to 50"),  # the first beyond
+        (lambda pixels, ids: (pixels, np.where(ids == ids.min(), -1, ids)), "from 0 to 49.*got -1"),
     ],
 )
 def test_inputs_that_do_not_fit(change, message):

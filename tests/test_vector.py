@@ -1,9 +1,15 @@
 """The vector operations that kernels are written in, against NumPy; vectors exist inside compiled code only."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
 from arrays import guarded, normal, to_bits
+from golden_data import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
@@ -147,6 +153,15 @@ def test_rounding_of_subnormal_numbers():
     out = rounded(x).view(ml_dtypes.bfloat16).astype(np.float32)
     assert np.all(np.abs(out - x) < 2.0**-126)
     np.testing.assert_array_equal(np.signbit(out), np.signbit(x))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names features of x86")
+def test_rounding_and_scaling_without_the_instructions(tmp_path):
+    """The tests of what has two ways, on a CPU that has neither AVX512-BF16 nor AVX512F, whichever this one is."""
+    lesser = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-x", __file__, "-k", "test_rounding_ and not without or power or pairs"]
+    result = subprocess.run(command, env=os.environ | lesser, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def test_widening_is_exact_for_all_numbers():

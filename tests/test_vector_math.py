@@ -13,6 +13,7 @@ from npsiglip.reference import loss, model
 
 # The derivation is in docs/numerics.md; benchmarks/exp_ulp.py measures all float32 inputs.
 EXP_F32_ULP = 1.04
+EXP2_F32_ULP = 0.82
 # Reduction, Taylor polynomial and two scalings, each at most half a unit; NumPy's own exp adds one.
 EXP_F64_ULP = 3.0
 # 1 + exp(y), the division and exp itself: 1.04 + 0.5 + 0.5; the argument's two products amplify by |2u| <= 9 below
@@ -25,6 +26,12 @@ SOFTPLUS_RELATIVE = 2.0**-41
 def apply_exp(x, out):
     for i in range(0, x.size, LANES):
         store(out, i, vector_math.exp(load(x, i)))
+
+
+@njit
+def apply_exp2(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, vector_math.exp2(load(x, i)))
 
 
 @njit
@@ -80,6 +87,24 @@ def test_exp_special_values():
     np.testing.assert_array_equal(applied(apply_exp, x), expected)
     x[7::8] = 1e4
     np.testing.assert_array_equal(applied(apply_exp, x.astype(np.float64)), expected)
+
+
+def test_exp2_within_its_bound():
+    """In what attention and GELU are made of. A subnormal result is rounded once more: half a unit."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.linspace(-125.9, 127.9, 1 << 20), rng.normal(0, 1, 1 << 20), rng.normal(0, 1e-3, 1 << 16)])
+    x = x.astype(np.float32)
+    assert max_ulp(applied(apply_exp2, x), np.exp2(x.astype(np.float64))) <= EXP2_F32_ULP
+    x = np.linspace(-150.9, -126.0, 1 << 16).astype(np.float32)
+    error = np.abs(applied(apply_exp2, x) - np.exp2(x.astype(np.float64)))
+    assert error.max() / 2.0**-149 <= EXP2_F32_ULP + 0.5
+
+
+def test_exp2_special_values():
+    """NaN too: a token that is NaN shows, and does not pass for one that nobody attends to."""
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 128.0], np.float32)
+    expected = np.resize([np.nan, np.inf, 0.0, 1.0, 1.0, np.inf, 0.0, np.inf], LANES)
+    np.testing.assert_array_equal(applied(apply_exp2, np.resize(special, LANES)), expected)
 
 
 def test_exp_float64_within_its_bound():
