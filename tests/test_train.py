@@ -20,8 +20,9 @@ from npsiglip.kernels.jit import max_threads
 from npsiglip.params import param_shapes
 from npsiglip.train import TrainingError, saving, trainer
 from npsiglip.train.config import Config
+from npsiglip.train.memory import available_memory, check_memory, memory_needed
 from npsiglip.train.metrics_log import read_metrics
-from npsiglip.train.trainer import Trainer, available_memory, check_memory, memory_needed
+from npsiglip.train.trainer import Trainer
 
 SEEN = {"seen": 0.5, "held_out": 0.25}
 NOT_BITS = ("seconds", "pairs_per_second", "waiting")  # of a line of metrics

@@ -105,8 +105,16 @@ def test_defaults_are_those_of_the_paper():
 def test_defaults_are_what_is_left_out():
     given = {"train.steps", "train.batch"}
     short = read_config({"model": TABLES["model"], "train": {"steps": 6, "batch": 4}}).deciding()
-    expected = {name: value for name, value in short.items() if not name.startswith(("model.", "data.phases"))}
-    known = {name: value for name, value in defaults().items() if not name.startswith(("run.", "data.phases"))}
+    expected = {
+        name: value
+        for name, value in short.items()
+        if not name.startswith(("model.", "data.phases", "data.sources", "data.tests"))
+    }
+    known = {
+        name: value
+        for name, value in defaults().items()
+        if not name.startswith(("run.", "data.phases", "data.sources", "data.tests"))
+    }
     assert known == {name: value for name, value in expected.items() if name not in given}
 
 

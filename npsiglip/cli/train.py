@@ -83,6 +83,10 @@ class Display:
             self._last = now
             print(f"step {progress.step}/{progress.steps}  {'  '.join(numbers(progress))}", file=sys.stderr, flush=True)
 
+    def tell(self, text: str) -> None:
+        """What should be known, and stays to be read."""
+        note(text)
+
     def say(self, text: str) -> None:
         """What is being done."""
         if not self._live and text != self._doing:
