@@ -13,13 +13,14 @@ from PIL import Image
 from train_standin import config
 
 from npsiglip.errors import InputError
+from npsiglip.pairs.base import Words
+from npsiglip.pairs.opening import of_class, open_pairs
+from npsiglip.pairs.settings import AugmentSettings, SourceSettings
+from npsiglip.pairs.wording import Wording, names_a_side
 from npsiglip.train import TrainingError
-from npsiglip.train.source_config import AugmentSettings, SourceSettings
-from npsiglip.train.sources.augment import recolouring, reduced, shown
-from npsiglip.train.sources.mixture import Mixture, of_class, open_pairs
-from npsiglip.train.sources.order import Order
-from npsiglip.train.sources.pairs import Words
-from npsiglip.train.sources.wording import Wording, names_a_side
+from npsiglip.train.augment import recolouring, reduced, shown
+from npsiglip.train.mixture import Mixture
+from npsiglip.train.order import Order
 
 
 def settings(**values):

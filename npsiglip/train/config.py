@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.train.source_config import SourceSettings, check_source
-from npsiglip.train.tables import REST, Count, Momentum, Natural, Positive, Range, Share, flat, section, unknown_key
+from npsiglip.pairs.fields import REST, Count, Momentum, Natural, Positive, Range, Share, flat, section, unknown_key
+from npsiglip.pairs.settings import SourceSettings, check_source
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import InputError
 from npsiglip.model import SigLIP
+from npsiglip.pairs.opening import of_class, open_pairs
+from npsiglip.pairs.settings import SourceSettings
+from npsiglip.train.augment import reduced, shown
 from npsiglip.train.config import Config
 from npsiglip.train.data import Pixels
 from npsiglip.train.evaluate import ZeroShot
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.augment import reduced, shown
-from npsiglip.train.sources.mixture import of_class, open_pairs
 
 
 def hits(logits: NDArray[np.floating], right: NDArray[np.bool_], k: int) -> float:

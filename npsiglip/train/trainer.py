@@ -41,11 +41,11 @@ from npsiglip.train.held_out import HeldOut
 from npsiglip.train.initial import initial_params, params_of, whitening
 from npsiglip.train.memory import check_memory
 from npsiglip.train.metrics_log import MetricsLog
+from npsiglip.train.mixture import Mixture
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.plot import draw_plot, draw_reliability
 from npsiglip.train.saving import State
 from npsiglip.train.schedule import schedule
-from npsiglip.train.sources.mixture import Mixture
 from npsiglip.train.tokenizer import train_tokenizer
 from npsiglip.train.worlds import WorldSource
 

@@ -13,9 +13,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from npsiglip.errors import InputError
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.folders import Synonyms, load_synonyms
-from npsiglip.train.sources.pairs import Words, files
+from npsiglip.pairs.base import Words, files
+from npsiglip.pairs.folders import Synonyms, load_synonyms
+from npsiglip.pairs.settings import SourceSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

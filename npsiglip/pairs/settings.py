@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from npsiglip.errors import InputError
-from npsiglip.train.tables import Natural, Positive, Range
+from npsiglip.pairs.fields import Natural, Positive, Range
 
 Part = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0)]

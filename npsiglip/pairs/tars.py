@@ -16,9 +16,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npsiglip.errors import InputError
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.folders import load_synonyms, words_of
-from npsiglip.train.sources.pairs import PICTURES, Words, files
+from npsiglip.pairs.base import PICTURES, Words, files
+from npsiglip.pairs.folders import load_synonyms, words_of
+from npsiglip.pairs.settings import SourceSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from npsiglip.errors import InputError
 from npsiglip.image_decode import load_image
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.pairs import PICTURES, Words, files, phrases
+from npsiglip.pairs.base import PICTURES, Words, files, phrases
+from npsiglip.pairs.settings import SourceSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

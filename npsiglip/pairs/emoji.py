@@ -15,8 +15,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from npsiglip.errors import InputError
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.pairs import PICTURES, Words, files, phrases
+from npsiglip.pairs.base import PICTURES, Words, files, phrases
+from npsiglip.pairs.settings import SourceSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from npsiglip.train.source_config import AugmentSettings
+from npsiglip.pairs.settings import AugmentSettings
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -7,7 +7,7 @@ to within one picture: by step s it has given floor(s * batch * share) of them, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -15,55 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import InputError
+from npsiglip.pairs.opening import of_class, open_pairs
+from npsiglip.pairs.settings import SourceSettings
+from npsiglip.pairs.wording import Wording, names_a_side
 from npsiglip.train import TrainingError
+from npsiglip.train.augment import reduced, shown
 from npsiglip.train.config import Config
 from npsiglip.train.data import CACHE_BYTES
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.augment import reduced, shown
-from npsiglip.train.sources.drawings import open_drawings
-from npsiglip.train.sources.emoji import open_emoji
-from npsiglip.train.sources.folders import open_captions, open_classes
-from npsiglip.train.sources.order import Order
-from npsiglip.train.sources.pairs import Pairs
-from npsiglip.train.sources.tars import open_tars
-from npsiglip.train.sources.wording import Wording, names_a_side
+from npsiglip.train.order import Order
 from npsiglip.train.worlds import WorldSource, mislabelled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TRIES = 100  # pictures in a row that cannot be decoded, before it is the source that is broken
-
-
-def open_pairs(settings: SourceSettings, where: str) -> Pairs:
-    """Open a source of any kind but the world.
-
-    Raises:
-        InputError: files that are not there, cannot be read or hold nothing.
-    """
-    openers: Mapping[str, Callable[[SourceSettings, str], Pairs]] = {
-        "captions": open_captions,
-        "classes": open_classes,
-        "webdataset": open_tars,
-        "emoji": open_emoji,
-        "drawings": open_drawings,
-    }
-    return openers[settings.kind](settings, where)
-
-
-def of_class(pairs: Pairs, settings: SourceSettings) -> list[int]:
-    """The indices that `settings.of_class` leaves, in the order of the source."""
-    if settings.of_class is None:
-        return list(range(len(pairs)))
-    first, end = settings.of_class
-    seen: dict[str | None, int] = {}
-    left = []
-    for index in range(len(pairs)):
-        kind = pairs.class_of(index)
-        number = seen[kind] = seen.get(kind, -1) + 1
-        if first <= number < end:
-            left.append(index)
-    return left
 
 
 class _Cache:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
-from npsiglip.train.source_config import SourceSettings
-from npsiglip.train.sources.pairs import Words
+from npsiglip.pairs.base import Words
+from npsiglip.pairs.settings import SourceSettings
 
 TEMPLATES: Mapping[str, Sequence[str]] = {"en": ("a photo of {}", "a picture of {}", "{}")}  # where none are given
 
