@@ -12,7 +12,7 @@ from train_standin import config
 from npsiglip import SigLIP
 from npsiglip.errors import InputError
 from npsiglip.train import saving
-from npsiglip.train.held_out import ClassTest, hits
+from npsiglip.train.held_out import ClassTest
 from npsiglip.train.memory import memory_needed
 from npsiglip.train.trainer import Trainer
 
@@ -95,14 +95,6 @@ def test_decoded_pictures_need_memory_of_their_own(collections):
     with_sources = settings(collections)
     alone = replace(with_sources, data=replace(with_sources.data, sources=()))
     assert memory_needed(with_sources) - memory_needed(alone) == 192_000_000
-
-
-def test_hits():
-    logits = np.array([[3.0, 2, 1], [1, 2, 3], [2, 3, 1]])
-    right = np.eye(3, dtype=bool)
-    assert hits(logits, right, 1) == 1 / 3
-    assert hits(logits, right, 2) == pytest.approx(2 / 3)
-    assert hits(logits, right, 3) == 1.0
 
 
 def test_every_class_of_the_same_name_is_right(collections, whole):

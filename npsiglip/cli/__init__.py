@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__
-from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, world
+from npsiglip.cli import bench, classify, convert, embed, evaluate, models, quantize, train, verify, world
 from npsiglip.cli.console import messages
 
 
@@ -55,6 +55,7 @@ for _command in (
     quantize.quantize,
     convert.convert,
     train.train,
+    evaluate.evaluate,
     verify.verify,
     bench.bench,
     world.world,

@@ -106,8 +106,13 @@ def _samples(tar: Path) -> Iterator[tuple[str, dict[str, Any], tuple[int, int] |
         yield key, row, place
 
 
-def open_tars(settings: SourceSettings, where: str) -> Tars:
+def open_tars(settings: SourceSettings, where: str, wordless: bool = False) -> Tars:
     """All samples with a picture and words; "txt" and "cls" are keys like those of the JSON.
+
+    Args:
+        settings: of the source.
+        where: they stand, for messages.
+        wordless: whether a picture is enough.
 
     Raises:
         InputError: a damaged tar; no sample that has both.
@@ -119,7 +124,7 @@ def open_tars(settings: SourceSettings, where: str) -> Tars:
         for key, row, place in _samples(tar):
             keys |= set(row)
             words = words_of(row, settings, synonyms)
-            if place and (words.captions or words.names):
+            if place and (wordless or words.captions or words.names):
                 places.append(_Place(number, *place, key))
                 said.append(words)
                 value = row.get(settings.class_by) if settings.class_by else None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import InputError
+from npsiglip.evaluation.scores import in_best
 from npsiglip.model import SigLIP
 from npsiglip.pairs.opening import of_class, open_pairs
 from npsiglip.pairs.settings import SourceSettings
@@ -17,12 +18,6 @@ from npsiglip.train.augment import reduced, shown
 from npsiglip.train.config import Config
 from npsiglip.train.data import Pixels
 from npsiglip.train.evaluate import ZeroShot
-
-
-def hits(logits: NDArray[np.floating], right: NDArray[np.bool_], k: int) -> float:
-    """The part of the rows one of whose k highest logits [N, C] is right [N, C]."""
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return float(np.take_along_axis(right, best, axis=1).any(axis=1).mean())
 
 
 class ClassTest:
@@ -64,7 +59,7 @@ class ClassTest:
 
     def __call__(self, model: SigLIP) -> dict[str, float]:
         """Top-1 of the first language; the mean over all and the least, if there are several."""
-        found = {code: hits(*self.logits(model, code), 1) for code in self.texts}
+        found = {code: float(in_best(*self.logits(model, code), 1).mean()) for code in self.texts}
         first, *others = found.values()
         result = {self.name: first}
         if others:
