@@ -1,7 +1,11 @@
 """Settings of training: what is refused, and in which words; schedules; initial parameters."""
 
+import re
+import tomllib
+
 import numpy as np
 import pytest
+from golden_data import ROOT
 from train_standin import TABLES, config, tables
 
 from npsiglip.errors import InputError
@@ -214,3 +218,14 @@ def test_parameters_of_a_folder(tiny_folder, tiny_config):
     np.testing.assert_array_equal(image["image.pos_embed"], whole["image.pos_embed"])
     with pytest.raises(InputError, match=r"as image.patch_embed.w, \[model\] asks for \[192, 16\]"):
         params_of(tiny_folder, config().siglip, "image")
+
+
+def toml_blocks():
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for i, block in enumerate(re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)):
+            yield pytest.param(block, id=f"{page.name}-{i}")
+
+
+@pytest.mark.parametrize("block", toml_blocks())
+def test_settings_on_the_pages_are_settings(block):
+    read_config({"model": TABLES["model"], "train": {"steps": 60, "batch": 8}} | tomllib.loads(block))
