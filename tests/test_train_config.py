@@ -226,6 +226,6 @@ def toml_blocks():
             yield pytest.param(block, id=f"{page.name}-{i}")
 
 
-@pytest.mark.parametrize("block", toml_blocks())
+@pytest.mark.parametrize("block", list(toml_blocks()))
 def test_settings_on_the_pages_are_settings(block):
     read_config({"model": TABLES["model"], "train": {"steps": 60, "batch": 8}} | tomllib.loads(block))
