@@ -36,6 +36,8 @@ def without(section, key):
         ({"train": {"loss": "sigmod"}}, "train.loss must be one of 'sigmoid', 'softmax'; got 'sigmod'"),
         ({"train": {"lock": "text"}}, "train.lock must be one of '', 'image'"),
         ({"train": {"lock": "image"}}, "needs a trained tower to lock"),
+        ({"train": {"blocks": 2}}, "train.blocks keeps the blocks before the last as they are"),
+        ({"train": {"blocks": -1, "init": "x"}}, "train.blocks must be at least 0, got -1"),
         ({"train": {"init": 3}}, "train.init must be text, got 3"),
         ({"train": {"pool": "max"}}, "train.pool must be one of 'map', 'mean'; got 'max'"),
         ({"train": {"pool": "mean", "lock": "image", "init": "x"}}, "'mean' changes the image tower, and train.lock"),

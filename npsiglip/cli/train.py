@@ -113,6 +113,12 @@ def train(
             show_default=False,
         ),
     ] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Train only the last N blocks of each tower, and the heads.", show_default=False
+        ),
+    ] = None,
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Write the model of the folder's checkpoint, and train no further.")
     ] = False,
@@ -127,7 +133,9 @@ def train(
         from npsiglip.train.saving import FILE
         from npsiglip.train.trainer import Trainer
 
-        changes = {key: value for key, value in (("lock", lock), ("init", init)) if value is not None}
+        changes = {
+            key: value for key, value in (("lock", lock), ("init", init), ("blocks", blocks)) if value is not None
+        }
         settings = load_config(config, changes)
         if export_only and not (out / FILE).exists():
             raise typer.BadParameter(f"{out} has no {FILE} to export the model of", param_hint="--export-only")

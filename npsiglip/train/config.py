@@ -132,6 +132,8 @@ class TrainSettings:
     """A tower that keeps its weights: the SigLiT recipe."""
     init: str = ""
     """A model folder to start from: its locked tower, or all of it if none is locked."""
+    blocks: Natural | None = None
+    """How many of the last blocks of each tower are trained, with what follows them; not set: everything."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,11 @@ def _check(config: Config) -> None:
         raise InputError(
             f"train.lock {config.train.lock!r} needs a trained tower to lock: give its model folder as train.init "
             "or --init"
+        )
+    if config.train.blocks is not None and not config.train.init:
+        raise InputError(
+            "train.blocks keeps the blocks before the last as they are, which needs trained ones: give their model "
+            "folder as train.init or --init"
         )
     if config.train.lock and config.train.pool == "mean":
         raise InputError(

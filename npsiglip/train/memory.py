@@ -38,7 +38,8 @@ def memory_needed(config: Config) -> int:
     total = count_params(config.siglip)
     vectors = 8 * total + AdamW.memory(total)
     copies = 12 * total  # for a checkpoint
-    work = Engine.memory(config.siglip, config.train.batch, config.model.text.seq_len, config.train.loss)
+    train = config.train
+    work = Engine.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks)
     return vectors + copies + work + Batches.memory(config) + HEADROOM
 
 

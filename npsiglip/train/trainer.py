@@ -38,7 +38,7 @@ from npsiglip.train.evaluate import ZeroShot, evaluate, model_of
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
 from npsiglip.train.held_out import HeldOut
-from npsiglip.train.initial import initial_params, params_of, whitening
+from npsiglip.train.initial import frozen_params, initial_params, params_of, whitening
 from npsiglip.train.memory import check_memory
 from npsiglip.train.metrics_log import MetricsLog
 from npsiglip.train.mixture import Mixture
@@ -282,6 +282,7 @@ class Trainer:
         locked = frozenset(name for name in shapes if train.lock and name.startswith(f"{train.lock}."))
         if train.pool == "mean":
             locked |= POOLING
+        locked |= frozen_params(self.shapes, train.blocks)
         self._optimizer = AdamW(shapes, self.config.optimizer, locked)
         self._engine = make_engine(
             self.shapes,
@@ -290,6 +291,7 @@ class Trainer:
             loss=train.loss,
             locked=frozenset({train.lock} if train.lock else ()),
             dtype=train.dtype,
+            **({} if train.blocks is None else {"blocks": train.blocks}),
         )
         if self._resumed:
             saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v)
