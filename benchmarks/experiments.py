@@ -62,7 +62,7 @@ class Pool:
 
     def batch(self, step):
         """Pictures and captions of a step, the latter with the noise that the settings ask for."""
-        from npsiglip.train.data import mislabelled
+        from npsiglip.train.worlds import mislabelled
 
         data = self.config.data
         rng = np.random.default_rng([data.seed, step])

@@ -10,7 +10,7 @@ from benchmarks import experiments
 from benchmarks.experiments import EXPERIMENTS, Options, Pool, draw_pool, main, plan, run_all, softmax_loss, table
 from npsiglip import reference
 from npsiglip.train.config import read_config
-from npsiglip.train.data import mislabelled
+from npsiglip.train.worlds import mislabelled
 
 
 @pytest.mark.parametrize("t_prime", [np.log(10), 4.5])

@@ -54,7 +54,8 @@ def layer(name):
     Between kernels and engine: parameters and files, what quantised ones hold, then checkpoints and layers.
     """
     parts = name.split(".")
-    packages = {"reference": 0, "kernels": 1, "world": 2, "train": 7, "bench": 7, "verify": 7, "cli": 8}
+    packages = {"reference": 0, "kernels": 1, "world": 2, "pairs": 3, "evaluation": 7, "bench": 7, "verify": 7}
+    packages |= {"train": 8, "cli": 9}
     if len(parts) > 1 and parts[1] in packages:
         return packages[parts[1]]
     above = {
@@ -71,7 +72,7 @@ def layer(name):
     above |= {"errors": 0, "interrupts": 0}  # what everything may use
     above |= {"openclip_files": 4, "openclip_write": 4}
     above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3}
-    return 9 if parts[-1] == "__main__" else above.get(parts[-1], 2)
+    return 10 if parts[-1] == "__main__" else above.get(parts[-1], 2)
 
 
 @pytest.mark.parametrize("name", sorted(GRAPH))

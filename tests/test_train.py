@@ -19,8 +19,9 @@ from npsiglip.kernels.jit import current, max_threads
 from npsiglip.params import param_shapes
 from npsiglip.train import TrainingError, saving, trainer
 from npsiglip.train.config import Config
+from npsiglip.train.memory import available_memory, check_memory, memory_needed
 from npsiglip.train.metrics_log import read_metrics
-from npsiglip.train.trainer import Trainer, available_memory, check_memory, memory_needed
+from npsiglip.train.trainer import Trainer
 
 SEEN = {"seen": 0.5, "held_out": 0.25}
 NOT_BITS = ("seconds", "pairs_per_second", "waiting")  # of a line of metrics
@@ -356,6 +357,23 @@ def test_a_locked_tower_keeps_its_weights(whole, tmp_path):
             assert np.any(view != before[name]), name
     assert np.any(before["text.head.w"] != stored["text.head.w"])  # the text tower begins anew
     assert before["bias"] == -10
+
+
+def test_the_heads_are_fine_tuned_and_nothing_before_them(whole, tmp_path):
+    first = whole[0] / "model"
+    settings = config(train={"blocks": 0, "init": str(first), "seed": 9}, optimizer={"weight_decay": 0.1})
+    tuned = run(tmp_path / "run", settings)
+    tuned.run()
+    stored = Checkpoint.open(first)
+    for name, view in tuned.params.views.items():
+        if ".blocks." in name or "embed" in name:
+            np.testing.assert_array_equal(view, stored[name])
+        elif not name.endswith("attn.k.b"):
+            assert np.any(view != stored[name]), name
+    resumed = run(tmp_path / "again", settings, watcher=Recorder(2)).run()
+    assert resumed.step == 2
+    run(tmp_path / "again", settings, resume=True).run()
+    assert bits(tmp_path / "again") == bits(tmp_path / "run")
 
 
 def test_mean_pooling_weighs_all_tokens_alike(tmp_path):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from npsiglip import SigLIP
 from npsiglip.cli import app, console
 from npsiglip.train.config import load_config
-from npsiglip.train.evaluate import calibration, recall, top1
+from npsiglip.train.evaluate import top1
 from npsiglip.train.trainer import Trainer
 
 SETTINGS = """
@@ -162,25 +162,6 @@ def test_on_a_terminal_and_interrupted(settings, tmp_path):
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
-
-
-def test_calibration_by_hand():
-    probs = np.array([0.02, 0.02, 0.5, 0.5, 0.5, 0.5, 0.98, 1.0])
-    matched = np.array([0, 1, 1, 1, 0, 0, 1, 1], bool)
-    found = calibration(probs, matched)
-    assert found.count == [2, 4, 2]
-    assert found.probability == pytest.approx([0.02, 0.5, 0.99])
-    assert found.matched == pytest.approx([0.5, 0.5, 1.0])
-    assert found.ece == pytest.approx(2 / 8 * 0.48 + 2 / 8 * 0.01)
-    # two that are wrong alone are right together: the bins are what the measure depends on
-    assert calibration(np.array([0.48, 0.52]), np.array([1, 0], bool)).ece == pytest.approx(0.0)
-    assert calibration(np.array([0.48, 0.52]), np.array([1, 0], bool), bins=2).ece == pytest.approx(0.52)
-
-
-def test_recall_by_hand():
-    logits = np.array([[3.0, 1.0, 0.0], [5.0, 2.0, 9.0], [0.0, 1.0, 2.0]])
-    assert recall(logits) == pytest.approx(2 / 3)
-    assert recall(logits.T) == pytest.approx(1 / 3)
 
 
 def test_top1_is_what_classify_says(tiny_config):

@@ -1,7 +1,11 @@
 """Settings of training: what is refused, and in which words; schedules; initial parameters."""
 
+import re
+import tomllib
+
 import numpy as np
 import pytest
+from golden_data import ROOT
 from train_standin import TABLES, config, tables
 
 from npsiglip.errors import InputError
@@ -32,6 +36,8 @@ def without(section, key):
         ({"train": {"loss": "sigmod"}}, "train.loss must be one of 'sigmoid', 'softmax'; got 'sigmod'"),
         ({"train": {"lock": "text"}}, "train.lock must be one of '', 'image'"),
         ({"train": {"lock": "image"}}, "needs a trained tower to lock"),
+        ({"train": {"blocks": 2}}, "train.blocks keeps the blocks before the last as they are"),
+        ({"train": {"blocks": -1, "init": "x"}}, "train.blocks must be at least 0, got -1"),
         ({"train": {"init": 3}}, "train.init must be text, got 3"),
         ({"train": {"pool": "max"}}, "train.pool must be one of 'map', 'mean'; got 'max'"),
         ({"train": {"pool": "mean", "lock": "image", "init": "x"}}, "'mean' changes the image tower, and train.lock"),
@@ -105,8 +111,16 @@ def test_defaults_are_those_of_the_paper():
 def test_defaults_are_what_is_left_out():
     given = {"train.steps", "train.batch"}
     short = read_config({"model": TABLES["model"], "train": {"steps": 6, "batch": 4}}).deciding()
-    expected = {name: value for name, value in short.items() if not name.startswith(("model.", "data.phases"))}
-    known = {name: value for name, value in defaults().items() if not name.startswith(("run.", "data.phases"))}
+    expected = {
+        name: value
+        for name, value in short.items()
+        if not name.startswith(("model.", "data.phases", "data.sources", "data.tests"))
+    }
+    known = {
+        name: value
+        for name, value in defaults().items()
+        if not name.startswith(("run.", "data.phases", "data.sources", "data.tests"))
+    }
     assert known == {name: value for name, value in expected.items() if name not in given}
 
 
@@ -206,3 +220,14 @@ def test_parameters_of_a_folder(tiny_folder, tiny_config):
     np.testing.assert_array_equal(image["image.pos_embed"], whole["image.pos_embed"])
     with pytest.raises(InputError, match=r"as image.patch_embed.w, \[model\] asks for \[192, 16\]"):
         params_of(tiny_folder, config().siglip, "image")
+
+
+def toml_blocks():
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for i, block in enumerate(re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)):
+            yield pytest.param(block, id=f"{page.name}-{i}")
+
+
+@pytest.mark.parametrize("block", list(toml_blocks()))
+def test_settings_on_the_pages_are_settings(block):
+    read_config({"model": TABLES["model"], "train": {"steps": 60, "batch": 8}} | tomllib.loads(block))

@@ -13,8 +13,9 @@ from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.train import TrainingError
-from npsiglip.train.data import Batches, Pixels, WorldSource, mislabelled
+from npsiglip.train.data import Batches, Pixels
 from npsiglip.train.tokenizer import train_tokenizer
+from npsiglip.train.worlds import WorldSource, mislabelled
 
 
 @pytest.fixture(scope="module")

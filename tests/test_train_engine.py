@@ -20,6 +20,7 @@ from npsiglip.params import count_params, param_shapes, random_params
 from npsiglip.train import towers
 from npsiglip.train.engine import LOSSES, Engine
 from npsiglip.train.flat import Flat
+from npsiglip.train.initial import frozen_params
 
 CONFIG = SigLIPConfig(
     ImageConfig(width=20, depth=2, num_heads=4, mlp_dim=33, image_size=23, patch_size=5),
@@ -139,6 +140,32 @@ def test_locked_image_tower(monkeypatch, rows):
     assert locked_loss == loss
     for name, value in locked.views.items():
         np.testing.assert_array_equal(value, 0 if name.startswith("image.") else grads.views[name], err_msg=name)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 99])
+@pytest.mark.parametrize("rows", SIZES_OF_PARTS.values(), ids=SIZES_OF_PARTS)
+def test_the_last_blocks_alone(monkeypatch, rows, blocks):
+    """Zeros before them, and the same bits for them and what follows as if all were trained; again on a second step."""
+    monkeypatch.setattr(towers, "ROWS_OF_A_PART", rows)
+    params, (pixels, ids) = flat_params(CONFIG), data(CONFIG, 7, 9)
+    loss, grads = run(CONFIG, params, pixels, ids)
+    engine, own = Engine(CONFIG, 7, 9, blocks=blocks), Flat(param_shapes(CONFIG))
+    frozen = frozen_params(CONFIG, blocks)
+    for _ in range(2):
+        own.vector[:] = 1.0
+        assert engine.step(params, pixels, ids, own) == loss
+        for name, value in own.views.items():
+            np.testing.assert_array_equal(value, 0 if name in frozen else grads.views[name], err_msg=name)
+    depth = CONFIG.image.depth
+    assert ("image.patch_embed.w" in frozen) == (blocks < depth)
+    assert (f"image.blocks.{depth - 1:02}.mlp.fc1.w" in frozen) == (blocks == 0)
+    assert "image.map_head.probe" not in frozen
+    assert "text.head.w" not in frozen
+
+
+def test_frozen_blocks_need_less_memory():
+    config = replace(CONFIG, image=replace(CONFIG.image, depth=12))
+    assert Engine.memory(config, 64, 9, blocks=1) < 0.6 * Engine.memory(config, 64, 9)
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__, interrupts
-from npsiglip.cli import bench, classify, convert, embed, models, quantize, train, verify, warmup, world
+from npsiglip.cli import bench, classify, convert, embed, evaluate, models, quantize, train, verify, warmup, world
 from npsiglip.cli.console import INTERRUPTED, messages, note
 from npsiglip.cli.output import prepare_streams, run
 
@@ -57,6 +57,7 @@ for _command in (
     quantize.quantize,
     convert.convert,
     train.train,
+    evaluate.evaluate,
     verify.verify,
     warmup.warmup,
     bench.bench,

@@ -85,6 +85,10 @@ class Display:
             self._last = now
             print(f"step {progress.step}/{progress.steps}  {'  '.join(numbers(progress))}", file=sys.stderr, flush=True)
 
+    def tell(self, text: str) -> None:
+        """What should be known, and stays to be read."""
+        note(text)
+
     def say(self, text: str) -> None:
         """What is being done."""
         if not self._live and text != self._doing:
@@ -111,6 +115,12 @@ def train(
             show_default=False,
         ),
     ] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Train only the last N blocks of each tower, and the heads.", show_default=False
+        ),
+    ] = None,
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Write the model of the folder's checkpoint, and train no further.")
     ] = False,
@@ -126,7 +136,9 @@ def train(
         from npsiglip.train.saving import FILE
         from npsiglip.train.trainer import Trainer
 
-        changes = {key: value for key, value in (("lock", lock), ("init", init)) if value is not None}
+        changes = {
+            key: value for key, value in (("lock", lock), ("init", init), ("blocks", blocks)) if value is not None
+        }
         settings = load_config(config, changes)
         if export_only and not (out / FILE).exists():
             raise UsageError(f"--export-only: {out} has no {FILE} to export the model of")

@@ -10,42 +10,20 @@ beta2 0.95, gradients clipped at norm 1, t' = log 10, bias -10, decay of the wei
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import pairwise
-from math import ceil, isfinite, log
+from math import ceil, log
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError, InputError
-
-
-@dataclass(frozen=True)
-class Range:
-    """low <= x <= high, or low < x with `above`."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def __contains__(self, x: float) -> bool:
-        return (self.low < x if self.above else self.low <= x) and x <= self.high
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if self.high == float("inf") else f"{low} and at most {self.high:g}"
-
-
-Count = Annotated[int, Range(1)]
-Natural = Annotated[int, Range(0)]
-Positive = Annotated[float, Range(0, above=True)]
-Share = Annotated[float, Range(0, 1, above=True)]
-Momentum = Annotated[float, Range(0, 0.999999)]
+from npsiglip.pairs.fields import REST, Count, Momentum, Natural, Positive, Range, Share, flat, section, unknown_key
+from npsiglip.pairs.settings import SourceSettings, check_source
 
 
 @dataclass(frozen=True)
@@ -82,15 +60,16 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Phase:
-    """[[data.phases]]: a stretch of the training, and what the world is like meanwhile.
+    """[[data.phases]]: a stretch of the training, what it is made of, and what the world is like meanwhile.
 
-    `fraction` of all steps, or `pairs`; the last phase lasts to the end and needs neither. Everything else is given to
-    the world as it is.
+    `fraction` of all steps, or `pairs`; the last phase lasts to the end and needs neither. `shares` are weights of
+    sources, by their names, instead of those that the sources have. Everything else is given to the world as it is.
     """
 
     fraction: Share | None = None
     pairs: Count | None = None
-    world: Mapping[str, Any] = field(default_factory=dict)
+    shares: Mapping[str, Annotated[float, Range(0)]] = field(default_factory=dict)
+    world: Mapping[str, Any] = field(default_factory=dict, metadata={REST: True})
 
 
 @dataclass(frozen=True)
@@ -100,8 +79,12 @@ class DataSettings:
     seed: Natural = 0
     """Of the world; [train] has that of the weights."""
     phases: tuple[Phase, ...] = (Phase(),)
+    sources: tuple[SourceSettings, ...] = ()
+    """Where pairs come from; none: the world alone."""
+    tests: tuple[SourceSettings, ...] = ()
+    """What the model is measured on meanwhile: pictures of classes, against the names of all classes."""
     tokenizer: str = ""
-    """A spiece.model; empty: one is trained on captions of the world."""
+    """A spiece.model; empty: one is trained on captions of the sources."""
     tokenizer_captions: Annotated[int, Range(100)] = 10_000
     """How many, in equal shares from all phases."""
     label_noise: Annotated[float, Range(0, 1)] = 0.0
@@ -149,6 +132,8 @@ class TrainSettings:
     """A tower that keeps its weights: the SigLiT recipe."""
     init: str = ""
     """A model folder to start from: its locked tower, or all of it if none is locked."""
+    blocks: Natural | None = None
+    """How many of the last blocks of each tower are trained, with what follows them; not set: everything."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +185,9 @@ class Config:
 
     def deciding(self) -> dict[str, Any]:
         """Dotted name -> value of everything that decides the weights, as JSON gives it back."""
-        return {name: value for name, value in _flat(asdict(self)).items() if not name.startswith("run.")}
+        return {
+            name: value for name, value in flat(asdict(self)).items() if not name.startswith(("run.", "data.tests."))
+        }
 
 
 def defaults() -> dict[str, Any]:
@@ -211,78 +198,6 @@ def defaults() -> dict[str, Any]:
         for entry in fields(kind)
         if entry.default is not MISSING
     }
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str)):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        return {k: v for key, item in items for k, v in _flat(item, f"{name}.{key}" if name else str(key)).items()}
-    return {name: value}
-
-
-# -- from tables to dataclasses ---------------------------------------------------------------------------------------
-
-
-def _unknown(key: str, known: Sequence[str], where: str) -> InputError:
-    """An error that names the key and the one that was probably meant."""
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
-    return InputError(f"{where} has the unknown key `{key}`: {hint}")
-
-
-def _number(value: Any, kind: type, limits: Range | None, name: str) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole and not (kind is float and isinstance(value, float) and isfinite(value)):
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{name} must be {what}{f' {limits}' if limits else ''}, got {value!r}")
-    if limits and value not in limits:
-        raise InputError(f"{name} must be {limits}, got {value!r}")
-    return kind(value)
-
-
-def _value(value: Any, hint: Any, name: str) -> Any:
-    """`value` checked against a type as the dataclasses above have them."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _number(value, args[0], args[1], name)
-    if hint in (int, float):
-        return _number(value, hint, None, name)
-    if origin in (Union, UnionType):
-        return _value(value, args[0], name)
-    if origin is Literal:
-        if value not in args:
-            raise InputError(f"{name} must be one of {', '.join(map(repr, args))}; got {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list) or not value:
-            raise InputError(f"{name} must be one or more tables, as [[{name}]]; got {value!r}")
-        return tuple(_section(part, args[0], f"{name}[{i}]") for i, part in enumerate(value))
-    if hint is str:
-        if not isinstance(value, str):
-            raise InputError(f"{name} must be text, got {value!r}")
-        return value
-    return _section(value, hint, name)
-
-
-def _section(table: Any, kind: Any, name: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise InputError(f"{name} must be a table, got {table!r}")
-    if kind is Phase:
-        own = {key: value for key, value in table.items() if key in ("fraction", "pairs")}
-        extra: dict[str, Any] = {"world": {key: value for key, value in table.items() if key not in own}}
-        table = own
-    else:
-        extra = {}
-    hints = get_type_hints(kind, include_extras=True)
-    for key in table:
-        if key not in hints:
-            raise _unknown(key, list(hints), f"[{name}]" if name else "the configuration")
-    for entry in fields(kind):
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and entry.name not in table:
-            raise InputError(f"[{name}] lacks `{entry.name}`" if name else f"the configuration lacks [{entry.name}]")
-    values = {k: _value(v, hints[k], f"{name}.{k}" if name else k) for k, v in table.items()}
-    return kind(**values, **extra)
 
 
 def _check_phases(config: Config) -> None:
@@ -302,6 +217,27 @@ def _check_phases(config: Config) -> None:
         )
 
 
+def _check_sources(config: Config) -> None:
+    sources = config.data.sources
+    for section_name, listed in (("sources", sources), ("tests", config.data.tests)):
+        count = Counter(source.name or source.kind for source in listed)
+        if twice := [name for name in count if count[name] > 1]:
+            raise InputError(f"data.{section_name} has {twice[0]!r} more than once: give each a `name` of its own")
+        for i, source in enumerate(listed):
+            check_source(source, f"data.{section_name}[{i}]")
+    names = [source.name or source.kind for source in sources]
+    for i, phase in enumerate(config.data.phases):
+        for name in phase.shares:
+            if name not in names:
+                raise unknown_key(
+                    name, names or ["none, since there are no [[data.sources]]"], f"data.phases[{i}].shares"
+                )
+        if sources and not any(
+            phase.shares.get(name, source.weight) for name, source in zip(names, sources, strict=True)
+        ):
+            raise InputError(f"data.phases[{i}].shares leave no source with a weight above 0")
+
+
 def mislabelled_count(share: float, batch: int) -> int:
     """How many pairs of a batch have another one's caption."""
     return round(share * batch)
@@ -314,6 +250,7 @@ def _check(config: Config) -> None:
     except CheckpointError as error:
         raise InputError(f"[model]: {error}") from None
     _check_phases(config)
+    _check_sources(config)
     if config.optimizer.warmup >= config.train.steps:
         raise InputError(
             f"optimizer.warmup {config.optimizer.warmup} must be less than the {config.train.steps} of train.steps"
@@ -322,6 +259,11 @@ def _check(config: Config) -> None:
         raise InputError(
             f"train.lock {config.train.lock!r} needs a trained tower to lock: give its model folder as train.init "
             "or --init"
+        )
+    if config.train.blocks is not None and not config.train.init:
+        raise InputError(
+            "train.blocks keeps the blocks before the last as they are, which needs trained ones: give their model "
+            "folder as train.init or --init"
         )
     if config.train.lock and config.train.pool == "mean":
         raise InputError(
@@ -346,7 +288,7 @@ def check_world_settings(config: Config, world: Callable[..., Any]) -> None:
     for i, phase in enumerate(config.data.phases):
         for key in phase.world:
             if key not in known:
-                raise _unknown(key, ["fraction", "pairs", *known], f"[data.phases[{i}]]")
+                raise unknown_key(key, ["fraction", "pairs", *known], f"[data.phases[{i}]]")
 
 
 def read_config(content: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Config:
@@ -362,11 +304,11 @@ def read_config(content: Mapping[str, Any], changes: Mapping[str, Any] | None = 
     known = [entry.name for entry in fields(Config)]
     for key in content:
         if key not in known:
-            raise _unknown(key, known, "the configuration")
+            raise unknown_key(key, known, "the configuration")
     train = content.get("train", {})
     if changes and isinstance(train, Mapping):
         content = {**content, "train": {**train, **changes}}
-    config: Config = _section(content, Config, "")
+    config: Config = section(content, Config, "")
     _check(config)
     return config
 
@@ -387,8 +329,3 @@ def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> C
         return read_config(content, changes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def with_run(config: Config, **settings: Any) -> Config:
-    """The same with other settings of [run]."""
-    return replace(config, run=replace(config.run, **settings))

@@ -18,23 +18,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
-from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.train import TrainingError
-from npsiglip.train.config import Config, mislabelled_count
+from npsiglip.train.config import Config
 
 POLL_SECONDS = 0.1
+PROCESS_BYTES = 120_000_000  # of a process that draws
+CACHE_BYTES = 192_000_000  # of pictures of sources that it keeps decoded
 
 
 class Source(Protocol):
@@ -43,71 +41,11 @@ class Source(Protocol):
     def batch(self, step: int) -> tuple[NDArray[np.uint8], list[str]]:
         """Pictures uint8 [B, S, S, 3] and their captions."""
 
-
-def mislabelled(captions: list[str], share: float, seed: int, step: int) -> list[str]:
-    """The captions of a batch, of which a share has gone to other pictures.
-
-    The pairs of that share stand in a circle, and each has the caption of the next: none keeps its own, though two may
-    have the same words. Who they are follows from seed and step; those of a smaller share are among them.
-
-    Args:
-        captions: of the batch, in its order.
-        share: of the pairs, 0 to 1.
-        seed: of the data.
-        step: of the batch.
-    """
-    count = mislabelled_count(share, len(captions))
-    if count < 2:
-        return captions
-    from npsiglip.world.sampling import shuffled
-
-    circle = shuffled(Random(f"npsiglip label noise, {seed}, {step}"), range(len(captions)))[:count]
-    result = list(captions)
-    for i, j in pairwise([*circle, circle[0]]):
-        result[i] = captions[j]
-    return result
-
-
-@dataclass
-class WorldSource:
-    """`npsiglip.world` through the phases of a configuration."""
-
-    config: Config
-    _worlds: dict[int, Any] = field(default_factory=dict, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "_worlds": {}}
-
-    def world(self, phase: int) -> Any:
-        """The world of a phase.
-
-        Raises:
-            InputError: a setting that the world refuses.
-        """
-        if phase not in self._worlds:
-            from npsiglip.world import World
-
-            data = self.config.data
-            size = self.config.model.image.image_size
-            try:
-                self._worlds[phase] = World(data.seed, size, "train", **data.phases[phase].world)
-            except (InputError, TypeError) as error:
-                raise InputError(f"data.phases[{phase}]: {error}") from None
-        return self._worlds[phase]
-
-    def batch(self, step: int) -> tuple[NDArray[np.uint8], list[str]]:
-        """Of the phase that the step lies in."""
-        phase = next(i for i, end in enumerate(self.config.phase_ends()) if step < end)
-        pictures, captions = self.world(phase).batch(step, self.config.train.batch)
-        data = self.config.data
-        return pictures, mislabelled(captions, data.label_noise, data.seed, step)
-
     def captions(self, count: int) -> Iterator[str]:
-        """Captions for a tokenizer, in equal shares from all phases."""
-        phases = range(len(self.config.data.phases))
-        for phase in phases:
-            for i in range(-(-count // len(phases))):
-                yield self.world(phase).caption(i)
+        """Captions for a tokenizer, as they come in training."""
+
+    def take_skipped(self) -> dict[str, str]:
+        """Name -> reason, of pictures that could not be used since the last call."""
 
 
 class Batch(NamedTuple):
@@ -127,6 +65,7 @@ class _Drawn(NamedTuple):
     pictures: NDArray[np.uint8]
     ids: NDArray[np.int32]
     cpu_seconds: float
+    skipped: dict[str, str]
 
 
 class _Failed(NamedTuple):
@@ -156,7 +95,7 @@ def draw(source: Source, tokenizer_file: Path, seq_len: int, steps: range, pipe:
             start = time.process_time()
             pictures, captions = source.batch(step)
             ids = tokenizer(captions).astype(np.int32)
-            pipe.send(_Drawn(step, pictures, ids, time.process_time() - start))
+            pipe.send(_Drawn(step, pictures, ids, time.process_time() - start, source.take_skipped()))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the trainer is gone
     except BaseException:
@@ -267,6 +206,7 @@ class Batches:
         waited: seconds for which `get` had nothing to give.
         converted: seconds that pixels took to become float32.
         cpu_seconds: of processor time that drawing and tokenising took.
+        skipped: name -> reason, of pictures that could not be used.
     """
 
     def __init__(
@@ -281,6 +221,7 @@ class Batches:
         self._steps = iter(steps)
         self._pixels = Pixels()
         self.waited = self.converted = self.cpu_seconds = 0.0
+        self.skipped: dict[str, str] = {}
         self._workers: list[_Worker] = []
         try:
             for k in range(min(workers, len(steps))):
@@ -295,7 +236,8 @@ class Batches:
         """The bytes of the batches that are under way at once, and of the processes that draw them."""
         pictures = config.train.batch * config.model.image.image_size**2 * 3
         waiting = config.run.workers * (config.run.ahead + 3) * pictures  # with one drawn, one sent and one received
-        return waiting + config.run.workers * 120_000_000 + 2 * 4 * pictures
+        process = PROCESS_BYTES + (CACHE_BYTES if config.data.sources else 0)
+        return waiting + config.run.workers * process + 2 * 4 * pictures
 
     def get(self, stop: Callable[[], bool] = lambda: False) -> Batch | None:
         """The next batch; None if `stop` says so before it is there.
@@ -311,6 +253,7 @@ class Batches:
         self._given += 1
         assert drawn.step == next(self._steps)
         self.cpu_seconds += drawn.cpu_seconds
+        self.skipped |= drawn.skipped
         start = time.perf_counter()
         pixels = self._pixels(drawn.pictures)
         self.converted += time.perf_counter() - start

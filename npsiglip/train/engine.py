@@ -20,7 +20,7 @@ from npsiglip.loss import sigmoid_loss
 from npsiglip.params import param_shapes
 from npsiglip.train.flat import Flat
 from npsiglip.train.layers import KINDS, Array, Scratch
-from npsiglip.train.towers import ImageTower, TextTower, part_size
+from npsiglip.train.towers import ImageTower, Made, TextTower, part_size
 
 LOSSES = ("sigmoid", "softmax")
 
@@ -53,6 +53,7 @@ class Engine:
         loss: "sigmoid", or "softmax" to compare with.
         locked: towers that are not trained, {"image"} or none: their gradients are zero.
         dtype: of the products, "float32" or "bfloat16"; all else is float32 (`npsiglip.train.layers`).
+        blocks: how many of the last blocks of each tower are trained, with what follows them; None: everything.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Engine:
         loss: str = "sigmoid",
         locked: frozenset[str] = frozenset(),
         dtype: str = "float32",
+        blocks: int | None = None,
     ) -> None:
         if config.image is None or config.text is None:
             raise InputError("training needs a model with both towers")
@@ -87,6 +89,7 @@ class Engine:
             )
         self.config, self.batch, self.text_len, self.loss, self.locked = config, batch, text_len, loss, locked
         self.dtype = dtype
+        self._first = [0 if blocks is None else max(0, tower.depth - blocks) for tower in (config.image, config.text)]
         self._scratch = Scratch()
         self._bound: tuple[Flat, Flat] | None = None
 
@@ -95,9 +98,9 @@ class Engine:
         if self._bound is not None and self._bound[0] is params and self._bound[1] is grads:
             return
         assert self.config.image is not None and self.config.text is not None
-        p, g, batch, scratch = params.views, grads.views, self.batch, self._scratch
-        self._image = ImageTower(self.config.image, batch, p, g, scratch, self.dtype, "image" in self.locked)
-        self._text = TextTower(self.config.text, batch, self.text_len, p, g, scratch, self.dtype)
+        made_of, (image, text) = Made(params.views, grads.views, self._scratch, self.dtype), self._first
+        self._image = ImageTower(self.config.image, self.batch, made_of, image, "image" in self.locked)
+        self._text = TextTower(self.config.text, self.batch, self.text_len, made_of, text)
         self._bound = params, grads
 
     def step(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> float:
@@ -150,14 +153,17 @@ class Engine:
                 raise InputError(f"{name} must have the parameters of this model: Flat(param_shapes(config))")
 
     @staticmethod
-    def memory(config: SigLIPConfig, batch: int, text_len: int, loss: str = "sigmoid") -> int:
+    def memory(
+        config: SigLIPConfig, batch: int, text_len: int, loss: str = "sigmoid", blocks: int | None = None
+    ) -> int:
         """Bytes that the work arrays of an engine take at most, what is kept for the backward pass above all."""
         assert config.image is not None and config.text is not None
         kept = rows = 0
         for tower, length in ((config.image, config.image.seq_len), (config.text, text_len)):
             width, mlp_dim = tower.width, tower.mlp_dim
             a_block = 8 * width + 2 * mlp_dim  # x, ln1, qkv, mix, +attn, ln2; fc1 and gelu
-            kept += batch * length * (tower.depth * a_block + 2 * width + 1)
+            depth = tower.depth if blocks is None else min(tower.depth, blocks + 2)  # frozen ones take turns with two
+            kept += batch * length * (depth * a_block + 2 * width + 1)
             part = min(batch, part_size(length)) * length
             rows = max(rows, part * (2 * mlp_dim + 12 * width))  # of layers' gradients, which all parts share
         image = config.image

@@ -10,7 +10,7 @@ by Bayes' rule: so there it is measured as it is, and with the odds multiplied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import SigLIPConfig
+from npsiglip.evaluation.scores import calibration, in_best
 from npsiglip.image import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.params import Params
@@ -25,7 +26,6 @@ from npsiglip.reference.model import sigmoid
 from npsiglip.tokenizer import Tokenizer
 from npsiglip.train.data import Pixels
 
-BINS = 15
 Pictures = NDArray[np.uint8]
 
 
@@ -33,36 +33,6 @@ def top1(model: SigLIP, pictures: Pictures, labels: NDArray[np.integer], caption
     """The part of the pictures [n, S, S, 3] whose label's caption has the highest logit."""
     zimg, ztxt = model.encode_image(Pixels()(pictures)), model.encode_text(captions)
     return float((model.compare(zimg, ztxt).logits_per_image.argmax(axis=1) == labels).mean())
-
-
-def recall(logits: NDArray[np.floating]) -> float:
-    """R@1: the part of the rows whose highest entry is that of the diagonal."""
-    return float((logits.argmax(axis=1) == np.arange(len(logits))).mean())
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Probabilities against what happened, in bins of equal width; empty bins are left out."""
-
-    ece: float
-    """sum over bins of count / n * |mean probability - part that matched|."""
-    probability: list[float]
-    """Of each bin, the mean."""
-    matched: list[float]
-    """Of each bin, the part of the pairs that match."""
-    count: list[int]
-
-
-def calibration(probs: NDArray[np.floating], matched: NDArray[np.bool_], bins: int = BINS) -> Calibration:
-    """Compare probabilities [n] with whether the pairs match [n]."""
-    p, y = np.asarray(probs, np.float64).ravel(), np.asarray(matched, np.float64).ravel()
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    used = count > 0
-    mean = np.bincount(place, p, bins)[used] / count[used]
-    part = np.bincount(place, y, bins)[used] / count[used]
-    ece = float((count[used] / len(p) * np.abs(mean - part)).sum())
-    return Calibration(ece, mean.tolist(), part.tolist(), count[used].tolist())
 
 
 def model_of(config: SigLIPConfig, params: Params, tokenizer_file: Path) -> SigLIP:
@@ -143,5 +113,7 @@ def evaluate(
     results: dict[str, Any] = dict(ZeroShot(count, size, seed)(model))
     pictures, captions = retrieval_pairs(pairs, seed=seed, image_size=size)
     logits = model(Pixels()(pictures), captions).logits_per_image
-    results |= {"image_to_text": recall(logits), "text_to_image": recall(logits.T)}
+    same = np.eye(pairs, dtype=bool)
+    found = {"image_to_text": in_best(logits, same, 1), "text_to_image": in_best(logits.T, same, 1)}
+    results |= {name: float(hits.mean()) for name, hits in found.items()}
     return results | _pairs_in_batches(model, batch, batches, seed, size)

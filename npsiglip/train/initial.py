@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import GELU_TANH, SigLIPConfig
 from npsiglip.errors import InputError
-from npsiglip.params import Shape, param_shapes
+from npsiglip.params import Shape, block_name, param_shapes
 
 FLOOR = 0.01  # of the mean variance, added to each: noise is not blown up
 CUT_DEVIATION = 0.87962566103423978  # of a standard normal cut off at -2 and 2
@@ -119,6 +119,20 @@ def whitening(pictures: NDArray[np.uint8], patch_size: int, width: int, scale: f
     w = (scale / np.sqrt(variance[used] + FLOOR * variance.mean()))[:, None] * basis[used]
     w, mean = 127.5 * w.T, mean / 127.5 - 1.0  # of bytes to [-1, 1]
     return {"image.patch_embed.w": w.astype(np.float32), "image.patch_embed.b": -(mean[:, None] * w).sum(axis=0)}
+
+
+def frozen_params(config: SigLIPConfig, blocks: int | None) -> frozenset[str]:
+    """The names of the parameters before the last `blocks` blocks of each tower, the embeddings among them."""
+    if blocks is None:
+        return frozenset()
+    assert config.image and config.text
+    found: set[str] = set()
+    for tower, depth in (("image", config.image.depth), ("text", config.text.depth)):
+        first = max(0, depth - blocks)
+        kept = [f"{block_name(tower, i)}." for i in range(first)]
+        kept += [f"{tower}.{name}" for name in ("patch_embed.", "pos_embed", "token_embed")] if first else []
+        found |= {name for name in param_shapes(config) if name.startswith(tuple(kept))}
+    return frozenset(found)
 
 
 def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict[str, Values]:

@@ -57,6 +57,7 @@ class Linear:
         scratch: work arrays.
         dtype: of the products.
         order: of the rows of w, where the input has another than the parameter.
+        frozen: it keeps its weights: they are read once, and there is no backward pass.
 
     Attributes:
         kind: of the input's array: float32, or uint16 for bfloat16.
@@ -70,26 +71,37 @@ class Linear:
         scratch: Scratch,
         dtype: str = "float32",
         order: NDArray[np.intp] | None = None,
+        frozen: bool = False,
     ) -> None:
+        self.frozen, self._read = frozen, False
         self.names, self.params, self.grads, self.scratch, self.order = names, params, grads, scratch, order
         self.dtype, self.kind = dtype, KINDS[dtype]
         k = params[f"{names[0]}.w"].shape[0]
         n = sum(len(params[f"{name}.b"]) for name in names)
-        self.w, self.b = np.empty((k, n), np.float32), np.empty(n, np.float32)
+        self.shape, self.b = (k, n), np.empty(n, np.float32)
+        self.forward_panels = np.empty(pack.panels_shape(k, n, dtype), np.uint32)
+        if frozen:
+            return
         self.dw, self.db = np.empty((k, n), np.float32), np.empty(n, np.float32)
         self.zeros = np.zeros(max(k, n), np.float32)
-        self.forward_panels = np.empty(pack.panels_shape(k, n, dtype), np.uint32)
         self.backward_panels = np.empty(pack.panels_shape(n, k, dtype), np.uint32)
 
     def begin(self) -> None:
         """Read the parameters."""
-        np.concatenate([self.params[f"{name}.w"] for name in self.names], axis=1, out=self.w)
+        if self.frozen and self._read:
+            return
+        self._read = True
+        w = np.concatenate([self.params[f"{name}.w"] for name in self.names], axis=1)
         np.concatenate([self.params[f"{name}.b"] for name in self.names], out=self.b)
         if self.order is not None:
-            self.w = self.w[self.order]
-        for columns, panels in ((np.ascontiguousarray(self.w.T), self.forward_panels), (self.w, self.backward_panels)):
-            pack.pack(self._rounded(columns, "columns").view(np.uint32), 0, panels)
-        self.dw[:], self.db[:] = 0, 0
+            w = w[self.order]
+        self._pack(np.ascontiguousarray(w.T), self.forward_panels)
+        if not self.frozen:
+            self._pack(w, self.backward_panels)
+            self.dw[:], self.db[:] = 0, 0
+
+    def _pack(self, columns: Array, panels: NDArray[np.uint32]) -> None:
+        pack.pack(self._rounded(columns, "columns").view(np.uint32), 0, panels)
 
     def _rounded(self, x: NDArray[Any], purpose: str) -> NDArray[Any]:
         """X in the type that products read; rows of bfloat16 have whole pairs."""
@@ -141,6 +153,8 @@ class Linear:
 
     def end(self) -> None:
         """Write the gradients."""
+        if self.frozen:
+            return
         dw = self.dw
         if self.order is not None:
             dw = np.empty_like(dw)

@@ -14,6 +14,7 @@ from npsiglip.train.metrics_log import read_metrics
 
 FILE = "plot.png"
 RELIABILITY = "reliability.png"
+NO_ACCURACY = ("step", "seconds")  # of the lines that an evaluation writes
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -72,9 +73,9 @@ def draw_plot(folder: Path, phase_ends: list[int] | None = None) -> bool:
     norm.plot(*_column(lines, "norm"), color="tab:orange", linewidth=0.7, label="gradient norm")
     norm.set(ylabel="gradient norm", yscale="log")
     rate.legend(handles=[*rate.get_lines(), *norm.get_lines()], loc="upper right")
-    for key, label in (("seen", "seen combinations"), ("held_out", "held-out combinations")):
+    for key in dict.fromkeys(key for line in lines if "loss" not in line for key in line if key not in NO_ACCURACY):
         steps, values = _column(lines, key)
-        accuracy.plot(steps, [100 * value for value in values], marker=".", label=label)
+        accuracy.plot(steps, [100 * value for value in values], marker=".", label=key.replace("_", " "))
     accuracy.set(xlabel="steps", ylabel="zero-shot top-1, %", ylim=(0, 101))
     accuracy.legend(loc="lower right")
     for axes in (loss, rate, accuracy):

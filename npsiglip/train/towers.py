@@ -11,6 +11,7 @@ Dimensions: N inputs of a part, L tokens, D width, H heads, M mlp width, P patch
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +31,32 @@ def part_size(length: int) -> int:
     return max(1, ROWS_OF_A_PART // length)
 
 
+class Made(NamedTuple):
+    """What all layers of a model are made of."""
+
+    params: Values
+    grads: Values
+    scratch: Scratch
+    dtype: str
+
+    def linear(self, names: list[str], frozen: bool, order: NDArray[np.intp] | None = None) -> Linear:
+        """A linear layer of these parameters."""
+        return Linear(names, self.params, self.grads, self.scratch, self.dtype, order, frozen)
+
+
 class Mlp:
     """fc2(gelu(fc1(ln(x)))), added to x."""
 
-    def __init__(
-        self, name: str, ln: str, eps: float, params: Values, grads: Values, scratch: Scratch, dtype: str
-    ) -> None:
-        self.ln = LayerNorm(ln, eps, params, grads)
-        self.fc1 = Linear([f"{name}.fc1"], params, grads, scratch, dtype)
-        self.fc2 = Linear([f"{name}.fc2"], params, grads, scratch, dtype)
+    def __init__(self, name: str, ln: str, eps: float, made_of: Made, frozen: bool) -> None:
+        self.ln = LayerNorm(ln, eps, made_of.params, made_of.grads)
+        self.fc1 = made_of.linear([f"{name}.fc1"], frozen)
+        self.fc2 = made_of.linear([f"{name}.fc2"], frozen)
         self.layers = self.ln, self.fc1, self.fc2
-        self.scratch = scratch
+        self.scratch = made_of.scratch
 
     def keep(self, rows: int, kept: dict[str, Array]) -> None:
         """Make room for what `backward` needs."""
-        width, mlp_dim = self.fc1.w.shape
+        width, mlp_dim = self.fc1.shape
         kept["ln2"] = with_slack((rows, width), self.fc1.kind)
         kept["fc1"], kept["gelu"] = with_slack((rows, mlp_dim)), with_slack((rows, mlp_dim), self.fc2.kind)
 
@@ -66,17 +78,15 @@ class Mlp:
 class Block:
     """One pre-LN transformer block."""
 
-    def __init__(
-        self, name: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch, dtype: str
-    ) -> None:
+    def __init__(self, name: str, config: ImageConfig | TextConfig, made_of: Made, frozen: bool) -> None:
         eps = config.layer_norm_eps
         self.num_heads, self.width = config.num_heads, config.width
-        self.ln1 = LayerNorm(f"{name}.ln1", eps, params, grads)
-        self.qkv = Linear([f"{name}.attn.{part}" for part in "qkv"], params, grads, scratch, dtype)
-        self.out = Linear([f"{name}.attn.out"], params, grads, scratch, dtype)
-        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln2", eps, params, grads, scratch, dtype)
+        self.ln1 = LayerNorm(f"{name}.ln1", eps, made_of.params, made_of.grads)
+        self.qkv = made_of.linear([f"{name}.attn.{part}" for part in "qkv"], frozen)
+        self.out = made_of.linear([f"{name}.attn.out"], frozen)
+        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln2", eps, made_of, frozen)
         self.layers = self.ln1, self.qkv, self.out, *self.mlp.layers
-        self.scratch = scratch
+        self.scratch = made_of.scratch
 
     def keep(self, rows: int) -> dict[str, Array]:
         """Room for what `backward` needs."""
@@ -107,19 +117,19 @@ class Block:
 
 
 class Blocks:
-    """All blocks of a tower, and the final LayerNorm."""
+    """All blocks of a tower, and the final LayerNorm. Those before `first` keep their weights."""
 
-    def __init__(
-        self, tower: str, config: ImageConfig | TextConfig, params: Values, grads: Values, scratch: Scratch, dtype: str
-    ) -> None:
+    def __init__(self, tower: str, config: ImageConfig | TextConfig, made_of: Made, first: int) -> None:
         names = [block_name(tower, i) for i in range(config.depth)]
-        self.blocks = [Block(name, config, params, grads, scratch, dtype) for name in names]
-        self.final_ln = LayerNorm(f"{tower}.final_ln", config.layer_norm_eps, params, grads)
+        self.first = first
+        self.blocks = [Block(name, config, made_of, i < first) for i, name in enumerate(names)]
+        self.final_ln = LayerNorm(f"{tower}.final_ln", config.layer_norm_eps, made_of.params, made_of.grads)
         self.layers = [layer for block in self.blocks for layer in block.layers] + [self.final_ln]
 
     def keep(self, rows: int) -> list[dict[str, Array]]:
-        """Room for what `backward` needs; the last is the final LayerNorm's."""
-        kept = [block.keep(rows) for block in self.blocks]
+        """Room for what `backward` needs; the last is the final LayerNorm's. Frozen blocks take turns with two."""
+        kept = [block.keep(rows) for block in self.blocks[: min(2, self.first)]]
+        kept = [kept[i % 2] for i in range(self.first)] + [block.keep(rows) for block in self.blocks[self.first :]]
         width = self.blocks[0].width
         return [*kept, {"x": with_slack((rows, width)), "tokens": with_slack((rows, width))}]
 
@@ -130,10 +140,10 @@ class Blocks:
         return self.final_ln.forward(kept[-1]["x"], kept[-1]["tokens"])
 
     def backward(self, kept: list[dict[str, Array]], length: int, dy: Array, dx: Array) -> None:
-        """dy of the tokens; dx becomes the gradient of kept[0]["x"]."""
+        """dy of the tokens; dx becomes the gradient of what enters the first block that is trained."""
         dx[:] = 0
         self.final_ln.backward(kept[-1]["x"], dy, dx)
-        for block, own in zip(reversed(self.blocks), reversed(kept[:-1]), strict=True):
+        for block, own in zip(reversed(self.blocks[self.first :]), reversed(kept[self.first : -1]), strict=True):
             block.backward(own, length, dx)
 
 
@@ -164,15 +174,13 @@ class Positions:
 class MapHead:
     """Attention pooling by a learned probe, then an MLP with residual."""
 
-    def __init__(
-        self, name: str, config: ImageConfig, params: Values, grads: Values, scratch: Scratch, dtype: str
-    ) -> None:
-        self.name, self.config, self.params, self.grads = name, config, params, grads
-        self.kv = Linear([f"{name}.attn.{part}" for part in "kv"], params, grads, scratch, dtype)
-        self.out = Linear([f"{name}.attn.out"], params, grads, scratch, dtype)
-        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, params, grads, scratch, dtype)
+    def __init__(self, name: str, config: ImageConfig, made_of: Made, frozen: bool) -> None:
+        self.name, self.config, self.params, self.grads = name, config, made_of.params, made_of.grads
+        self.kv = made_of.linear([f"{name}.attn.{part}" for part in "kv"], frozen)
+        self.out = made_of.linear([f"{name}.attn.out"], frozen)
+        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, made_of, frozen)
         self.layers = self.kv, self.out, *self.mlp.layers
-        self.scratch = scratch
+        self.scratch = made_of.scratch
         self.q = np.empty(config.width, np.float32)
         self.dq = np.zeros(config.width, np.float64)
 
@@ -237,24 +245,16 @@ class Tower:
 class ImageTower(Tower):
     """Images to vectors, not normalised."""
 
-    def __init__(
-        self,
-        config: ImageConfig,
-        batch: int,
-        params: Values,
-        grads: Values,
-        scratch: Scratch,
-        dtype: str,
-        locked: bool = False,
-    ) -> None:
-        super().__init__(batch, config.seq_len, config.width, config.width, scratch)
-        self.config, self.params, self.grads, self.locked = config, params, grads, locked
+    def __init__(self, config: ImageConfig, batch: int, made_of: Made, first: int, locked: bool) -> None:
+        super().__init__(batch, config.seq_len, config.width, config.width, made_of.scratch)
+        self.config, self.params, self.locked = config, made_of.params, locked
         size = config.patch_size
         order = np.arange(size * size * 3).reshape(size, size, 3).transpose(2, 0, 1).ravel()
-        self.patch_embed = Linear(["image.patch_embed"], params, grads, scratch, dtype, order)
-        self.blocks = Blocks("image", config, params, grads, scratch, dtype)
-        self.head = MapHead("image.map_head", config, params, grads, scratch, dtype)
-        self.positions = Positions("image.pos_embed", self.length, grads, scratch)
+        self.first = config.depth if locked else first
+        self.patch_embed = made_of.linear(["image.patch_embed"], self.first > 0, order)
+        self.blocks = Blocks("image", config, made_of, self.first)
+        self.head = MapHead("image.map_head", config, made_of, locked)
+        self.positions = Positions("image.pos_embed", self.length, made_of.grads, made_of.scratch)
         self.layers = [self.patch_embed, self.positions, *self.blocks.layers, *self.head.layers, self.head]
         parts = list(self.parts())
         kept = [self._keep(part.stop - part.start) for part in (parts[:1] if locked else parts)]
@@ -284,8 +284,9 @@ class ImageTower(Tower):
             dy = self.head.backward(blocks[-1]["tokens"], head, dz[part])
             dx = self.scratch("x", *dy.shape)
             self.blocks.backward(blocks, self.length, dy, dx)
-            self.positions.backward(dx)
-            self.patch_embed.backward_weights(patches, dx)
+            if self.first == 0:
+                self.positions.backward(dx)
+                self.patch_embed.backward_weights(patches, dx)
         for layer in self.layers:
             layer.end()
 
@@ -293,14 +294,12 @@ class ImageTower(Tower):
 class TextTower(Tower):
     """Texts to vectors, not normalised; pooled at the last position."""
 
-    def __init__(
-        self, config: TextConfig, batch: int, length: int, params: Values, grads: Values, scratch: Scratch, dtype: str
-    ) -> None:
-        super().__init__(batch, length, config.width, config.projection_dim, scratch)
-        self.params, self.grads = params, grads
-        self.blocks = Blocks("text", config, params, grads, scratch, dtype)
-        self.head = Linear(["text.head"], params, grads, scratch, dtype)
-        self.positions = Positions("text.pos_embed", length, grads, scratch)
+    def __init__(self, config: TextConfig, batch: int, length: int, made_of: Made, first: int) -> None:
+        super().__init__(batch, length, config.width, config.projection_dim, made_of.scratch)
+        self.params, self.grads, self.first = made_of.params, made_of.grads, first
+        self.blocks = Blocks("text", config, made_of, first)
+        self.head = made_of.linear(["text.head"], False)
+        self.positions = Positions("text.pos_embed", length, made_of.grads, made_of.scratch)
         self.layers = [self.positions, *self.blocks.layers, self.head]
         self._kept = []
         for part in self.parts():
@@ -332,7 +331,8 @@ class TextTower(Tower):
             dy[:] = 0
             dy[self.length - 1 :: self.length] = d_last
             self.blocks.backward(blocks, self.length, dy, dx)
-            sums.add_rows(dx, ids, self.grads["text.token_embed"])
-            self.positions.backward(dx)
+            if self.first == 0:
+                sums.add_rows(dx, ids, self.grads["text.token_embed"])
+                self.positions.backward(dx)
         for layer in self.layers:
             layer.end()

@@ -10,12 +10,11 @@ end a run after the step they come in, with a checkpoint; a second one ends it a
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import exp, isfinite
 from pathlib import Path
 from types import FrameType
@@ -33,23 +32,26 @@ from npsiglip.safetensors_files import json_writer
 from npsiglip.tokenizer import MODEL_FILE
 from npsiglip.train import TrainingError, saving
 from npsiglip.train.config import Config, check_world_settings
-from npsiglip.train.data import Batch, Batches, WorldSource
+from npsiglip.train.data import Batch, Batches, Source
 from npsiglip.train.engine import Engine
 from npsiglip.train.evaluate import ZeroShot, evaluate, model_of
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
-from npsiglip.train.initial import initial_params, params_of, whitening
+from npsiglip.train.held_out import HeldOut
+from npsiglip.train.initial import frozen_params, initial_params, params_of, whitening
+from npsiglip.train.memory import check_memory
 from npsiglip.train.metrics_log import MetricsLog
+from npsiglip.train.mixture import Mixture
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.plot import draw_plot, draw_reliability
 from npsiglip.train.saving import State
 from npsiglip.train.schedule import schedule
 from npsiglip.train.tokenizer import train_tokenizer
+from npsiglip.train.worlds import WorldSource
 
 MODEL_FOLDER = "model"
 SUMMARY = "summary.json"
 PLOT_SECONDS = 60.0  # from one plot to the next
-HEADROOM = 200_000_000  # bytes, for evaluations and all that is small
 POOLING = frozenset(f"image.map_head.{name}" for name in ("probe", "attn.q.w", "attn.q.b"))  # makes the one query
 PARTS = ("gradients", "optimizer", "waiting", "pixels", "evaluation", "checkpoints")  # of a run's time
 
@@ -84,6 +86,9 @@ class Watcher(Protocol):
     def say(self, text: str) -> None:
         """What is being done."""
 
+    def tell(self, text: str) -> None:
+        """What should be known, and stays to be read."""
+
 
 class Silent:
     """A watcher that keeps it to itself."""
@@ -94,56 +99,8 @@ class Silent:
     def say(self, text: str) -> None:
         """Nothing."""
 
-
-def available_memory() -> int | None:
-    """Bytes that this process could still get; None where the system does not tell."""
-    found: list[int] = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))))
-    with contextlib.suppress(OSError, ValueError):  # of a container; "max" is no number
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(limit - used)
-    if not found:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=None)
-
-
-def memory_needed(config: Config) -> int:
-    """Bytes that a run of this configuration needs."""
-    total = count_params(config.siglip)
-    vectors = 8 * total + AdamW.memory(total)
-    copies = 12 * total  # for a checkpoint
-    work = Engine.memory(config.siglip, config.train.batch, config.model.text.seq_len, config.train.loss)
-    return vectors + copies + work + Batches.memory(config) + HEADROOM
-
-
-def check_memory(config: Config, available: int | None = None) -> None:
-    """Refuse a batch that does not fit memory, before anything is begun.
-
-    Args:
-        config: the settings.
-        available: bytes; None: what the system says.
-
-    Raises:
-        InputError: with what is needed, what there is, and a batch that would fit.
-    """
-    available = available_memory() if available is None else available
-    needed = memory_needed(config)
-    if available is None or needed <= available:
-        return
-    batch = config.train.batch // 2
-    while batch >= 2 and memory_needed(replace(config, train=replace(config.train, batch=batch))) > available:
-        batch //= 2
-    fix = (
-        f"a batch of {batch} would fit" if batch >= 2 else "this model fits with no batch at all: choose a smaller one"
-    )
-    raise InputError(
-        f"a batch of {config.train.batch} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB "
-        f"are available: {fix} (train.batch)"
-    )
+    def tell(self, text: str) -> None:
+        """Nothing."""
 
 
 class _Signals:
@@ -233,15 +190,19 @@ class Trainer:
         self.config, self.folder = config, Path(folder)
         self.shapes: SigLIPConfig = config.siglip
         self._watcher = watcher or Silent()
-        self._in_world = source is None
+        self._in_world = source is None and not config.data.sources
         self._check(resume)
-        self._source = source or WorldSource(config)
+        self._source = source or self._open_source()
         self._tokenizer_file = self._prepare_tokenizer()
-        self._evaluation, self._last_evaluation = evaluation, dict[str, float]()
+        self._last_evaluation: dict[str, float] = {}
+        self._evaluation = evaluation
+        if evaluation is None and config.data.tests:
+            self._evaluation = HeldOut(config)
         self._prepare_params(make_engine)
         self._before = dict(self.state.times)
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._drawing, self._plotted = 0.0, self._began
+        self._skipped: dict[str, str] = {}
 
     # -- before the first step ----------------------------------------------------------------------------------------
 
@@ -252,7 +213,7 @@ class Trainer:
                 f"run.threads must be at most {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
                 f"got {threads}"
             )
-        if self._in_world:
+        if self._in_world or any(source.kind == "world" for source in self.config.data.sources):
             from npsiglip.world import World
 
             check_world_settings(self.config, World)
@@ -274,6 +235,15 @@ class Trainer:
         saving.clean(self.folder)
         self._resumed = saved is not None
         self.state = saved or State(settings=self.config.deciding())
+
+    def _open_source(self) -> Source:
+        if not self.config.data.sources:
+            return WorldSource(self.config)
+        self._watcher.say("Opening the sources")
+        mixture = Mixture(self.config)
+        for line in mixture.describe():
+            self._watcher.tell(line)
+        return mixture
 
     def _prepare_tokenizer(self) -> Path:
         """The vocabulary in the run's folder: that of the checkpoint, of the settings, of the first model, or new."""
@@ -312,6 +282,7 @@ class Trainer:
         locked = frozenset(name for name in shapes if train.lock and name.startswith(f"{train.lock}."))
         if train.pool == "mean":
             locked |= POOLING
+        locked |= frozen_params(self.shapes, train.blocks)
         self._optimizer = AdamW(shapes, self.config.optimizer, locked)
         self._engine = make_engine(
             self.shapes,
@@ -320,6 +291,7 @@ class Trainer:
             loss=train.loss,
             locked=frozenset({train.lock} if train.lock else ()),
             dtype=train.dtype,
+            **({} if train.blocks is None else {"blocks": train.blocks}),
         )
         if self._resumed:
             saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v)
@@ -446,6 +418,9 @@ class Trainer:
             raise
         self._parts["waiting"], self._parts["pixels"] = batches.waited, batches.converted
         self._drawing = batches.cpu_seconds
+        for name in batches.skipped.keys() - self._skipped.keys():
+            self._watcher.tell(f"skipped, cannot be decoded: {name}: {batches.skipped[name]}")
+        self._skipped |= batches.skipped
         return batch
 
     def _run_steps(self, signals: _Signals, log: MetricsLog) -> None:
@@ -516,6 +491,7 @@ class Trainer:
             "parameters": count_params(self.shapes),
             "pairs": self.state.step * self.config.train.batch,
             "seconds": self._times(),
+            "skipped": sorted(self._skipped),
             "results": results,
         }
         try:

@@ -1,0 +1,69 @@
+"""How much memory a run needs, known from its shapes, and whether this machine has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from npsiglip.errors import InputError
+from npsiglip.params import count_params
+from npsiglip.train.config import Config
+from npsiglip.train.data import Batches
+from npsiglip.train.engine import Engine
+from npsiglip.train.optimizer import AdamW
+
+HEADROOM = 200_000_000  # bytes, for evaluations and all that is small
+
+
+def available_memory() -> int | None:
+    """Bytes that this process could still get; None where the system does not tell."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))))
+    with contextlib.suppress(OSError, ValueError):  # of a container; "max" is no number
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(limit - used)
+    if not found:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def memory_needed(config: Config) -> int:
+    """Bytes that a run of this configuration needs."""
+    total = count_params(config.siglip)
+    vectors = 8 * total + AdamW.memory(total)
+    copies = 12 * total  # for a checkpoint
+    train = config.train
+    work = Engine.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks)
+    return vectors + copies + work + Batches.memory(config) + HEADROOM
+
+
+def check_memory(config: Config, available: int | None = None) -> None:
+    """Refuse a batch that does not fit memory, before anything is begun.
+
+    Args:
+        config: the settings.
+        available: bytes; None: what the system says.
+
+    Raises:
+        InputError: with what is needed, what there is, and a batch that would fit.
+    """
+    available = available_memory() if available is None else available
+    needed = memory_needed(config)
+    if available is None or needed <= available:
+        return
+    batch = config.train.batch // 2
+    while batch >= 2 and memory_needed(replace(config, train=replace(config.train, batch=batch))) > available:
+        batch //= 2
+    fix = (
+        f"a batch of {batch} would fit" if batch >= 2 else "this model fits with no batch at all: choose a smaller one"
+    )
+    raise InputError(
+        f"a batch of {config.train.batch} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB "
+        f"are available: {fix} (train.batch)"
+    )
