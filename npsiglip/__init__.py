@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from npsiglip.interrupts import deferred
+from npsiglip import interrupts
 
 if TYPE_CHECKING:
     from npsiglip import reference
@@ -76,7 +76,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    with deferred():  # what is half imported may not be importable again
+    with interrupts.deferred():  # what is half imported may not be importable again
         if name == "reference":
             return importlib.import_module("npsiglip.reference")
         if name in _HOMES:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
-from npsiglip.deferred import Deferred
 from npsiglip.describe import describe_model
 from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
@@ -43,6 +42,7 @@ from npsiglip.inputs import (
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.layers import DTYPES
+from npsiglip.lazy import Deferred
 from npsiglip.naflex import NaflexProcessor, PatchBatch
 from npsiglip.outputs import SigLIPOutput, TowerOutput, put_together, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params

@@ -67,7 +67,7 @@ def layer(name):
         "model": 6,
         "quantizer": 6,
         "converter": 6,
-        "warmup": 7,
+        "warmup": 8,
     }
     above |= {"errors": 0, "interrupts": 0}  # what everything may use
     above |= {"openclip_files": 4, "openclip_write": 4}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +16,9 @@ from npsiglip.cli.console import (
     note,
     one_line,
     out,
-    results,
     warn,
 )
+from npsiglip.cli.output import check_stdout, results, to_json
 
 
 def _part(share: Mapping[str, Any]) -> str:
@@ -111,6 +110,7 @@ def evaluate(
     from npsiglip.pairs.guess import open_collection, open_pictures
     from npsiglip.zero_shot import DEFAULT_TEMPLATE, fill_template
 
+    check_stdout()
     for template in templates:
         fill_template(["x"], template)
     pairs = open_collection(where, labels, captions, picture)
@@ -136,6 +136,6 @@ def evaluate(
         note(f"drawn: {plot}")
     with results():
         if as_json:
-            print(json.dumps(report, indent=2, allow_nan=False), flush=True)
+            print(to_json(report, indent=2))
         else:
             _print(report)
