@@ -136,7 +136,9 @@ def hint(repo: str) -> str:
     Whoever names another owner means another model, unless all but a letter is that of a released one.
     """
     owner, slash, name = repo.rpartition("/")
-    if name in VARIANTS and owner in ("", OWNER):
+    if (name in VARIANTS and owner in ("", OWNER)) or name.lower().startswith(
+        "vit"
+    ):  # as open_clip and timm name theirs
         return ""
     return nearest(repo, OTHER_OWNER if slash and owner.lower() != OWNER else SPELT_ALIKE)
 

@@ -17,7 +17,7 @@ from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 
 OWNER = "google"
-SPELT_ALIKE, OTHER_OWNER = 0.6, 0.95  # of 1: how much of a name must be that of a released one to ask for it
+SPELT_ALIKE, OTHER_OWNER = 0.5, 0.95  # of 1: how much of a name must be that of a released one to ask for it
 
 SHAPES: dict[str, dict[str, Any]] = {
     "B": {"width": 768, "depth": 12, "num_heads": 12, "mlp_dim": 3072},

@@ -12,7 +12,7 @@ import pytest
 from golden_data import TINY
 from PIL import Image
 from safetensors import safe_open
-from test_cli import LABEL_OPTIONS, assert_refused, images, lines_of_json, no_terminal, run, run_process  # noqa: F401
+from test_cli import LABEL_OPTIONS, assert_refused, environment, images, lines_of_json, no_terminal, run, run_process  # noqa: F401
 
 import npsiglip
 from npsiglip import image_files
@@ -43,9 +43,10 @@ def model():
     ],
     ids=lambda args: args[-1],
 )
-def test_a_full_disk_is_one_message_and_code_1(images, args):  # noqa: F811
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # buffered, Python tries again when it ends
+def test_a_full_disk_is_one_message_and_code_1(images, args, unbuffered):  # noqa: F811
     with Path("/dev/full").open("w") as full:
-        result = run_process(*args, stdout=full)
+        result = run_process(*args, stdout=full, env=environment(PYTHONUNBUFFERED=unbuffered))
     assert result.stderr == "error: the results cannot be written to standard output: No space left on device\n"
     assert result.returncode == 1
 

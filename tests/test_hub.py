@@ -218,12 +218,15 @@ def test_an_empty_folder_hides_no_model(tmp_path, name):
     [
         ("timm/ViT-B-16-SigLIP", False),
         ("timm/vit_base_patch16_siglip_224", False),
+        ("ViT-SO400M-14-SigLIP-384", False),
+        ("vit_base_patch16_siglip_224", False),
         ("openai/clip-vit-base-patch16", False),
         ("somebody/siglip-base-finetuned", False),
         ("gogle/siglip-base-patch16-224", True),
         ("google/siglip-base-patch16-22", True),
         ("google/siglip-base-patch16-224", False),
         ("siglip-base", True),
+        ("siglip-huge", True),
     ],
 )
 def test_only_who_means_a_released_model_is_asked_for_another(name, asked):
