@@ -108,7 +108,7 @@ def interrupts(number: int, compiling: bool, expected: str, warm: Path) -> int:
                 good = code == 0 and output[late:] == ["interrupted", expected, expected]
         if not good:
             wrong += 1
-            print(f"  after {moment:.2f} s: exit code {code}, {output} {errors[-2000:]}", flush=True)
+            print(f"  after {moment:.2f} s: exit code {code}, {output[:9]} {errors[-2000:]}", flush=True)
     print(f"  {number - wrong} of {number} as expected", flush=True)
     return wrong
 

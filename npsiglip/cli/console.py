@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from npsiglip.errors import InputError, NpsiglipError
+from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -294,7 +295,8 @@ class Activity:
                 note(BUILTIN_NOTE, "model:", "bold")
             folder = find_model(name)
         with without_collection():
-            from npsiglip.model import SigLIP
+            with deferred():
+                from npsiglip.model import SigLIP
 
             self.tell_compiling()
             return SigLIP.from_pretrained(folder, dtype, threads)
