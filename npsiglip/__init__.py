@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from npsiglip import interrupts
-
 if TYPE_CHECKING:
     from npsiglip import reference
     from npsiglip.checkpoint import Checkpoint, save_folder
@@ -76,7 +74,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    with interrupts.deferred():  # what is half imported may not be importable again
+    from npsiglip.interrupts import deferred  # here: it would cost an import of `npsiglip` a sixth of its time
+
+    with deferred():  # what is half imported may not be importable again
         if name == "reference":
             return importlib.import_module("npsiglip.reference")
         if name in _HOMES:

@@ -75,6 +75,8 @@ class deferred:
             before = signal.getsignal(signal.SIGINT)
             if before not in _OURS:
                 return
+            if seen and before is _interrupt:  # the command's was lost before, in a callback of the import system
+                raise KeyboardInterrupt
             _pending.number = 0
             signal.signal(signal.SIGINT, _pending)
             self._before = before

@@ -278,3 +278,6 @@ def test_an_interrupt_that_was_lost_is_remembered():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 130
+    code = code.replace("Lost()\n", "Lost()\n    with cli.interrupts.deferred():\n        print('not reached')\n")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stdout) == (130, "")

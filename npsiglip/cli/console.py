@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 import typer
 
 from npsiglip.errors import InputError, InputWarning, NpsiglipError
+from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -296,7 +297,8 @@ class Activity:
                 note(BUILTIN_NOTE, "model:", "bold")
             folder = find_model(name)
         with without_collection():
-            from npsiglip.model import SigLIP
+            with deferred():
+                from npsiglip.model import SigLIP
 
             self.tell_compiling()
             return SigLIP.from_pretrained(folder, dtype, threads, **settings)

@@ -8,6 +8,7 @@ made, Ctrl-C waits (`npsiglip.interrupts`).
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,8 +56,14 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function, self.__name__, self.__doc__ = function, function.__name__, function.__doc__
-        self._serial = _cached(function)
-        self._parallel = _cached(function, parallel=True)
+
+    @functools.cached_property
+    def _serial(self) -> Any:
+        return _cached(self.function)
+
+    @functools.cached_property
+    def _parallel(self) -> Any:
+        return _cached(self.function, parallel=True)
 
     def __call__(self, *args: Any) -> None:
         """Run it, on the threads that `thread_count` says."""
