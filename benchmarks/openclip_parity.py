@@ -127,8 +127,8 @@ def compare_tower(name, module, inputs, wide_inputs, checkpoint, model, images):
     return found
 
 
-def check(name, place):
-    """All comparisons of one model."""
+def check(name, place, count):
+    """All comparisons of one model, on `count` images and twice as many texts."""
     began = time.time()
     folder = place / name
     model, _, _ = open_clip.create_model_and_transforms(
@@ -159,8 +159,8 @@ def check(name, place):
     ]
     rng = np.random.default_rng(SEED)
     size, text = checkpoint.config.image.image_size, checkpoint.config.text
-    pixels = torch.from_numpy(rng.uniform(-1, 1, (2, 3, size, size)).astype(np.float32))
-    rows = np.concatenate([ids[:2], rng.integers(0, text.vocab_size, (2, text.seq_len))])
+    pixels = torch.from_numpy(rng.uniform(-1, 1, (count, 3, size, size)).astype(np.float32))
+    rows = np.concatenate([ids[:count], rng.integers(0, text.vocab_size, (count, text.seq_len))])
     rows = torch.from_numpy(rows)
     found = {"text": compare_tower("text", model.text, rows, rows, checkpoint, ours, images=False)}
     model.text = None
@@ -177,10 +177,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where models are written, up to 5 GB at a time")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of open_clip; default: {', '.join(MODELS)}")
+    parser.add_argument("--inputs", type=int, default=1, help="images for the towers, and twice as many texts")
     options = parser.parse_args()
     failed = False
     for name in options.names or MODELS:
-        found = check(name, options.folder)
+        found = check(name, options.folder, options.inputs)
         print(json.dumps({name: found}, indent=2), flush=True)
         for tower in ("image", "text"):
             failed |= max(found[tower]["double"], found[tower]["double, tanh"]) > BOUND or found[tower]["ratio"] > 1
