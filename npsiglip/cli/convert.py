@@ -54,8 +54,8 @@ def _warn_of_crops(original: Checkpoint, target: Path) -> None:
         or getattr(processor, "resized", None) != original.config.image.image_size
     ):
         warn(
-            f"images are resized to {getattr(processor, 'resized', '?')} and cropped in the original, for which {target} "
-            "has no words: there they are squashed"
+            f"images are resized to {getattr(processor, 'resized', '?')} and cropped in the original, for which "
+            f"{target} has no words: there they are squashed"
         )
 
 
