@@ -9,6 +9,9 @@ random weights and writes a folder with `save_for_hf`; both then read that folde
     ids         of generated strings, all equal
     pixels      of generated pictures of many modes, all bits equal
 
+With `--written` the other way: npsiglip converts a folder of Hugging Face's format, with an image tower of B/16 and a
+small text tower, to open_clip's, and open_clip reads it; so does timm a tower alone.
+
 The tokenizers are small ones of the goldens, with ids from the start of the table; ids for the towers are spread over
 all of it. Folders are removed again.
 """
@@ -20,25 +23,30 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the root of the repository
 
 import numpy as np
 import open_clip
+import timm
 import torch
 from open_clip.push_to_hf_hub import save_for_hf
 from torch import nn
 
 from golden.make_openclip import NASTY, Files
 from golden.pictures import pil_image
+from golden.random_folder import write
 from golden.strings import strings
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.config import GELU_TANH
+from npsiglip.config import GELU_ERF, GELU_TANH, SigLIPConfig, TextConfig
+from npsiglip.converter import convert
 from npsiglip.metrics import relative_l2
 from npsiglip.model import SigLIP
 from npsiglip.reference import image_tower, text_tower
-from npsiglip.told import Told
+from npsiglip.told import OPEN_CLIP, Told
+from npsiglip.variants import variant
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP", "ViT-SO400M-16-SigLIP-i18n-256", "ViT-B-16-SigLIP2")
@@ -127,8 +135,8 @@ def compare_tower(name, module, inputs, wide_inputs, checkpoint, model, images):
     return found
 
 
-def check(name, place):
-    """All comparisons of one model."""
+def check(name, place, count):
+    """All comparisons of one model, on `count` images and twice as many texts."""
     began = time.time()
     folder = place / name
     model, _, _ = open_clip.create_model_and_transforms(
@@ -159,8 +167,8 @@ def check(name, place):
     ]
     rng = np.random.default_rng(SEED)
     size, text = checkpoint.config.image.image_size, checkpoint.config.text
-    pixels = torch.from_numpy(rng.uniform(-1, 1, (2, 3, size, size)).astype(np.float32))
-    rows = np.concatenate([ids[:2], rng.integers(0, text.vocab_size, (2, text.seq_len))])
+    pixels = torch.from_numpy(rng.uniform(-1, 1, (count, 3, size, size)).astype(np.float32))
+    rows = np.concatenate([ids[:count], rng.integers(0, text.vocab_size, (count, text.seq_len))])
     rows = torch.from_numpy(rows)
     found = {"text": compare_tower("text", model.text, rows, rows, checkpoint, ours, images=False)}
     model.text = None
@@ -172,15 +180,57 @@ def check(name, place):
     return found
 
 
+def check_written(place):
+    """What npsiglip writes, as open_clip and timm read it, in double precision, and the ids that open_clip makes."""
+    image = variant("siglip-base-patch16-224").image
+    text = TextConfig(48, 2, 4, 112, 16, 1051, image.width, activation=GELU_TANH)
+    config = SigLIPConfig(replace(image, activation=GELU_ERF), text)
+    write(place / "hf", config, SEED)
+    convert(place / "hf", place / "open_clip", to=OPEN_CLIP, tokenizer=ROOT / "golden" / "gemma")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{place / 'open_clip'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{place / 'open_clip'}")
+    ours = SigLIP.from_pretrained(place / "open_clip")
+    texts = strings(STRINGS, SEED)
+    ids, own = tokenizer(texts).numpy(), ours.tokenizer(texts)
+    rng = np.random.default_rng(SEED)
+    pixels = rng.uniform(-1, 1, (1, 3, 224, 224))
+    params = Wide(Checkpoint.open(place / "hf"))
+    picture = pil_image(SEED, "RGB", 480, 640)
+    model = model.double().eval()
+    found = {
+        "image": relative_l2(
+            image_tower(params, config.image, pixels), outputs(model.visual, torch.from_numpy(pixels))
+        ),
+        "text": relative_l2(text_tower(params, text, own[:2]), outputs(model.text, torch.from_numpy(own[:2]))),
+        "ids different": [text for text, row, mine in zip(texts, ids, own, strict=True) if (row != mine).any()],
+        "pixels equal": bool(np.array_equal(transform(picture).numpy(), ours.processor(picture)[0])),
+    }
+    alone = SigLIPConfig(replace(image, head=False, activation=GELU_ERF), None)
+    write(place / "hf-image", alone, SEED)
+    convert(place / "hf-image", place / "timm", to=OPEN_CLIP)
+    tower = timm.create_model(f"local-dir:{place / 'timm'}", pretrained=True).double().eval()
+    mean = replace(alone.image, mean=True)
+    params = Wide(Checkpoint.open(place / "hf-image"))
+    found["timm, mean"] = relative_l2(image_tower(params, mean, pixels), outputs(tower, torch.from_numpy(pixels)))
+    for name in ("hf", "open_clip", "hf-image", "timm"):
+        shutil.rmtree(place / name)
+    return found
+
+
 def main():
     """The command line; exits with 1 if a bound is not kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where models are written, up to 5 GB at a time")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of open_clip; default: {', '.join(MODELS)}")
+    parser.add_argument("--inputs", type=int, default=1, help="images for the towers, and twice as many texts")
+    parser.add_argument("--written", action="store_true", help="what npsiglip writes, instead")
     options = parser.parse_args()
+    if options.written:
+        print(json.dumps({"written": check_written(options.folder)}, indent=2))
+        return
     failed = False
     for name in options.names or MODELS:
-        found = check(name, options.folder)
+        found = check(name, options.folder, options.inputs)
         print(json.dumps({name: found}, indent=2), flush=True)
         for tower in ("image", "text"):
             failed |= max(found[tower]["double"], found[tower]["double, tanh"]) > BOUND or found[tower]["ratio"] > 1

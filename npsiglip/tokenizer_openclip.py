@@ -109,7 +109,7 @@ class UnigramTokenizer(BaseTokenizer):
         try:
             content = json.loads(data)
             model = content["model"]
-            self._tokenizer = Reader.from_str(json.dumps(content | {"padding": None, "truncation": None}))
+            self._tokenizer = Reader.from_buffer(data)
         except Exception as error:  # the library raises nothing narrower
             raise CheckpointError(
                 f"{path} cannot be read by the tokenizers library ({error}): download it again, or update the library"
@@ -123,6 +123,8 @@ class UnigramTokenizer(BaseTokenizer):
                 f"{path} holds a {model.get('type')} vocabulary with the unknown piece {model.get('unk_id')}, expected "
                 f"Unigram without bytes and {_UNKNOWN_ID}, as SigLIP's in open_clip: use the one of the checkpoint"
             )
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._tokenizer.normalizer = _charsmap(content.get("normalizer")) or normalizers.Sequence([])
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always", split=True)]

@@ -19,6 +19,7 @@ from golden_data import ROOT
 from npsiglip import SigLIPOutput
 from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.hf_names import hf_key
+from npsiglip.openclip_names import TRUNK, openclip_layouts
 from npsiglip.params import param_shapes
 from npsiglip.reference import siglip
 
@@ -203,8 +204,9 @@ def test_architecture_names_every_tap_and_parameter_once(tap_names, param_names)
     assert sorted(listed_names(page, "Parameters")) == sorted(param_names)
 
 
-def test_names_in_the_prose_exist(tap_names, param_names):
-    known = tap_names | param_names
+def test_names_in_the_prose_exist(tap_names, param_names, tiny_config):
+    theirs = {without_number(place.key) for place in openclip_layouts(tiny_config, TRUNK).values()}  # open_clip's
+    known = tap_names | param_names | theirs | {name.rpartition(".")[0] for name in theirs}
     unknown = [
         f"{page.name}: {span}"
         for page in DOCS.glob("*.md")

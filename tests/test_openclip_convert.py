@@ -284,6 +284,7 @@ def test_convert_command(tmp_path):
     assert result.exit_code == 0 and "no place to say so" not in result.stderr
     result = run("convert", copy_folder(tmp_path, "gap"), tmp_path / "gap-hf")
     assert result.exit_code == 0 and "the mean of the tokens is the embedding" in result.stderr
+    assert "images are resized to 35 and cropped in the original" in result.stderr
 
 
 def test_a_target_that_could_not_be_read_again_is_removed(tmp_path, narrow, monkeypatch):

@@ -144,6 +144,8 @@ def test_gelu_erf_within_its_bound():
     assert np.all(np.abs(found - reference) <= bound * np.abs(reference))
     usual = np.abs(x) < 8
     assert relative_l2(found[usual], reference[usual]) < 2.0**-25
+    near = (np.abs(x) <= 1) & (x != 0)
+    assert np.abs(found[near] / reference[near] - 1).max() < 8 * u  # measured 7.4 u: a wrong digit of p shows
     # where the tail is subnormal or 0 in float32
     far = np.linspace(-40, -12, 1 << 12).astype(np.float32)
     assert np.abs(applied(apply_gelu_erf, far) - model.gelu_erf(far.astype(np.float64))).max() < 1e-36

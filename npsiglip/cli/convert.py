@@ -12,6 +12,7 @@ from npsiglip.cli.console import Activity, GeluOption, ImageHeadsOption, find_mo
 from npsiglip.folder_names import check_folder_name
 
 if TYPE_CHECKING:
+    from npsiglip.checkpoint import Checkpoint
     from npsiglip.config import SigLIPConfig
 
 
@@ -39,6 +40,24 @@ def _warn_of_losses(original: SigLIPConfig, came: SigLIPConfig, target: Path) ->
             )
     if original.image and came.image and original.image.mean and not came.image.mean:
         warn(f"the mean of the tokens is the embedding, and {target} has no place to say so: it ends with the tokens")
+
+
+def _warn_of_crops(original: Checkpoint, target: Path) -> None:
+    """Say that images are squashed where timm or open_clip would have cropped them."""
+    from npsiglip.inputs import folder_processor
+    from npsiglip.told import HUGGING_FACE
+
+    if original.is_npz or original.form == HUGGING_FACE or original.config.image is None:
+        return
+    processor = folder_processor(original.folder, original.config.image)
+    if (
+        not getattr(processor, "squash", True)
+        or getattr(processor, "resized", None) != original.config.image.image_size
+    ):
+        warn(
+            f"images are resized to {getattr(processor, 'resized', '?')} and cropped in the original, for which "
+            f"{target} has no words: there they are squashed"
+        )
 
 
 def convert(
@@ -123,6 +142,8 @@ def convert(
     original_config = Checkpoint.open(path, told=told).config
     _warn_of_losses(original_config, result.config, target)
     original, came = original_config.image, result.config.image
+    if came and result.form == HUGGING_FACE and not result.is_npz:
+        _warn_of_crops(Checkpoint.open(path, told=told), target)
     if original and came and original.image_size != came.image_size and image_size is None:
         warn(
             f"an .npz does not tell that images have {original.image_size} pixels along a side: for whoever reads it "
