@@ -191,7 +191,7 @@ def test_positions_of_grids_with_as_many_patches_or_turned(naflex):
 @pytest.mark.parametrize("head_dim", [1, 3, 9, 15, 17, 33])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_odd_heads(dtype, head_dim):
-    """They have no pairs of bfloat16. Cosines measured: 0.99995 and 0.998 at least."""
+    """They have no pairs of bfloat16. Cosines measured: 0.9992 and 0.9967 at least."""
     sizes = {"width": 3 * head_dim, "depth": 2, "num_heads": 3, "mlp_dim": 50}
     image = ImageConfig(**sizes, image_size=20, patch_size=5)
     config = SigLIPConfig(image, TextConfig(**sizes, seq_len=9, vocab_size=50, projection_dim=3 * head_dim))
@@ -202,7 +202,6 @@ def test_odd_heads(dtype, head_dim):
     model = SigLIP(config, params, dtype=dtype)
     for found, expected in ((model.encode_image(pixels), truth["zimg"]), (model.encode_text(ids), truth["ztxt"])):
         cosines = (found * expected).sum(1)
-        print(dtype, head_dim, cosines.min())
         assert np.all(cosines > {"bfloat16": 0.998, "int8": 0.98}[dtype])
     trace = model.trace(pixels, ids)
     for tower in ("image", "text"):
