@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from arrays import NO_MASK, NO_PROBS, UNIT, UNIT_BF16, chain_bound, guarded, normal, number, stored, to_bits
+from arrays import NO_MASK, NO_PROBS, UNIT, UNIT_BF16, chain_bound, guarded, in_chains, normal, number, stored, to_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -306,6 +306,37 @@ def test_what_is_no_number_stays_so(dtype):
         out = strange()[0]
         assert np.isnan(out[140]).any()
         assert np.isnan(out).any(axis=1).sum() == (1 if place == 0 else 150)
+
+
+# -- sums ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [64, 100, 128])
+def test_weighted_sums_are_chains_of_64_keys(length):
+    """Of equal scores all weights are 1: what is left is the order of the sum over the keys of one tile."""
+    case = Case(np.float32, 1, length, 1, 16, length)
+    case.qkv[:, :32] = 0
+    sums = in_chains(np.ones((1, length)), case.qkv[:, 32:].astype(np.float64), "float32", 64)
+    power = np.float32(2.0 ** np.ceil(np.log2(length)))  # of two: no bit changes
+    expected = (sums / power) * np.float32(float(power) / length)
+    np.testing.assert_array_equal(case(), np.broadcast_to(expected, (1, length, 16)))
+    longer = in_chains(np.ones((1, length)), number(case.qkv[:, 32:]), "float32", 128)
+    assert np.array_equal(sums, longer) == (length == 64)
+
+
+@pytest.mark.parametrize("head_dim", [24, 64, 72])
+def test_scores_are_chains_of_16_numbers(head_dim):
+    """2^24 + 1 is 2^24 in float32: ones are lost one by one in a chain with it, but not in one of their own."""
+    case = Case(np.float32, 1, 2, 1, head_dim, 0)
+    case.qkv[:] = 0
+    q, k, _ = np.split(case.qkv, 3, axis=1)
+    q[:, 0], q[:, 16:24], k[:, 0] = 1, 1, 2.0**24
+    k[0, 16:24], k[1, 16] = 1, 4
+    probs = np.empty((1, 1, 2, 2), np.float32)
+    case(0, NO_MASK, probs)
+    scores, others = (in_chains(number(q), number(k.T), "float32", chain).astype(np.float64) for chain in (16, 32))
+    assert np.ptp(scores[0]) == 4 and not np.array_equal(scores, others)
+    np.testing.assert_allclose(probs[0, 0], model.softmax(scores / np.sqrt(head_dim)), rtol=1e-5)
 
 
 # -- bits ---------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from npsiglip.kernels.vector import (
 from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 KEY_TILE = 128
+SCORE_CHAIN = 16  # of float32: the error of a score is what sharp attention suffers from (docs/numerics.md)
 TASKS_PER_THREAD = 4
 LOWEST = np.finfo(np.float32).min  # instead of -inf, which less -inf is no number
 
@@ -142,9 +143,10 @@ def key_tile(length):
 def score(product, qkv, k_start, stride, valid, queries, units, steps, first, keys, scores):
     """Scores [keys, PANEL] of the keys [first, first + keys); -inf where `valid` is 0."""
     size = STEP_SIZE * stride
+    chain = SCORE_CHAIN if qkv.itemsize == STEP_SIZE else CHAIN
     add_product(
         product, keys, units, qkv.ctypes.data + STEP_SIZE * k_start + first * size, size,
-        queries.ctypes.data, PANEL_STEP * steps, steps, CHAIN, True, scores.ctypes.data, STEP_SIZE * PANEL, 0, 0,
+        queries.ctypes.data, PANEL_STEP * steps, steps, chain, True, scores.ctypes.data, STEP_SIZE * PANEL, 0, 0,
     )  # fmt: skip
     if valid.size > 0:
         for j in range(keys):

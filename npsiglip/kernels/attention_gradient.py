@@ -13,6 +13,7 @@ import functools
 
 import numpy as np
 
+from npsiglip.kernels.attention import SCORE_CHAIN
 from npsiglip.kernels.gemm import CHAIN, PANEL_STEP, STEP_SIZE
 from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.pack import transpose
@@ -170,7 +171,7 @@ def worker(op, threads):
             panel_size = PANEL_STEP * head_dim
             add_product(
                 product, length, units, k_address, STEP_SIZE * stride, q_panels.ctypes.data, panel_size, head_dim,
-                CHAIN, True, probs.ctypes.data, STEP_SIZE * PANEL, 0, 0,
+                SCORE_CHAIN, True, probs.ctypes.data, STEP_SIZE * PANEL, 0, 0,
             )  # fmt: skip
             add_product(
                 product, length, units, k_address + STEP_SIZE * width, STEP_SIZE * stride, mix_panels.ctypes.data,
