@@ -181,6 +181,7 @@ class Workshop:
             "PYTHONDONTWRITEBYTECODE": "1",  # a mistake of the same length in the same second would not be read
             "NUMBA_CACHE_DIR": str(cache),
             "NPSIGLIP_FIRST_FAILURE": "1",
+            "COLUMNS": "300",  # of the line that says why a test failed
         }
         self._process = subprocess.Popen(
             [sys.executable, *arguments], cwd=self.tree, env=environment, text=True, errors="replace",
@@ -206,7 +207,7 @@ class Workshop:
         for test in tests:
             first, *rest = shlex.split(test)
             code, output = self._run(["-m", "pytest", "-x", "--tb=no", f"tests/{first}", *rest], cache)
-            found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", output, re.MULTILINE)
+            found = re.search(r"^(?:FAILED|ERROR) tests/(.+)", output, re.MULTILINE)
             verdict = Verdict(code, found[1] if found else output.strip()[-200:] if code else "")
             if code != 0:
                 break

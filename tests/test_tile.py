@@ -4,9 +4,14 @@ Whole numbers small enough that every sum is exact show which numbers it multipl
 numbers show in which order it adds them up: the bits must be those of the order that tile.py documents.
 """
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from arrays import fma32, guarded, in_chains, number, stored, to_bits
+from golden_data import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
@@ -178,3 +183,31 @@ def test_the_oracle_rounds_once():
     assert np.float32(a * b + c)[0] == 1 + 2.0**-22
     assert fma32(a, b, c)[0] == 1 + 2.0**-23
     assert fma32(-a, b, -c)[0] == -1 - 2.0**-23
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+COMPILE = "import sys; from npsiglip.kernels import tile; tile.product(sys.argv[1])"
+USE = """
+import sys; sys.path.insert(0, "tests")
+import numpy as np
+from test_tile import product
+a, b = np.arange(24.0).reshape(3, 8), np.arange(128.0).reshape(8, 16)
+np.testing.assert_array_equal(product(a, b, "float64"), a @ b)
+a, b = a.astype(np.uint8), b.astype(np.int8)
+np.testing.assert_array_equal(product(a, b, "int8"), a.astype(np.int32) @ b.astype(np.int32))
+"""
+
+
+def test_products_that_different_processes_compiled_stay_apart(tmp_path):
+    """Each process counts its functions from 0, and that number is a part of their symbols."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for arguments in ((COMPILE, "float64"), (COMPILE, "int8"), (USE,)):
+        command = [sys.executable, "-c", *arguments]
+        result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+
+
+def test_every_product_has_a_name_of_its_own():
+    products = (tile._FLOAT32, tile._FLOAT32_T, tile._BFLOAT16, tile._BFLOAT16_T, tile._INT8, tile._FLOAT64)
+    assert len({function.py_func.__qualname__ for function in products}) == len(products)

@@ -286,11 +286,16 @@ def _tile_intrinsic(kind, transposed):
     return tile
 
 
-def _rows(kind, transposed):
-    """All rows, tile by tile."""
+def _rows(dtype, transposed):
+    """All rows, tile by tile.
+
+    The function has a name of its own for each product. Numba calls machine code by the name, the argument types and a
+    number that counts functions from 0 in every process: of the same name, two products that different processes have
+    compiled and cached may have one symbol, and whoever reads both from the cache runs one of them for the other.
+    """
+    kind = KINDS[dtype]
     tile, most, row_step = _tile_intrinsic(kind, transposed), kind.rows, kind.size if transposed else 0
 
-    @inline
     def rows_of_tiles(
         rows, units, a, a_stride, panel, panel_stride, steps, chain, fresh, out, out_stride, ahead, ahead_size
     ):
@@ -304,12 +309,13 @@ def _rows(kind, transposed):
             )  # fmt: skip
             ahead += pace * rounds
 
-    return rows_of_tiles
+    rows_of_tiles.__qualname__ = f"rows_of_{dtype}{'_t' if transposed else ''}"
+    return inline(rows_of_tiles)
 
 
-_FLOAT32, _FLOAT32_T = _rows(KINDS["float32"], False), _rows(KINDS["float32"], True)
-_BFLOAT16, _BFLOAT16_T = _rows(KINDS["bfloat16"], False), _rows(KINDS["bfloat16"], True)
-_INT8, _FLOAT64 = _rows(KINDS["int8"], False), _rows(KINDS["float64"], False)
+_FLOAT32, _FLOAT32_T = _rows("float32", False), _rows("float32", True)
+_BFLOAT16, _BFLOAT16_T = _rows("bfloat16", False), _rows("bfloat16", True)
+_INT8, _FLOAT64 = _rows("int8", False), _rows("float64", False)
 
 # Kernels reach these by their address (`product`, `add_product`): the code of the tiles is large, and each kernel that
 # contained it would compile it again, several times.
