@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.adapter import explain, is_adapter
 from npsiglip.atomic import write_all
 from npsiglip.config import LAYER_NORM_EPS, SigLIPConfig
 from npsiglip.cut_out import find_tower
@@ -110,13 +111,14 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         return self.source.suffix == SUFFIX
 
     @classmethod
-    def open(cls, folder: str | Path, revision: str | None = None) -> Checkpoint:
+    def open(cls, folder: str | Path, revision: str | None = None, adapter: str | Path | None = None) -> Checkpoint:
         """Open a model folder or an npz; reads config.json and the headers of the weights, no values.
 
         Args:
             folder: the path of a folder, or of big_vision's `.npz`; "builtin" for the model that this package brings;
                 or the name of a repository of the Hugging Face Hub; see `npsiglip.hub.model_folder`.
             revision: of the repository.
+            adapter: the folder of a LoRA adapter that is merged into the model, see `npsiglip.adapter`.
 
         Raises:
             InputError: for a revision of what has none.
@@ -130,6 +132,8 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be opened: {error}") from None
         if is_file and folder.suffix == SUFFIX:
+            if adapter is not None:
+                raise CheckpointError(f"{folder} takes no adapter: convert it to a folder first, with npsiglip convert")
             tensors = open_npz(folder)
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
             config = npz_config(str(folder), shapes, form_of(tensors))
@@ -141,13 +145,17 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 "model.safetensors and spiece.model, an .npz of big_vision, or a name that `npsiglip models` lists: "
                 f"{hint(str(folder))}check the path, or download the model"
             )
+        if is_adapter(folder):
+            raise CheckpointError(explain(folder))
         config = SigLIPConfig.from_folder(folder)
         quantized = is_quantized(folder)
         stored: Mapping[str, StoredTensor] = open_folder(folder)
+        if quantized and adapter is not None:
+            raise CheckpointError(f"{folder} is quantised and takes no adapter: give the original model")
         if quantized:
             return cls(folder, config, match_quantized(folder, config, stored), True)
         config, stored = find_tower(folder, config, stored)
-        return cls(folder, config, match_folder(folder, config, stored))
+        return cls(folder, config, match_folder(folder, config, stored, None if adapter is None else Path(adapter)))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The values of parameter `name`.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.deferred import Deferred
+from npsiglip.dtypes import check_dtype, choose_dtype
 from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
 from npsiglip.image import ImageProcessor
@@ -37,11 +38,9 @@ from npsiglip.inputs import (
 )
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
-from npsiglip.layers import DTYPES
 from npsiglip.naflex import NaflexProcessor, PatchBatch
 from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
-from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import find_tokenizer
@@ -50,34 +49,6 @@ from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
 Array = NDArray[np.float32]
 Processor = ImageProcessor | NaflexProcessor
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuse what kernels do not compute in.
-
-    Raises:
-        InputError: another name than those of `DTYPES`.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-
-
-def _choose_dtype(dtype: str | None, params: Params) -> str:
-    """What to compute in: as asked, or else what the weights are quantised to, or float32.
-
-    Raises:
-        InputError: an unknown dtype, or another than that of quantised weights.
-    """
-    if dtype is not None:
-        check_dtype(dtype)
-    if not isinstance(params, Checkpoint) or not params.quantized:
-        return dtype or "float32"
-    if dtype not in (None, QUANTIZED):
-        raise InputError(
-            f"{params.folder} holds weights quantised to {QUANTIZED}, which cannot be computed with in {dtype}: leave "
-            f"dtype out, or load the original model in {dtype}"
-        )
-    return QUANTIZED
 
 
 class SigLIP:
@@ -113,7 +84,7 @@ class SigLIP:
         threads: int | None = None,
         dtype: str | None = None,
     ) -> None:
-        dtype = _choose_dtype(dtype, params)
+        dtype = choose_dtype(dtype, params)
         if threads is not None and not 1 <= threads <= max_threads():
             raise InputError(
                 f"threads must be from 1 to {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
@@ -143,6 +114,8 @@ class SigLIP:
         dtype: str | None = None,
         threads: int | None = None,
         revision: str | None = None,
+        *,
+        adapter: str | Path | None = None,
     ) -> SigLIP:
         """Load a folder in Hugging Face's format: config.json, model.safetensors, spiece.model or tokenizer.json.
 
@@ -159,6 +132,7 @@ class SigLIP:
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
             revision: of a released model: a branch, a tag or a commit's hash; None: "main".
+            adapter: the folder of a LoRA adapter of the model, as PEFT saves it, which is merged into it.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others; a model cannot be downloaded.
@@ -167,7 +141,7 @@ class SigLIP:
         """
         if dtype is not None:
             check_dtype(dtype)
-        checkpoint = Checkpoint.open(folder_or_name, revision)
+        checkpoint = Checkpoint.open(folder_or_name, revision, adapter)
         config, folder = checkpoint.config, checkpoint.folder
         processor: Deferred[Processor] | None = None
         tokenizer: Deferred[BaseTokenizer | None] | None = None

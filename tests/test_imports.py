@@ -67,7 +67,7 @@ def layer(name):
         "quantizer": 6,
         "converter": 6,
     }
-    above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3}
+    above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3, "dtypes": 5}
     return 9 if parts[-1] == "__main__" else above.get(parts[-1], 2)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from npsiglip.cli.console import (
     Activity,
+    AdapterOption,
     DtypeOption,
     ModelOption,
     ThreadsOption,
@@ -70,6 +71,7 @@ def classify(
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
     truncate: TruncateOption = False,
+    adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON list, with every digit.")] = False,
@@ -88,7 +90,7 @@ def classify(
     check_images(images)
     found = []
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
+        siglip = activity.load(model, dtype, threads, adapter)
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)

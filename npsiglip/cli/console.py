@@ -47,6 +47,15 @@ ModelOption = Annotated[
         show_default="builtin, a small model of drawn shapes",
     ),
 ]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="A LoRA adapter of the model, as PEFT saves it, to be merged into it.",
+        show_default=False,
+    ),
+]
 TruncateOption = Annotated[
     bool, typer.Option("--truncate", help="Ignore the end of a text that is too long, instead of refusing it.")
 ]
@@ -281,7 +290,7 @@ class Activity:
 
         self._stack.enter_context(on_compile(self._compiling))
 
-    def load(self, name: str | None, dtype: str | None, threads: int | None) -> SigLIP:
+    def load(self, name: str | None, dtype: str | None, threads: int | None, adapter: Path | None = None) -> SigLIP:
         """Load the model, the built-in one if no name is given, and tell from now on of kernels that are compiled.
 
         Raises:
@@ -296,7 +305,7 @@ class Activity:
             from npsiglip.model import SigLIP
 
             self.tell_compiling()
-            return SigLIP.from_pretrained(folder, dtype, threads)
+            return SigLIP.from_pretrained(folder, dtype, threads, adapter=adapter)
 
     def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
         """As many images as the model takes at once, and again, telling how many are done."""

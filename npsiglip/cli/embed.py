@@ -15,6 +15,7 @@ import typer
 
 from npsiglip.cli.console import (
     Activity,
+    AdapterOption,
     DtypeOption,
     ModelOption,
     ThreadsOption,
@@ -162,6 +163,7 @@ def embed(
     ] = Kind.AUTO,
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
     truncate: TruncateOption = False,
+    adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -174,7 +176,7 @@ def embed(
     kinds = [kind_of(argument) if kind is Kind.AUTO else kind for argument in inputs]
     check_images([argument for argument, k in zip(inputs, kinds, strict=True) if k is Kind.IMAGE])
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
+        siglip = activity.load(model, dtype, threads, adapter)
         embeddings = _encode(activity, siglip, inputs, kinds, normalize, truncate)
     metadata = {"inputs": inputs, "kinds": kinds, "normalized": normalize, "dtype": siglip.dtype}
     write(output, target, embeddings, metadata)
