@@ -45,6 +45,7 @@ from npsiglip.npz_names import BLOCKS, ROOT, form_of, npz_layouts
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized
 from npsiglip.safetensors_files import open_folder, write_folder
+from npsiglip.sentence_transformers import model_inside
 from npsiglip.stored import FLOATS, TYPES, Layout, StoredTensor, is_aligned
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
@@ -145,6 +146,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 "model.safetensors and spiece.model, an .npz of big_vision, or a name that `npsiglip models` lists: "
                 f"{hint(str(folder))}check the path, or download the model"
             )
+        folder = model_inside(folder)
         if is_adapter(folder):
             raise CheckpointError(explain(folder))
         config = SigLIPConfig.from_folder(folder)

@@ -176,3 +176,49 @@ def test_models_of_parameters_pick_as_well():
     config = SigLIPConfig(IMAGE, replace(TEXT, vocab_size=256_000))
     assert SigLIP(config, random_params(config, seed=1)).processor.resample == 2
     assert SigLIP(ALONE, random_params(ALONE, seed=1)).processor.resample == 3
+
+
+# sentence-transformers
+
+
+def sentence_transformers(folder, inside, *others, first="sentence_transformers.models.Transformer"):
+    target = folder / inside
+    shutil.copytree(TINY, target, ignore=shutil.ignore_patterns("golden.safetensors"))
+    modules = [{"idx": 0, "name": "0", "path": inside, "type": first}]
+    modules += [{"idx": i, "name": str(i), "path": f"{i}_x", "type": f"sentence_transformers.models.{other}"}
+                for i, other in enumerate(others, 1)]  # fmt: skip
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+@pytest.mark.parametrize("first", ["sentence_transformers.models.CLIPModel", "a.base.modules.transformer.Transformer"])
+@pytest.mark.parametrize("inside", ["", "0_Transformer", "0_CLIPModel", "a/b"])
+def test_folders_of_sentence_transformers(tmp_path, inside, first):
+    folder = sentence_transformers(tmp_path / "model", inside, "Normalize", first=first)
+    model, whole = SigLIP.from_pretrained(folder), SigLIP.from_pretrained(TINY)
+    for images, texts in [([PICTURE], ["a cat", "dogs"])]:
+        np.testing.assert_array_equal(model(images, texts).logits_per_image, whole(images, texts).logits_per_image)
+
+
+def test_other_modules_of_sentence_transformers(tmp_path):
+    folder = sentence_transformers(tmp_path / "dense", "", "Pooling", "Dense")
+    with pytest.raises(CheckpointError, match="has Dense after the model, which changes embeddings"):
+        SigLIP.from_pretrained(folder)
+    with pytest.warns(UserWarning, match="has Pooling after the model, which is not looked at"):
+        SigLIP.from_pretrained(sentence_transformers(tmp_path / "pooling", "0_x", "Pooling"))
+    with pytest.raises(CheckpointError, match="begins with 'x.WordEmbeddings'"):
+        SigLIP.from_pretrained(sentence_transformers(tmp_path / "words", "", first="x.WordEmbeddings"))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[3]", '[{"type": 3}]', '[{"type": "Transformer", "path": 1}]'])
+def test_modules_that_cannot_be_read(folder, content):
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"modules\.json"):
+        SigLIP.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("path", ["../model", "/etc", "0_x/../../model"])
+def test_modules_that_point_outside(folder, path):
+    (folder / "modules.json").write_text(json.dumps([{"type": "Transformer", "path": path}]))
+    with pytest.raises(CheckpointError, match="expected a transformer in a folder inside"):
+        SigLIP.from_pretrained(folder)
