@@ -1,6 +1,6 @@
 """Folders of the sentence-transformers library: which folder inside is the model, and what else it would compute.
 
-Source: `modules.json` as that library writes it, a list of modules with their types and folders; "" is the folder itself.
+Source: `modules.json` as that library writes it, a list of modules with their types and folders; "" is the root.
 
 Leaves out: what its other modules compute; and its padding to the longest text of a batch, with which SigLIP was not
 trained.
@@ -8,12 +8,12 @@ trained.
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from npsiglip.errors import CheckpointError
+from npsiglip.json_files import ERRORS, parse
 
 MODULES = "modules.json"
 _MODELS = ("Transformer", "CLIPModel")
@@ -23,8 +23,8 @@ _TOLD = ("Pooling",)
 
 def _modules(path: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse(path.read_bytes())
+    except (OSError, *ERRORS) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     valid = isinstance(content, list) and all(
         isinstance(m, dict) and isinstance(m.get("type"), str) and isinstance(m.get("path", ""), str) for m in content
@@ -48,8 +48,8 @@ def model_inside(folder: Path) -> Path:
     inside = PurePosixPath(first.get("path", ""))
     if kinds[0] not in _MODELS or inside.is_absolute() or ".." in inside.parts:
         raise CheckpointError(
-            f"{path} begins with {first['type']!r} in {str(inside)!r}, expected a transformer in a folder inside: give the "
-            "folder that has config.json of SigLIP"
+            f"{path} begins with {first['type']!r} in {str(inside)!r}, expected a transformer in a folder inside: give "
+            "the folder that has config.json of SigLIP"
         )
     changing = [kind for kind in kinds[1:] if kind not in (*_SAME, *_TOLD)]
     if changing:

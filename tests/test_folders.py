@@ -206,7 +206,7 @@ def test_other_modules_of_sentence_transformers(tmp_path):
         SigLIP.from_pretrained(folder)
     with pytest.warns(UserWarning, match="has Pooling after the model, which is not looked at"):
         SigLIP.from_pretrained(sentence_transformers(tmp_path / "pooling", "0_x", "Pooling"))
-    with pytest.raises(CheckpointError, match="begins with 'x.WordEmbeddings'"):
+    with pytest.raises(CheckpointError, match=r"begins with 'x\.WordEmbeddings'"):
         SigLIP.from_pretrained(sentence_transformers(tmp_path / "words", "", first="x.WordEmbeddings"))
 
 
