@@ -178,6 +178,44 @@ def test_models_of_parameters_pick_as_well():
     assert SigLIP(ALONE, random_params(ALONE, seed=1)).processor.resample == 3
 
 
+# Types that are none of the setting's
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ['{"a": 1, "a": 2}', "[" * 100_000, "\xff"])
+def test_json_that_cannot_be_taken_at_its_word(folder, name, content):
+    (folder / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        SigLIP.from_pretrained(folder)([PICTURE], ["a cat"])
+
+
+def edited(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return SigLIP.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", ["false", "true", 0, 1, [], "no"])
+def test_do_lower_case_is_true_or_false(folder, value):
+    """Any text is true in Python, "false", too."""
+    with pytest.raises(CheckpointError, match=r"do_lower_case .*, expected true or false"):
+        edited(folder, "tokenizer_config.json", do_lower_case=value).encode_text("A cat")
+
+
+@pytest.mark.parametrize("value", [3.0, True, "3", 2.5, -1, 6, [3]])
+def test_resample_is_a_number_of_a_filter(folder, value):
+    with pytest.raises(CheckpointError, match="unknown resample"):
+        edited(folder, "preprocessor_config.json", resample=value).encode_image([PICTURE])
+
+
+def test_a_siglip2_file_that_says_no_filter(tmp_path):
+    folder = tmp_path / "siglip2"
+    save_folder(folder, ALONE, random_params(ALONE, seed=1))
+    (folder / "preprocessor_config.json").write_text("{}")
+    found, (message,) = filter_of(folder)
+    assert found == 3 and "says no filter (resample): bicubic, as in transformers" in message
+
+
 # sentence-transformers
 
 
