@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.adapter import explain, is_adapter
 from npsiglip.atomic import write_all
 from npsiglip.config import LAYER_NORM_EPS, SigLIPConfig
 from npsiglip.cut_out import find_tower
@@ -45,6 +46,7 @@ from npsiglip.openclip_files import open_openclip
 from npsiglip.params import Params, Shape, param_shapes
 from npsiglip.quantized import TABLE, is_quantized
 from npsiglip.safetensors_files import open_folder, write_folder
+from npsiglip.sentence_transformers import model_inside
 from npsiglip.stored import FLOATS, TYPES, Layout, StoredTensor, is_aligned
 from npsiglip.told import HUGGING_FACE, NOTHING_TOLD, Told, folder_form
 
@@ -108,6 +110,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         self._shapes = quantized_shapes(config) if quantized else param_shapes(config)
         self._entries = entries
         self._known_finite: set[str] = set()
+        self._said: tuple[Told, str | None] = NOTHING_TOLD, None  # to `open`, beside the source
 
     @property
     def nbytes(self) -> int:
@@ -120,7 +123,13 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         return self.source.suffix == SUFFIX
 
     @classmethod
-    def open(cls, folder: str | Path, revision: str | None = None, told: Told = NOTHING_TOLD) -> Checkpoint:
+    def open(
+        cls,
+        folder: str | Path,
+        revision: str | None = None,
+        told: Told = NOTHING_TOLD,
+        adapter: str | Path | None = None,
+    ) -> Checkpoint:
         """Open a model folder or an npz; reads config.json and the headers of the weights, no values.
 
         Args:
@@ -129,6 +138,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
             revision: of the repository.
             told: what the files leave open, or do not decide: the form of GELU, and for open_clip's and timm's folders
                 the heads of the image tower, see `npsiglip.told`.
+            adapter: the folder of a LoRA adapter that is merged into the model, see `npsiglip.adapter`.
 
         Raises:
             InputError: for a revision of what has none; for what is told and contradicts the files.
@@ -136,12 +146,20 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 cannot be used, or do not belong together: tensors missing or left over, of another shape, or not of
                 a float type; or if it was quantised by a version of npsiglip with another format.
         """
+        found = cls._open(folder, revision, told, adapter)
+        found._said = told, None if adapter is None else str(Path(adapter).absolute())
+        return found
+
+    @classmethod
+    def _open(cls, folder: str | Path, revision: str | None, told: Told, adapter: str | Path | None) -> Checkpoint:
         try:
             folder = model_folder(folder, revision)
             is_folder, is_file = folder.is_dir(), folder.is_file()
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be opened: {error}") from None
         if is_file and folder.suffix == SUFFIX:
+            if adapter is not None:
+                raise CheckpointError(f"{folder} takes no adapter: convert it to a folder first, with npsiglip convert")
             tensors = open_npz(folder)
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
             config = told.apply(npz_config(str(folder), shapes, form_of(tensors)))
@@ -153,16 +171,23 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                 "model.safetensors and spiece.model, an .npz of big_vision, or a name that `npsiglip models` lists: "
                 f"{hint(str(folder))}check the path, or download the model"
             )
+        folder = model_inside(folder)
         form = folder_form(folder)
+        if form != HUGGING_FACE and adapter is not None:
+            raise CheckpointError(f"{folder} takes no adapter: convert it to a folder first, with npsiglip convert")
         if form != HUGGING_FACE:
             return cls(folder, *open_openclip(folder, form, told), form=form)
+        if is_adapter(folder):
+            raise CheckpointError(explain(folder))
         config = told.apply(SigLIPConfig.from_folder(folder))
         quantized = is_quantized(folder)
         stored: Mapping[str, StoredTensor] = open_folder(folder)
+        if quantized and adapter is not None:
+            raise CheckpointError(f"{folder} is quantised and takes no adapter: give the original model")
         if quantized:
             return cls(folder, config, match_quantized(folder, config, stored), True)
         config, stored = find_tower(folder, config, stored)
-        return cls(folder, config, match_folder(folder, config, stored))
+        return cls(folder, config, match_folder(folder, config, stored, None if adapter is None else Path(adapter)))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The values of parameter `name`.
@@ -241,7 +266,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
             CheckpointError: they are there no longer.
         """
         try:
-            return _reopened, (str(self.source.absolute()), self._stamps())
+            return _reopened, (str(self.source.absolute()), self._stamps(), *self._said)
         except OSError as error:
             raise CheckpointError(f"{self.source} cannot be pickled, its files are gone: {error}") from None
 
@@ -249,13 +274,13 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         return self  # nothing in it changes
 
 
-def _reopened(source: str, stamps: dict[str, tuple[int, int]]) -> Checkpoint:
+def _reopened(source: str, stamps: dict[str, tuple[int, int]], told: Told, adapter: str | None) -> Checkpoint:
     """A checkpoint that was pickled.
 
     Raises:
         CheckpointError: as `Checkpoint.open`; or other files are there now.
     """
-    checkpoint = Checkpoint.open(source)
+    checkpoint = Checkpoint.open(source, None, told, adapter)
     if (now := checkpoint._stamps()) != stamps:
         changed = sorted(name for name in stamps.keys() | now.keys() if stamps.get(name) != now.get(name))
         raise CheckpointError(

@@ -8,7 +8,6 @@ Leaves out: dropout (training only), regression on images (a classifier of one c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isqrt
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from npsiglip.errors import CheckpointError
+from npsiglip.json_files import ERRORS, parse
 
 LAYER_NORM_EPS = 1e-6
 GELU_TANH, GELU_ERF = "gelu_tanh", "gelu_erf"  # SigLIP's, and the exact one, which open_clip computes in many models
 _HF_GELU = {"gelu_pytorch_tanh": GELU_TANH, "gelu": GELU_ERF}
 GEMMA_VOCABULARY = 256_000
+_DEEPEST, _LARGEST = 1000, 2**31  # larger ones are damage, and would take for ever
 FAMILIES = ("siglip", "siglip2")  # the first is also the type of SigLIP 2's models of one size
 _IMAGE_TOWERS, _TEXT_TOWERS = ([f"{family}_{tower}_model" for family in FAMILIES] for tower in ("vision", "text"))
 
@@ -131,6 +132,9 @@ class SigLIPConfig:
                 continue
             sizes = {k: v for k, v in vars(tower).items() if k not in _NO_SIZES}
             bad = {k: v for k, v in sizes.items() if not isinstance(v, int) or isinstance(v, bool) or v < 1}
+            large = {k: v for k, v in sizes.items() if k not in bad and v > (_DEEPEST if k == "depth" else _LARGEST)}
+            if large:
+                raise CheckpointError(f"the {name} tower's sizes are beyond any model's: {large}")
             if bad:
                 raise CheckpointError(f"the {name} tower's sizes must be positive whole numbers; got {bad}")
             if not isinstance(tower.layer_norm_eps, float) or not 0 < tower.layer_norm_eps < 1:
@@ -183,7 +187,10 @@ class SigLIPConfig:
         if rest == "text_model":
             return cls(None, _text_from_hf(_hf_section(config, source)))
         image, text = (_hf_section(config.get(f"{t}_config"), f"{source}: {t}_config") for t in ("vision", "text"))
-        if any(str(name).endswith("ForImageClassification") for name in config.get("architectures") or ()):
+        names = config.get("architectures") or []
+        if not isinstance(names, list):
+            raise CheckpointError(f"{source}: architectures must be a list, got {names!r:.80}")
+        if any(str(name).endswith("ForImageClassification") for name in names):
             return cls(_image_from_hf(image, naflex, source), None, _classifier_from_hf(config, source))
         return cls(_image_from_hf(image, naflex, source), _text_from_hf(text))
 
@@ -192,13 +199,13 @@ class SigLIPConfig:
         """Read `folder`/config.json."""
         path = Path(folder) / "config.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path} does not exist; a model folder in Hugging Face's format has config.json, "
                 "model.safetensors and spiece.model"
             ) from None
-        except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number or nesting too long
+        except (OSError, *ERRORS) as error:
             raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
         if not isinstance(content, dict):
             raise CheckpointError(f"{path} must hold a JSON object, got {type(content).__name__}")
@@ -323,15 +330,19 @@ def _classifier_from_hf(config: Mapping[str, Any], source: str) -> ClassifierCon
     labels = config.get("id2label")
     if labels is None:
         count = config.get("num_labels", 2)
-        labels = {i: f"LABEL_{i}" for i in range(count if isinstance(count, int) else 0)}
-    try:
-        by_number = {int(number): label for number, label in labels.items()}
-    except (AttributeError, TypeError, ValueError):
-        by_number = {}
-    names = [by_number.get(i) for i in range(len(by_number))]
+        valid = isinstance(count, int) and not isinstance(count, bool) and 0 < count < _LARGEST // 2**10
+        labels = {i: f"LABEL_{i}" for i in range(count if valid else 0)}
+    by_number = {str(number): label for number, label in labels.items()} if isinstance(labels, Mapping) else {}
+    kind = config.get("problem_type")
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
+        raise CheckpointError(
+            f"{source}: problem_type must be single_label_classification or multi_label_classification, "
+            f"got {kind!r:.80}"
+        )
+    names = [by_number.get(str(i)) for i in range(len(by_number))]
     if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{source}: id2label must give names to the numbers 0, 1, 2 ..., got {labels!r:.80}")
-    return ClassifierConfig(tuple(map(str, names)), config.get("problem_type") == "multi_label_classification")
+    return ClassifierConfig(tuple(map(str, names)), kind == "multi_label_classification")
 
 
 def _text_from_hf(section: Mapping[str, Any]) -> TextConfig:

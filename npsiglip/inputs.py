@@ -22,7 +22,7 @@ from npsiglip.generation import generation_of
 from npsiglip.image import ImageProcessor, check_pixels, flatten_images
 from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches
 from npsiglip.openclip_pixels import openclip_processor
-from npsiglip.pixel_settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings
+from npsiglip.pixel_settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings, read_config
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import files_of_tokenizer
 from npsiglip.told import HUGGING_FACE, folder_form
@@ -311,6 +311,13 @@ def folder_processor(source: Path, config: SigLIPConfig) -> ImageProcessor | Naf
         return processor
     if config.image.naflex:
         return NaflexProcessor.from_folder(folder, config.image.patch_size)
+    if read_config(folder)[1].get("resample") is None and generation_of(config, source).siglip2:
+        warnings.warn(
+            f"{folder}: preprocessor_config.json says no filter (resample): bicubic, as in transformers, though "
+            'SigLIP 2 has bilinear; add "resample": 2 to it if that was meant',
+            UserWarning,
+            stacklevel=2,
+        )
     if (found := hosts_settings(folder)) is not None:
         kind, options = found
         size = config.image.image_size

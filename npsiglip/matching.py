@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from npsiglip.adapter import merge
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
-from npsiglip.hf_names import buffer_keys, layouts, match_keys
+from npsiglip.hf_names import bare_prefix, buffer_keys, layouts, match_keys
 from npsiglip.npz_names import EXTRA_POSITIONS, form_of, npz_key, npz_layouts
 from npsiglip.params import Shape
 from npsiglip.quantized import quantized_specs
@@ -100,10 +101,14 @@ def match(
     return {name: (place, stored[found[place.key]]) for name, place in places.items()}
 
 
-def match_folder(folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor]) -> Entries:
-    """Each parameter of a folder in Hugging Face's format, see `match`."""
+def match_folder(
+    folder: Path, config: SigLIPConfig, stored: Mapping[str, StoredTensor], adapter: Path | None = None
+) -> Entries:
+    """Each parameter of a folder in Hugging Face's format, see `match`; with the adapter of another folder in it."""
     places = layouts(config)
     found = match_keys(config, [*users(places), *buffer_keys(config)], stored)
+    if adapter is not None:
+        stored = merge(adapter, stored, {key: found[key] for key in users(places)}, bare_prefix(config))
     return match(folder, places, stored, found, "config.json", FOLDER_FIX)
 
 

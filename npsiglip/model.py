@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.describe import describe_model
+from npsiglip.dtypes import check_dtype, choose_dtype
 from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
 from npsiglip.finite import NO_DIRECTION, check_embeds, check_logits, check_results
@@ -41,12 +42,10 @@ from npsiglip.inputs import (
 )
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
-from npsiglip.layers import DTYPES
 from npsiglip.lazy import Deferred
 from npsiglip.naflex import NaflexProcessor, PatchBatch
 from npsiglip.outputs import SigLIPOutput, TowerOutput, put_together, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
-from npsiglip.quantized import DTYPE as QUANTIZED
 from npsiglip.text_tower import TextTower
 from npsiglip.tokenizer_base import BaseTokenizer
 from npsiglip.tokenizer_loader import find_tokenizer
@@ -56,34 +55,6 @@ from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
 Array = NDArray[np.float32]
 Processor = ImageProcessor | NaflexProcessor
-
-
-def check_dtype(dtype: str) -> None:
-    """Refuse what kernels do not compute in.
-
-    Raises:
-        InputError: another name than those of `DTYPES`.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-
-
-def _choose_dtype(dtype: str | None, params: Params) -> str:
-    """What to compute in: as asked, or else what the weights are quantised to, or float32.
-
-    Raises:
-        InputError: an unknown dtype, or another than that of quantised weights.
-    """
-    if dtype is not None:
-        check_dtype(dtype)
-    if not isinstance(params, Checkpoint) or not params.quantized:
-        return dtype or "float32"
-    if dtype not in (None, QUANTIZED):
-        raise InputError(
-            f"{params.folder} holds weights quantised to {QUANTIZED}, which cannot be computed with in {dtype}: leave "
-            f"dtype out, or load the original model in {dtype}"
-        )
-    return QUANTIZED
 
 
 def _processor_of(source: Path, config: SigLIPConfig, decoding: Decoding) -> Processor:
@@ -124,7 +95,7 @@ class SigLIP:
         threads: int | None = None,
         dtype: str | None = None,
     ) -> None:
-        dtype = _choose_dtype(dtype, params)
+        dtype = choose_dtype(dtype, params)
         threads = check_threads(threads)
         if not isinstance(params, Checkpoint):  # which has been checked
             check_params(params, config)
@@ -161,6 +132,8 @@ class SigLIP:
         dtype: str | None = None,
         threads: int | None = None,
         revision: str | None = None,
+        *,
+        adapter: str | Path | None = None,
         max_megapixels: float | None = None,
         sixteen_bit: str = "clip",
         gelu: str | None = None,
@@ -182,6 +155,7 @@ class SigLIP:
                 are stored in. None: float32, or int8 for a folder that `npsiglip quantize` wrote.
             threads: see `SigLIP`.
             revision: of a released model: a branch, a tag or a commit's hash; None: "main".
+            adapter: the folder of a LoRA adapter of the model, as PEFT saves it, which is merged into it.
             max_megapixels: the largest picture that is decoded, in millions of pixels; None: Pillow's limit (89).
             sixteen_bit: what becomes of grey pictures of 16 bits: "clip" cuts them off at 255, as transformers does;
                 "scale" makes 255 of 65535.
@@ -201,7 +175,7 @@ class SigLIP:
             check_dtype(dtype)
         threads, decoding = check_threads(threads), Decoding(max_megapixels, sixteen_bit)  # before a download
         decoding.check()
-        checkpoint = Checkpoint.open(folder_or_name, revision, Told(gelu, image_heads))
+        checkpoint = Checkpoint.open(folder_or_name, revision, Told(gelu, image_heads), adapter)
         config, folder = checkpoint.config, checkpoint.folder
         processor: Deferred[Processor] | None = None
         tokenizer: Deferred[BaseTokenizer | None] | None = None

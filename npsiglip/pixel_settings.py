@@ -6,7 +6,6 @@ Leaves out: crops and padding, no SigLIP model has them.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from npsiglip.config import host_of
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image_decode import flatten_images
 from npsiglip.image_files import Decoding
+from npsiglip.json_files import ERRORS, parse
 from npsiglip.tokenizer_base import read_json
 
 # PIL.Image.Resampling, by number as preprocessor_config.json writes it
@@ -70,7 +70,8 @@ class PixelSettings:
 
     def __post_init__(self) -> None:
         self.decoding.check()
-        if not _is_number(self.resample) or self.resample not in RESAMPLING:
+        whole = isinstance(self.resample, int) and not isinstance(self.resample, bool)
+        if not whole or self.resample not in RESAMPLING:
             known = ", ".join(f"{number} ({name})" for number, name in RESAMPLING.items())
             raise CheckpointError(f"unknown resample {self.resample!r}; expected one of {known}")
         for key in ("image_mean", "image_std"):
@@ -136,8 +137,8 @@ def read_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
         if not path.exists():
             continue
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            config = parse(path.read_text(encoding="utf-8"))
+        except (OSError, *ERRORS) as error:
             raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
         if path.name == "processor_config.json" and isinstance(config, dict):
             if "image_processor" not in config:

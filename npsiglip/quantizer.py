@@ -100,7 +100,9 @@ def _forget(name: str, done: int, count: int) -> None:
     pass
 
 
-def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -> Sizes:
+def quantize_folder(
+    model: str | Path, folder: str | Path, say: Say = _forget, adapter: str | Path | None = None
+) -> Sizes:
     """Write a folder with the weights in 8 bits, which `SigLIP.from_pretrained` loads.
 
     All files appear when all are complete, config.json last; when anything fails, none does. In memory is one layer at
@@ -110,12 +112,13 @@ def quantize_folder(model: str | Path, folder: str | Path, say: Say = _forget) -
         model: the folder of the original, in Hugging Face's format, which stays as it is.
         folder: created if it does not exist; must hold no model.
         say: told of what is written next, its number and the count of all.
+        adapter: the folder of a LoRA adapter that is merged into the model.
 
     Raises:
         CheckpointError: the original cannot be used, has values that are not finite, or is quantised already; the
             folder cannot be written, or holds a model.
     """
-    checkpoint, folder = Checkpoint.open(model), Path(folder)
+    checkpoint, folder = Checkpoint.open(model, adapter=adapter), Path(folder)
     source, config = checkpoint.folder, checkpoint.config
     if checkpoint.is_npz or checkpoint.form != HUGGING_FACE:
         raise CheckpointError(f"{checkpoint.source} has to become a folder first: npsiglip convert {model} FOLDER")

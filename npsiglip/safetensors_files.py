@@ -26,22 +26,13 @@ from safetensors.numpy import save_file
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import CheckpointError
+from npsiglip.json_files import ERRORS, parse
 from npsiglip.stored import TYPES, MappedTensor, Spec, map_file
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 START = 64  # bytes, a cache line: where data begin in files written tensor by tensor
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's `object_pairs_hook`: a name that comes twice is an error, not silently the last one."""
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ValueError(f"{key!r} is listed twice")
-        seen[key] = value
-    return seen
 
 
 def _names(names: Iterable[Any], limit: int = 5) -> str:
@@ -91,8 +82,8 @@ def open_file(path: Path) -> dict[str, MappedTensor]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error}") from None
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
-    except ValueError as error:
+        header = parse(text)
+    except ERRORS as error:
         raise CheckpointError(f"{path} has a damaged header: {error}; download it again") from None
     header.pop("__metadata__", None)
     return {
@@ -104,8 +95,8 @@ def open_file(path: Path) -> dict[str, MappedTensor]:
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name -> file name, as the index of a sharded model says."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except (OSError, ValueError) as error:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, *ERRORS) as error:
         raise CheckpointError(
             f"{path} cannot be read as the index of a sharded model: {error}; download it again"
         ) from None

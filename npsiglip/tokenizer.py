@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.tokenizer_base import (
+    CONFIG_FILE,
     SPACE,
     BaseTokenizer,
     added_tokens,
@@ -82,7 +83,10 @@ def _read_keywords(folder: Path) -> dict[str, Any]:
             f"{folder} has added tokens {unknown}, expected none beside {sorted(known)}: "
             "they are not supported, pass token ids made elsewhere"
         )
-    return keywords | {"canonicalize": bool(settings.get("do_lower_case", True))}
+    lower = settings.get("do_lower_case", True)
+    if not isinstance(lower, bool | None):
+        raise CheckpointError(f"{folder / CONFIG_FILE} has do_lower_case {lower!r}, expected true or false")
+    return keywords | {"canonicalize": bool(lower)}
 
 
 class Tokenizer(BaseTokenizer):

@@ -6,7 +6,6 @@ long loses its end, the closing id stays last, and padding fills the right. Leav
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.json_files import ERRORS, parse
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -98,10 +98,10 @@ def read_sentencepiece(path: Path) -> SentencePieceProcessor:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file, {} where there is no file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, *ERRORS) as error:
         raise CheckpointError(f"cannot read {path} as JSON ({error}): download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, expected an object: download it again")

@@ -22,13 +22,14 @@ added tokens that the vocabulary does not have. Both libraries are imported when
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from npsiglip.errors import CheckpointError
+from npsiglip.errors import CheckpointError, NpsiglipError
 from npsiglip.tokenizer_base import (
     SPACE,
     BaseTokenizer,
@@ -67,6 +68,25 @@ class _Vocabulary(Protocol):
     def ids(self, text: str) -> list[int]: ...
 
 
+@contextlib.contextmanager
+def _used(path: Path) -> Iterator[None]:
+    """Around the tokenizers library, which raises nothing narrower than Exception, and panics beyond that.
+
+    Raises:
+        CheckpointError: for either.
+    """
+    try:
+        yield
+    except NpsiglipError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"{path} cannot be read by the tokenizers library ({error}): download it again, or update the library"
+        ) from None
+
+
 class _Json:
     """tokenizer.json, through the tokenizers library."""
 
@@ -74,12 +94,9 @@ class _Json:
         from tokenizers import AddedToken, Tokenizer, models, normalizers
 
         data = read_vocabulary(path, "a vocabulary for the tokenizers library")
-        try:
+        self._path = path
+        with _used(path):
             self._tokenizer = Tokenizer.from_buffer(data)
-        except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(
-                f"{path} cannot be read by the tokenizers library ({error}): download it again, or update the library"
-            ) from None
         model = self._tokenizer.model
         if not isinstance(model, models.BPE) or not model.byte_fallback:
             raise CheckpointError(
@@ -88,7 +105,8 @@ class _Json:
             )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        closing = self._tokenizer.encode("").ids
+        with _used(path):
+            closing = self._tokenizer.encode("").ids
         if closing != [_EOS_ID]:
             raise CheckpointError(
                 f"{path} adds the ids {closing} to a text (post_processor), expected {[_EOS_ID]}, `<eos>` at its end: "
@@ -108,7 +126,8 @@ class _Json:
         return self._tokenizer.id_to_token(i) or ""
 
     def ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _used(self._path):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
 class _SentencePiece:

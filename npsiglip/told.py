@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from npsiglip.config import GELU_ERF, GELU_TANH, SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.json_files import ERRORS, parse
 
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 HUGGING_FACE, OPEN_CLIP, TIMM = "Hugging Face", "open_clip", "timm"
@@ -77,8 +77,8 @@ def read_object(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse(path.read_bytes())
+    except (OSError, *ERRORS) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(content).__name__}")

@@ -204,6 +204,14 @@ def test_classifiers():
     assert SigLIPConfig.from_hf(classifier()).classifier == ClassifierConfig(("LABEL_0", "LABEL_1"))
     for bad in ({"0": "cat", "2": "dog"}, ["cat"], {"a": "cat"}, {}, {"0": 3, "1": 4}):
         assert "id2label must give names to the numbers 0, 1, 2 ..." in error(classifier(id2label=bad))
+    # int() would read these as 1, and the last one would win
+    for strange in ("01", " 1", "\u0661"):
+        bad = {"0": "cat", "1": "dog", strange: "owl"}
+        assert "id2label must give names to the numbers 0, 1, 2 ..." in error(classifier(id2label=bad))
+    for kind in ("regression", "multi_label", 3, True, []):
+        assert "problem_type must be single_label_classification or" in error(classifier(problem_type=kind))
+    for count in (10**12, -1, True, "3", None):
+        assert "id2label must give names" in error(classifier(num_labels=count))
     assert "at least two classes, got 1: regression" in error(classifier(id2label={"0": "age"}))
 
 
@@ -260,6 +268,10 @@ def test_the_mean_instead_of_a_head():
         (text(projection_size=1152), "(see `projection_size` in config.json)"),
         (BASE | {"vision_config": [1]}, "vision_config must be an object, got [1]"),
         (BASE | {"text_config": "x"}, "text_config must be an object, got 'x'"),
+        (BASE | {"architectures": 1}, "architectures must be a list, got 1"),
+        (BASE | {"architectures": "SiglipModel"}, "architectures must be a list"),
+        (text(num_hidden_layers=10**9), "the text tower's sizes are beyond any model's: {'depth': 1000000000}"),
+        (vision(intermediate_size=10**40), "the image tower's sizes are beyond any model's"),
     ],
 )
 def test_refused(content, expected):
@@ -290,6 +302,7 @@ def test_from_folder(tmp_path):
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "cannot be read as JSON"),
         (b"[1]", "must hold a JSON object, got list"),
+        (b'{"model_type": "siglip", "model_type": "siglip2"}', "'model_type' is listed twice"),
         (b"null", "must hold a JSON object, got NoneType"),
     ],
 )

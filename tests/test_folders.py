@@ -176,3 +176,87 @@ def test_models_of_parameters_pick_as_well():
     config = SigLIPConfig(IMAGE, replace(TEXT, vocab_size=256_000))
     assert SigLIP(config, random_params(config, seed=1)).processor.resample == 2
     assert SigLIP(ALONE, random_params(ALONE, seed=1)).processor.resample == 3
+
+
+# Types that are none of the setting's
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ['{"a": 1, "a": 2}', "[" * 100_000, "\xff"])
+def test_json_that_cannot_be_taken_at_its_word(folder, name, content):
+    (folder / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        SigLIP.from_pretrained(folder)([PICTURE], ["a cat"])
+
+
+def edited(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return SigLIP.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", ["false", "true", 0, 1, [], "no"])
+def test_do_lower_case_is_true_or_false(folder, value):
+    """Any text is true in Python, "false", too."""
+    with pytest.raises(CheckpointError, match=r"do_lower_case .*, expected true or false"):
+        edited(folder, "tokenizer_config.json", do_lower_case=value).encode_text("A cat")
+
+
+@pytest.mark.parametrize("value", [3.0, True, "3", 2.5, -1, 6, [3]])
+def test_resample_is_a_number_of_a_filter(folder, value):
+    with pytest.raises(CheckpointError, match="unknown resample"):
+        edited(folder, "preprocessor_config.json", resample=value).encode_image([PICTURE])
+
+
+def test_a_siglip2_file_that_says_no_filter(tmp_path):
+    folder = tmp_path / "siglip2"
+    save_folder(folder, ALONE, random_params(ALONE, seed=1))
+    (folder / "preprocessor_config.json").write_text("{}")
+    found, (message,) = filter_of(folder)
+    assert found == 3 and "says no filter (resample): bicubic, as in transformers" in message
+
+
+# sentence-transformers
+
+
+def sentence_transformers(folder, inside, *others, first="sentence_transformers.models.Transformer"):
+    target = folder / inside
+    shutil.copytree(TINY, target, ignore=shutil.ignore_patterns("golden.safetensors"))
+    modules = [{"idx": 0, "name": "0", "path": inside, "type": first}]
+    modules += [{"idx": i, "name": str(i), "path": f"{i}_x", "type": f"sentence_transformers.models.{other}"}
+                for i, other in enumerate(others, 1)]  # fmt: skip
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+@pytest.mark.parametrize("first", ["sentence_transformers.models.CLIPModel", "a.base.modules.transformer.Transformer"])
+@pytest.mark.parametrize("inside", ["", "0_Transformer", "0_CLIPModel", "a/b"])
+def test_folders_of_sentence_transformers(tmp_path, inside, first):
+    folder = sentence_transformers(tmp_path / "model", inside, "Normalize", first=first)
+    model, whole = SigLIP.from_pretrained(folder), SigLIP.from_pretrained(TINY)
+    for images, texts in [([PICTURE], ["a cat", "dogs"])]:
+        np.testing.assert_array_equal(model(images, texts).logits_per_image, whole(images, texts).logits_per_image)
+
+
+def test_other_modules_of_sentence_transformers(tmp_path):
+    folder = sentence_transformers(tmp_path / "dense", "", "Pooling", "Dense")
+    with pytest.raises(CheckpointError, match="has Dense after the model, which changes embeddings"):
+        SigLIP.from_pretrained(folder)
+    with pytest.warns(UserWarning, match="has Pooling after the model, which is not looked at"):
+        SigLIP.from_pretrained(sentence_transformers(tmp_path / "pooling", "0_x", "Pooling"))
+    with pytest.raises(CheckpointError, match=r"begins with 'x\.WordEmbeddings'"):
+        SigLIP.from_pretrained(sentence_transformers(tmp_path / "words", "", first="x.WordEmbeddings"))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[3]", '[{"type": 3}]', '[{"type": "Transformer", "path": 1}]'])
+def test_modules_that_cannot_be_read(folder, content):
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"modules\.json"):
+        SigLIP.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("path", ["../model", "/etc", "0_x/../../model"])
+def test_modules_that_point_outside(folder, path):
+    (folder / "modules.json").write_text(json.dumps([{"type": "Transformer", "path": path}]))
+    with pytest.raises(CheckpointError, match="expected a transformer in a folder inside"):
+        SigLIP.from_pretrained(folder)

@@ -71,7 +71,7 @@ def layer(name):
     }
     above |= {"errors": 0, "interrupts": 0}  # what everything may use
     above |= {"openclip_files": 4, "openclip_write": 4}
-    above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3}
+    above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3, "dtypes": 5}
     return 10 if parts[-1] == "__main__" else above.get(parts[-1], 2)
 
 

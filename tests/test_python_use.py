@@ -46,6 +46,14 @@ def test_a_model_is_pickled_and_copied_with_its_bits(dtype, again):
     assert weights[-100:] not in pickled  # which names files, and does not hold them
 
 
+def test_a_form_of_gelu_that_was_told_is_pickled():
+    model = npsiglip.SigLIP.from_pretrained(TINY, gelu="erf")
+    again = pickle.loads(pickle.dumps(model))
+    assert again.config.image.activation == model.config.image.activation == "gelu"
+    np.testing.assert_array_equal(again.encode_image(IMAGE), model.encode_image(IMAGE))
+    assert (model.encode_image(IMAGE) != npsiglip.SigLIP.from_pretrained(TINY).encode_image(IMAGE)).any()
+
+
 def test_other_kinds_of_models_are_pickled(tmp_path):
     config = SigLIPConfig.from_folder(TINY)
     params = random_params(config, 5)

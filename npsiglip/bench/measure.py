@@ -28,9 +28,9 @@ from npsiglip.bench.process import MissingModule, Worker
 from npsiglip.bench.results import CaseResult, Report, Timing
 from npsiglip.bench.stats import ratio, summarize
 from npsiglip.config import SigLIPConfig
+from npsiglip.dtypes import check_dtype
 from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.metrics import relative_l2
-from npsiglip.model import check_dtype
 from npsiglip.params import count_params
 
 PAUSE = 0.03  # seconds; threads of GNU's OpenMP were seen to spin for up to 10 ms after a run

@@ -136,8 +136,8 @@ def bench(
     from npsiglip.bench.measure import bench as measure
     from npsiglip.bench.peers import choose_peers
     from npsiglip.checkpoint import Checkpoint
+    from npsiglip.dtypes import check_dtype
     from npsiglip.hub import model_folder
-    from npsiglip.model import check_dtype
     from npsiglip.told import HUGGING_FACE
     from npsiglip.variants import variant as variant_config
 

@@ -10,6 +10,7 @@ import typer
 
 from npsiglip.cli.console import (
     Activity,
+    AdapterOption,
     DtypeOption,
     GeluOption,
     ImageHeadsOption,
@@ -83,6 +84,7 @@ def classify(
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
     truncate: TruncateOption = False,
+    adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     max_megapixels: MegapixelsOption = None,
@@ -109,7 +111,7 @@ def classify(
     skipped.check(len(images))
     with Activity() as activity:
         settings = pixel_settings(max_megapixels, sixteen_bit) | {"gelu": gelu, "image_heads": image_heads}
-        siglip = activity.load(model, dtype, threads, **settings)
+        siglip = activity.load(model, dtype, threads, adapter=adapter, **settings)
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)

@@ -58,6 +58,15 @@ ModelOption = Annotated[
         show_default="builtin, a small model of drawn shapes",
     ),
 ]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="A LoRA adapter of the model, as PEFT saves it, to be merged into it.",
+        show_default=False,
+    ),
+]
 TruncateOption = Annotated[
     bool, typer.Option("--truncate", help="Ignore the end of a text that is too long, instead of refusing it.")
 ]

@@ -49,7 +49,7 @@ def _warn_of_crops(original: Checkpoint, target: Path) -> None:
 
     if original.is_npz or original.form == HUGGING_FACE or original.config.image is None:
         return
-    processor = folder_processor(original.folder, original.config.image)
+    processor = folder_processor(original.source, original.config)
     if (
         not getattr(processor, "squash", True)
         or getattr(processor, "resized", None) != original.config.image.image_size

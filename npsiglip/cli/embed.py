@@ -12,6 +12,7 @@ import typer
 
 from npsiglip.cli.console import (
     Activity,
+    AdapterOption,
     DtypeOption,
     GeluOption,
     ImageHeadsOption,
@@ -156,6 +157,7 @@ def embed(
     ] = Kind.AUTO,
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
     truncate: TruncateOption = False,
+    adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     max_megapixels: MegapixelsOption = None,
@@ -181,7 +183,7 @@ def embed(
     skipped.check(len(inputs))
     with Activity() as activity:
         settings = pixel_settings(max_megapixels, sixteen_bit) | {"gelu": gelu, "image_heads": image_heads}
-        siglip = activity.load(model, dtype, threads, **settings)
+        siglip = activity.load(model, dtype, threads, adapter=adapter, **settings)
         used, embeddings = _encode(activity, siglip, inputs, places, skipped, _Options(normalize, truncate))
     texts = frozenset(places[Kind.TEXT])
     kinds = [Kind.TEXT if place in texts else Kind.IMAGE for place in used]

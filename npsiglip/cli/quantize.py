@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, find_model, note
+from npsiglip.cli.console import Activity, AdapterOption, find_model, note
 from npsiglip.folder_names import check_folder_name
 
 
@@ -28,6 +28,7 @@ def quantize(
             "--output", "-o", metavar="FOLDER", help="Where to: a folder that holds no model.", show_default=False
         ),
     ],
+    adapter: AdapterOption = None,
 ) -> None:
     """Write a model's weights in 8 bits, with all else it needs, to a folder.
 
@@ -44,7 +45,7 @@ def quantize(
             activity.say(f"Quantising {name}")
             activity.count(number - 1, count)
 
-        sizes = quantize_folder(folder, output, say)
+        sizes = quantize_folder(folder, output, say, adapter)
     note(
         f"{output}: int8, {_megabytes(sizes.after)} of weights, {sizes.after / sizes.before:.0%} of the "
         f"{_megabytes(sizes.before)} of {model}"

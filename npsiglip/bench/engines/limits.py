@@ -8,8 +8,8 @@ import numpy as np
 
 from npsiglip.bench import limit_kernels
 from npsiglip.bench.worker import Run, Say
+from npsiglip.dtypes import check_dtype
 from npsiglip.kernels.jit import thread_count
-from npsiglip.model import check_dtype
 
 STEPS = 1 << 20  # 3 ms at two vectors a cycle
 BLOCKS = 1 << 10  # 268 MB: beyond any cache
