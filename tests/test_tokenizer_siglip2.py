@@ -236,6 +236,15 @@ def test_a_json_file_of_another_kind(tmp_path, change, message):
         Siglip2Tokenizer.from_folder(tmp_path)
 
 
+def test_a_panic_of_the_library_is_an_error_with_a_message(tmp_path):
+    """Which is no Exception in Python: the closing token that the file names is not described in it."""
+    content = json.loads((GEMMA / "tokenizer.json").read_text("utf-8"))
+    content["post_processor"]["special_tokens"] = {}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read by the tokenizers library"):
+        Siglip2Tokenizer.from_folder(tmp_path)
+
+
 def test_what_the_file_says_of_padding_and_case_does_not_matter(tmp_path):
     def change(tokenizer):
         tokenizer.enable_truncation(5)
