@@ -324,7 +324,7 @@ class Activity:
             from npsiglip.model import SigLIP
 
             self.tell_compiling()
-            return SigLIP.from_pretrained(folder, dtype, threads, gelu=gelu, image_heads=image_heads)
+            return SigLIP.from_pretrained(folder, dtype, threads, None, gelu, image_heads)
 
     def passes(self, model: SigLIP, paths: Sequence[str]) -> Iterator[Sequence[str]]:
         """As many images as the model takes at once, and again, telling how many are done."""
