@@ -174,7 +174,9 @@ def test_an_interrupt_exits_with_130(images, monkeypatch):
 @pytest.mark.parametrize("folder, code", [(TINY, 0), ("nowhere", 1)])
 def test_what_was_loaded_is_not_collected_and_the_rest_is(images, monkeypatch, folder, code):
     load, before, states = npsiglip.SigLIP.from_pretrained, gc.get_freeze_count(), []
-    monkeypatch.setattr(npsiglip.SigLIP, "from_pretrained", lambda *a: (states.append(gc.isenabled()), load(*a))[1])
+    monkeypatch.setattr(
+        npsiglip.SigLIP, "from_pretrained", lambda *a, **k: (states.append(gc.isenabled()), load(*a, **k))[1]
+    )
     assert run("embed", "a", "-o", "x.npy", model=folder).exit_code == code
     assert states == [False]
     assert gc.isenabled()
