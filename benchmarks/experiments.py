@@ -70,6 +70,10 @@ class Pool:
         texts = mislabelled([self.texts[i] for i in chosen], data.label_noise, data.seed, step)
         return np.load(self.file, mmap_mode="r")[chosen], texts
 
+    def take_skipped(self):
+        """Nothing: every picture is drawn."""
+        return {}
+
     def captions(self, count):
         """For the tokenizer."""
         return iter(self.texts[:count])

@@ -18,7 +18,7 @@ from npsiglip.params import cast, random_params
 from npsiglip.reference import interpolate_antialias, interpolate_bicubic
 from npsiglip.train.engine import Engine
 from npsiglip.train.layers import Scratch
-from npsiglip.train.towers import ImageTower
+from npsiglip.train.towers import ImageTower, Made
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 ROUNDING = {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 2.0**-8}  # of a product outside of blocks
@@ -70,7 +70,8 @@ def test_patches_of_every_size(tmp_path, size):
     engine_params = flat_params(config)
     for name, value in params.items():
         engine_params.views[name][...] = value
-    tower = ImageTower(config.image, 2, engine_params.views, filled(engine_params).views, Scratch(), "float32")
+    made_of = Made(engine_params.views, filled(engine_params).views, Scratch(), "float32")
+    tower = ImageTower(config.image, 2, made_of, 0, False)
     zimg = tower.forward(pixels)
     exact = reference.image_tower(cast(params, np.float64), config.image, pixels)
     assert relative_l2(zimg, exact) < 3e-6

@@ -615,7 +615,7 @@ def test_bad_images(images, command, change, phrase):
     [
         (["-l", "a", "--template", "a photo"], "exactly one {}"),
         (["-l", " "], "at least one letter"),
-        (["-l", "a", "--threads", "100000"], "threads must be from 1 to"),
+        (["-l", "a", "--threads", "100000"], "threads must be a whole number from 1 to"),
     ],
 )
 def test_bad_options(images, args, phrase):
