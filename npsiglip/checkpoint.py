@@ -179,6 +179,12 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
                     "numbers only: the file is damaged (download it again), or was saved in a type too small "
                     "for its values, or by a training run that diverged"
                 )
+            if stored.dtype == "F64" and np.abs(values).max(initial=0) > np.finfo(np.float32).max:
+                raise CheckpointError(
+                    f"{stored.path}: {name} (stored as {place.key}) has {np.abs(values).max():g}; it is taken as "
+                    "float32, which ends at 3.4e38: a model's weights are of the order of 1, so the file is damaged, "
+                    "or was saved by a training run that diverged"
+                )
             self._known_finite.add(name)
             if name == TABLE:
                 stored.release()  # a text reads a few of its rows

@@ -141,12 +141,12 @@ class ImageTower(Tower):
             x, rows, columns = images
             patches, run = self.passes(len(x), rows, columns, pooled)
             by_channel = x.reshape(-1, size * size, 3).transpose(0, 2, 1)
-            patches.out.reshape(by_channel.shape)[:] = by_channel
+            patches.fill(by_channel)
         else:
             x, (rows, columns) = images, (side // size for side in images.shape[2:])
             patches, run = self.passes(len(x), rows, columns, pooled)
             patch_embed.extract_patches(x, size, patches.out)
-        patches.ready()
+            patches.ready()
         result = run(trace, repeat)
         return result if pooled and self.map_head else result.reshape(len(x), rows * columns, -1)
 
@@ -164,8 +164,6 @@ class Classifier:
         """Tokens [N, L, D] -> logits [N, K]; the mean is accumulated in float64, image by image."""
         n = len(tokens)
         means = Matrix(n, tokens.shape[2], self.outer)
-        for mean, image in zip(means.out, tokens, strict=True):
-            mean[:] = image.mean(axis=0, dtype=np.float64)
+        means.fill(np.array([image.mean(axis=0, dtype=np.float64) for image in tokens]))
         trace["image.mean"] = means
-        means.ready()
         return self.linear(means, np.empty((n, self.classes), np.float32), trace)

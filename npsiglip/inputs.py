@@ -7,7 +7,8 @@ Dimensions: N images or texts, L tokens, P patch, M patches of the largest image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +37,34 @@ def inputs_per_pass(length: int) -> int:
 
 
 class Inputs(NamedTuple):
-    """How many there are, and all of them, batch by batch."""
+    """How many there are, all of them, batch by batch, and how a message names one by its place."""
 
     number: int
     batches: Iterator[Batch]
+    name: Callable[[int], str]
+
+
+def _namer(what: str, number: int, detail: Callable[[int], str | None]) -> Callable[[int], str]:
+    """images[3], or "the image" if there is one; with a detail behind it."""
+
+    def name(place: int) -> str:
+        plain = f"{what}s[{place}]" if number > 1 else f"the {what}"
+        more = detail(place)
+        return f"{plain} ({more})" if more else plain
+
+    return name
+
+
+def _range(pixels: NDArray[np.floating]) -> str:
+    return f"pixels from {pixels.min():g} to {pixels.max():g}"
+
+
+def _spelt(item: Any) -> str | None:
+    """A path or a text, not much longer than a line."""
+    if not isinstance(item, str | PathLike):
+        return None
+    text = str(item)
+    return repr(text) if len(text) <= 100 else f"{text[:60]!r}..."
 
 
 def _equal_parts(n: int, most: int) -> Iterator[NDArray[np.intp]]:
@@ -86,7 +111,8 @@ def fixed_images(
         pixels = check_pixels(images, (height, width))
         length = (height // config.patch_size) * (width // config.patch_size)
         parts = _equal_parts(len(pixels), len(pixels) if at_once else inputs_per_pass(length))
-        return Inputs(len(pixels), ((part, pixels[part[0] : part[-1] + 1]) for part in parts))
+        name = _namer("image", len(pixels), lambda place: _range(pixels[place]))
+        return Inputs(len(pixels), ((part, pixels[part[0] : part[-1] + 1]) for part in parts), name)
     items = _non_empty(images)
     rows, columns = processor.height // config.patch_size, processor.width // config.patch_size
     parts = _equal_parts(len(items), len(items) if at_once else inputs_per_pass(rows * columns))
@@ -96,7 +122,7 @@ def fixed_images(
             first = int(part[0])
             yield part, processor(items[first : part[-1] + 1], first if len(items) > 1 else None)
 
-    return Inputs(len(items), batches())
+    return Inputs(len(items), batches(), _namer("image", len(items), lambda place: _spelt(items[place])))
 
 
 def _same_grid(batch: PatchBatch, start: int, at_once: bool) -> Iterator[Batch]:
@@ -120,10 +146,12 @@ def naflex_images(
     if isinstance(images, PatchBatch | Mapping):
         prepared = check_patches(images, config.patch_size)
         count = len(prepared.patches)
+        name = _namer("image", count, lambda place: _range(prepared.patches[place]))
         chunks: Iterator[tuple[int, PatchBatch]] = iter([(0, prepared)])
     else:
         items = _non_empty(images)
         count, most = len(items), len(items) if at_once else AT_ONCE
+        name = _namer("image", count, lambda place: _spelt(items[place]))
 
         def prepare() -> Iterator[tuple[int, PatchBatch]]:
             for start in range(0, count, most):
@@ -141,7 +169,7 @@ def naflex_images(
                 )
             yield from _same_grid(chunk, start, at_once)
 
-    return Inputs(count, batches())
+    return Inputs(count, batches(), name)
 
 
 def token_ids(texts: Texts, config: TextConfig, tokenizer: Any) -> NDArray[np.int64]:
@@ -195,11 +223,13 @@ def attention_mask_of(ids: NDArray[np.int64], mask: Any) -> NDArray[np.bool_]:
     return found
 
 
-def text_batches(ids: NDArray[np.int64], mask: NDArray[np.bool_] | None, at_once: bool) -> Inputs:
-    """Batches of ids [n, L] and their masks."""
+def text_batches(texts: Texts, ids: NDArray[np.int64], mask: NDArray[np.bool_] | None, at_once: bool) -> Inputs:
+    """Batches of the ids [n, L] of texts, and their masks."""
     n, length = ids.shape
     parts = _equal_parts(n, n if at_once else inputs_per_pass(length))
-    return Inputs(n, ((part, (ids[part], None if mask is None else mask[part])) for part in parts))
+    spelt = [texts] if isinstance(texts, str) else texts
+    name = _namer("text", n, lambda place: _spelt(spelt[place]))
+    return Inputs(n, ((part, (ids[part], None if mask is None else mask[part])) for part in parts), name)
 
 
 def default_processor(config: ImageConfig, resample: int = BICUBIC) -> ImageProcessor | NaflexProcessor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from npsiglip.errors import InputError
 from npsiglip.kernels import gemm, layer_norm, pack, quantize
 from npsiglip.params import Params
-from npsiglip.trace import Forget
+from npsiglip.trace import Forget, widen
 
 Array = NDArray[np.float32]
 Lanes = NDArray[np.uint32]
@@ -31,6 +31,13 @@ NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
 def padded(k: int, dtype: str) -> int:
     """K numbers, rounded up to whole steps (`npsiglip.kernels.pack`)."""
     return pack.steps(k, dtype) * pack.PER_STEP[dtype]
+
+
+def _read_only(a: NDArray[Any]) -> NDArray[Any]:
+    """A view, as mapped files are: one type, so one compiled kernel."""
+    view = a.view()
+    view.flags.writeable = False
+    return view
 
 
 class Room:
@@ -78,11 +85,14 @@ class Matrix:
     Args:
         rows, columns: M and K.
         dtype: of the layers.
-        from_float32: what fills it writes float32 also where bfloat16 could be written directly.
+        from_float32: the kernel that fills it writes float32 also where bfloat16 could be written directly.
         room: where it lies.
 
+    It is filled by a kernel, which writes `out` by its address, and then `ready`; or by Python, with `fill` alone.
+
     Attributes:
-        out: what a kernel fills; then `ready` must be called.
+        out: what a kernel fills; then `ready` must be called. Read-only for Python: it may hold the bits of bfloat16,
+            and NumPy would cast floats to whole numbers without a word.
         values: what a product reads; uint16 for bfloat16, uint8 for int8; each row has whole steps.
         scales: of int8 rows, and their zero points.
     """
@@ -102,20 +112,31 @@ class Matrix:
             self.scales = np.empty(rows, np.float32), np.empty(rows, np.int32)
         self.values[:, columns:] = 0
         direct = dtype == "float32" or (dtype == "bfloat16" and shape[1] == columns and not from_float32)
-        self.out = self.values if direct else room.array((rows, columns), np.float32)
+        self._written = self.values if direct else room.array((rows, columns), np.float32)
+        self.out = _read_only(self._written)
+
+    def fill(self, x: NDArray[np.floating]) -> None:
+        """Hold these M * K numbers, of any float type; nothing is left for `ready`. Not in a pass that is recorded."""
+        if x.dtype.kind not in "fV":  # V: ml_dtypes' bfloat16
+            raise TypeError(f"a matrix is filled with floats, got {x.dtype}")
+        if self._written.dtype == np.float32:
+            np.copyto(self._written.reshape(x.shape), x, casting="same_kind")
+            self.ready()
+        else:
+            pack.to_bf16(np.ascontiguousarray(x, np.float32).reshape(self._written.shape), self._written)
 
     def ready(self) -> None:
-        """Make `values` of what was written to `out`."""
-        if self.out is self.values:
+        """Make `values` of what a kernel wrote to `out`."""
+        if self._written is self.values:
             return
         if self.values.dtype == np.uint16:
-            pack.to_bf16(self.out, self.values)
+            pack.to_bf16(self._written, self.values)
         else:
-            quantize.quantize_rows(self.out, self.values, *self.scales)
+            quantize.quantize_rows(self._written, self.values, *self.scales)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """What was written to `out`, for traces."""
-        return np.array(self.out, dtype, copy=copy)
+        """The numbers that were written to `out`, float32; for traces."""
+        return np.array(widen(self.out) if self.out.dtype == np.uint16 else self.out, dtype, copy=copy)
 
 
 class Packed(NamedTuple):
@@ -127,13 +148,6 @@ class Packed(NamedTuple):
     panels: Lanes
     scale: Array
     total: NDArray[np.int32]
-
-
-def _read_only(a: NDArray[Any]) -> NDArray[Any]:
-    """As mapped files are: one type, so one compiled kernel."""
-    view = a.view()
-    view.flags.writeable = False
-    return view
 
 
 def _rows(params: Params, name: str) -> NDArray[np.floating]:

@@ -50,7 +50,8 @@ def sigmoid_loss(
         float32. Dense and chunked differ by the order of additions only (docs/numerics.md).
 
     Raises:
-        InputError: shapes that do not fit, a value that is not finite, a chunk below 1.
+        InputError: shapes that do not fit, a value that is not finite, a chunk below 1; embeddings so far from unit
+            norm that the loss or a gradient leaves float32.
     """
     x, y = (_embeddings(name, value) for name, value in (("zimg", zimg), ("ztxt", ztxt)))
     if x.shape != y.shape:
@@ -62,8 +63,15 @@ def sigmoid_loss(
         )
     if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
         raise InputError(f"chunk must be a whole number of at least 1, or None for the whole batch; got {chunk!r}")
-    with RUN_LOCK:
-        return _run(x, y, float(t_prime), float(bias), min(int(chunk or len(x)), len(x)))
+    with RUN_LOCK, np.errstate(all="ignore"):  # what is not finite is reported below
+        result = _run(x, y, float(t_prime), float(bias), min(int(chunk or len(x)), len(x)))
+    for name, found in result._asdict().items():
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"{name} leaves float32: expected embeddings of unit norm, got numbers up to {np.abs(x).max():g} in "
+                f"zimg and {np.abs(y).max():g} in ztxt, with t_prime {t_prime} and bias {bias}"
+            )
+    return result
 
 
 def _embeddings(name: str, value: ArrayLike) -> Array:

@@ -18,6 +18,7 @@ from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
+from npsiglip.finite import NO_DIRECTION, check_embeds, check_logits, check_results
 from npsiglip.image import ImageProcessor
 from npsiglip.image_tower import Classifier, ImageTower
 from npsiglip.inputs import (
@@ -36,7 +37,7 @@ from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import RUN_LOCK, max_threads, thread_count
 from npsiglip.layers import DTYPES
 from npsiglip.naflex import NaflexProcessor
-from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax, tower_output, tower_taps
+from npsiglip.outputs import SigLIPOutput, TowerOutput, put_together, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, has_settings
 from npsiglip.quantized import DTYPE as QUANTIZED
@@ -190,8 +191,8 @@ class SigLIP:
             max_num_patches: of an image, for NaFlex; None: the processor's.
 
         Raises:
-            InputError: an image that cannot be used, named by its path or index; a model without image tower, or
-                whose image tower has no head; or an option that this model does not have.
+            InputError: an image that cannot be used, named by its path or index, or whose embedding is not finite; a
+                model without image tower, or whose image tower has no head; an option that this model does not have.
         """
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
         if self.config.image and not self.config.image.head:
@@ -208,7 +209,8 @@ class SigLIP:
             attention_mask: [N, L], 1 for tokens to attend to and 0 for others. SigLIP was trained without any.
 
         Raises:
-            InputError: texts, ids or a mask that cannot be used; or a model without text tower.
+            InputError: texts, ids or a mask that cannot be used; a text whose embedding is not finite; or a model
+                without text tower.
         """
         return self._in_passes(self._text_tower(), self._text_inputs(texts, attention_mask), normalize, FORGET)
 
@@ -224,6 +226,9 @@ class SigLIP:
         """The tokens of images, and what is within the tower, as Hugging Face's `SiglipVisionModel` returns them.
 
         With NaFlex, arrays have room for the image of most patches; the rows of others end in zeros.
+
+        Raises:
+            InputError: as `encode_image`; or if anything of what is asked for is not finite, which `trace` shows.
         """
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
         return self._output(self._image_tower(), inputs, output_hidden_states, output_attentions)
@@ -236,7 +241,10 @@ class SigLIP:
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TowerOutput:
-        """The tokens of texts, and what is within the tower, as Hugging Face's `SiglipTextModel` returns them."""
+        """The tokens of texts, and what is within the tower, as Hugging Face's `SiglipTextModel` returns them.
+
+        Raises as `image_output` does.
+        """
         inputs = self._text_inputs(texts, attention_mask)
         return self._output(self._text_tower(), inputs, output_hidden_states, output_attentions)
 
@@ -248,7 +256,7 @@ class SigLIP:
         The classes are `config.classifier.labels`; Hugging Face's `SiglipForImageClassification` gives the same.
 
         Raises:
-            InputError: an image that cannot be used, or a checkpoint without classifier.
+            InputError: an image that cannot be used, or whose logits are not finite; or no classifier.
         """
         if self._classifier is None:
             raise InputError("this checkpoint has no classifier: `classify` with labels of your own is zero-shot")
@@ -256,8 +264,8 @@ class SigLIP:
         tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
         for places, batch in inputs.batches:
             with RUN_LOCK, thread_count(self.threads):
-                tokens = tower(batch, FORGET, pooled=False)
-                logits[places] = self._classifier(tokens, FORGET)
+                logits[places] = self._classifier(tower(batch, FORGET, pooled=False), FORGET)
+            check_results(logits[places], places, inputs.name, "logits are")
         return logits
 
     def __call__(self, images: Images, texts: Texts) -> SigLIPOutput:
@@ -268,13 +276,19 @@ class SigLIP:
         """Embeddings of images [N, D] against those of texts [K, D], both from `encode_*` with unit norm.
 
         Raises:
-            InputError: a single tower, which has no temperature and bias; or other shapes.
+            InputError: a single tower, which has no temperature and bias; other shapes; what is not finite.
         """
         if self.t_prime is None or self.bias is None:
             self._refuse_tower("image or text")
         zimg, ztxt = (np.ascontiguousarray(z, np.float32) for z in (image_embeds, text_embeds))
         if zimg.ndim != 2 or ztxt.ndim != 2 or zimg.shape[1] != ztxt.shape[1]:
             raise InputError(f"embeddings must be [N, D] and [K, D], got {list(zimg.shape)} and {list(ztxt.shape)}")
+        check_embeds(image_embeds=zimg, text_embeds=ztxt)
+        output = self._compare(zimg, ztxt)
+        check_logits(output.logits_per_image)
+        return output
+
+    def _compare(self, zimg: Array, ztxt: Array) -> SigLIPOutput:
         logits = np.empty((len(zimg), len(ztxt)), np.float32)
         with RUN_LOCK, thread_count(self.threads):
             similarity.logits(zimg, ztxt, self.t_prime, self.bias, logits)
@@ -306,7 +320,8 @@ class SigLIP:
         """Every intermediate of the towers that are given input, an ordered mapping of tap name to float32 array.
 
         The names and shapes are those of the traces of `npsiglip.reference`. All inputs go through in one pass, so
-        that memory grows with them: meant for a few images. With NaFlex, their grids must be the same.
+        that memory grows with them: meant for a few images. With NaFlex, their grids must be the same. Unlike results,
+        taps may be NaN or infinite: a trace is for finding out where that began.
         """
         if images is None and texts is None:
             raise InputError("`trace` needs images, texts or both")
@@ -320,7 +335,7 @@ class SigLIP:
             inputs = self._text_inputs(texts, None, at_once=True)
             trace["ztxt"] = self._in_passes(self._text_tower(), inputs, True, trace)
         if images is not None and texts is not None:
-            output = self.compare(trace["zimg"], trace["ztxt"])
+            output = self._compare(trace["zimg"], trace["ztxt"])
             trace["logits"], trace["probs"] = output.logits_per_image, output.probs
         return trace
 
@@ -345,7 +360,7 @@ class SigLIP:
 
     def _text_inputs(self, texts: Texts, mask: Any, at_once: bool = False) -> Inputs:
         ids = token_ids(texts, self._text_tower().config, self.tokenizer)
-        return text_batches(ids, None if mask is None else attention_mask_of(ids, mask), at_once)
+        return text_batches(texts, ids, None if mask is None else attention_mask_of(ids, mask), at_once)
 
     def _in_passes(self, tower: ImageTower | TextTower, inputs: Inputs, normalize: bool, trace: Forget) -> Array:
         """Send inputs through a tower, batch by batch, or all at once for a trace."""
@@ -353,8 +368,12 @@ class SigLIP:
         for places, batch in inputs.batches:
             with RUN_LOCK, thread_count(self.threads):
                 part = tower(batch, trace)
+                if not isinstance(trace, Trace):
+                    check_results(part, places, inputs.name)
                 if normalize and part.ndim == 2:
                     similarity.l2_normalize(part, part)
+            if not isinstance(trace, Trace):
+                check_results(part, places, inputs.name, why=NO_DIRECTION)
             if not result.size:
                 result = np.empty((inputs.number, *part.shape[1:]), np.float32)
             result[places] = part
@@ -363,21 +382,17 @@ class SigLIP:
         return result
 
     def _output(self, tower: ImageTower | TextTower, inputs: Inputs, hidden: bool, attentions: bool) -> TowerOutput:
-        """What is asked for of every batch, put together; shorter inputs leave zeros."""
+        """What is asked for of every batch, put together."""
         names, found = tower_taps(tower.name, tower.config.depth, hidden, attentions), []
         for places, batch in inputs.batches:
             taps = Selected(names)
             with RUN_LOCK, thread_count(self.threads):
                 tower(batch, taps)
             shape_taps(taps, tower.name, len(places))
+            for name in taps:
+                check_results(taps[name], places, inputs.name, f"intermediate {name} is")
             found.append((places, taps))
-        together: dict[str, Array] = {}
-        for name in found[0][1]:
-            shapes = [taps[name].shape[1:] for _, taps in found]
-            together[name] = np.zeros((inputs.number, *np.max(shapes, axis=0)), np.float32)
-            for places, taps in found:
-                for place, values in zip(places, taps[name], strict=True):
-                    together[name][place][tuple(map(slice, values.shape))] = values
+        together = put_together(inputs.number, found)
         return tower_output(together, tower.name, tower.config.depth)
 
     @staticmethod

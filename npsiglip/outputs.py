@@ -5,7 +5,7 @@ Source: the names, order and counts of Hugging Face's `SiglipOutput` and `BaseMo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,18 @@ def tower_taps(tower: str, depth: int, hidden_states: bool, attentions: bool) ->
     names = [f"{tower}.final_ln", POOLED[tower]]
     names += [f"{tower}.embed", *(f"{block}.+mlp" for block in blocks)] if hidden_states else []
     return names + ([f"{block}.attn.probs" for block in blocks] if attentions else [])
+
+
+def put_together(number: int, parts: Sequence[tuple[NDArray[np.intp], Mapping[str, Array]]]) -> dict[str, Array]:
+    """The taps of all inputs, from those of batches and their places; shorter inputs leave zeros."""
+    together: dict[str, Array] = {}
+    for name in parts[0][1]:
+        shapes = [taps[name].shape[1:] for _, taps in parts]
+        together[name] = np.zeros((number, *np.max(shapes, axis=0)), np.float32)
+        for places, taps in parts:
+            for place, values in zip(places, taps[name], strict=True):
+                together[name][place][tuple(map(slice, values.shape))] = values
+    return together
 
 
 def tower_output(taps: Mapping[str, Array], tower: str, depth: int) -> TowerOutput:

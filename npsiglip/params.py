@@ -111,7 +111,7 @@ def cast(params: Params, dtype: np.dtype | type) -> dict[str, NDArray[np.floatin
 def check_params(params: Params, config: SigLIPConfig) -> None:
     """Check what kernels rely on: every parameter of `config` is there, in its shape, of a float type, and finite.
 
-    Others may be there too.
+    Finite as float32, too, which is what kernels take them as. Others may be there.
 
     Raises:
         InputError: naming the first that is not.
@@ -126,6 +126,8 @@ def check_params(params: Params, config: SigLIPConfig) -> None:
             raise InputError(f"{name} must be of a float type, got {value.dtype}")
         if not np.isfinite(value).all():
             raise InputError(f"{name} must be finite, got NaN or infinity in it")
+        if value.dtype.itemsize > 4 and np.abs(value).max(initial=0) > np.finfo(np.float32).max:
+            raise InputError(f"{name} is taken as float32, which ends at 3.4e38; got {np.abs(value).max():g} in it")
 
 
 def random_params(

@@ -45,8 +45,7 @@ class TextTower(Tower):
             if isinstance(trace, Trace):
                 every = Matrix(n * length, self.config.width, self.outer)
                 self.blocks(work, work, every, trace)
-                last.out[:] = every.out[length - 1 :: length]
-                last.ready()
+                last.fill(np.array(every)[length - 1 :: length])
             else:
                 self.blocks(work, rest, last, trace)
             trace["text.pooled"] = last
@@ -65,5 +64,6 @@ class TextTower(Tower):
         (x, valid), run = self.passes(n, length, mask is not None)
         if mask is not None:
             valid[:] = mask
-        np.add(gather_rows(self.params, "text.token_embed", ids, self.dtype), self.pos_embed[:length], out=x)
+        with np.errstate(over="ignore"):  # what leaves float32 is infinite in the result, too
+            np.add(gather_rows(self.params, "text.token_embed", ids, self.dtype), self.pos_embed[:length], out=x)
         return run(trace, repeat)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from arrays import NO_MASK, NO_PROBS, UNIT, UNIT_BF16, chain_bound, guarded, normal, number, stored, to_bits
+from arrays import NO_MASK, NO_PROBS, UNIT, UNIT_BF16, chain_bound, guarded, in_chains, normal, number, stored, to_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,6 +220,123 @@ def test_scores_that_grow_from_key_to_key(dtype):
     qkv[:, 16:32] = np.arange(length)[:, None] / 256  # exact in bfloat16 up to 256 / 256
     case.qkv = stored(qkv.astype(np.float32), dtype)
     case.check(case())
+
+
+def huge(dtype, kind):
+    """A case with numbers beyond what scores of a trained model ever are; two of three tiles of keys are ordinary."""
+    case = Case(dtype, 2, 2 * kernel.KEY_TILE + 5, 2, 16, 7)
+    qkv = number(case.qkv).reshape(2, case.length, 3, 2, 16)
+    if kind == "scores of 1e15":
+        qkv[:, :, :2] *= 1e7
+    elif kind == "scores of 1e15 and nearly equal":
+        qkv[:, :, :2] = 1e7 * (1 + 2.0**-6 * np.rint(qkv[:, :, :2]))
+    elif kind == "one element of a key":
+        qkv[0, 140, 1, 0, 3] = 1e30
+    elif kind == "one element of every query and key":
+        qkv[..., :2, :, 5] = 1e18
+    elif kind == "all keys opposite":
+        qkv[:, :, 0], qkv[:, :, 1] = 4e18, -4e18 * (1 + 2.0**-7 * np.abs(np.rint(qkv[:, :, 1])))
+    elif kind == "values":
+        qkv[:, :, 2] = np.where(qkv[:, :, 2] > 0, 3e38, 2e38)
+    elif kind == "values of either sign":
+        qkv[:, :, 2] = 3e38 * np.sign(qkv[:, :, 2])
+    case.qkv = stored(qkv.reshape(2 * case.length, -1).astype(np.float32), dtype)
+    return case
+
+
+HUGE = [
+    "scores of 1e15",
+    "scores of 1e15 and nearly equal",
+    "one element of a key",
+    "one element of every query and key",
+    "all keys opposite",
+    "values",
+    "values of either sign",
+]
+
+
+LUCK = ["scores of 1e15 and nearly equal", "one element of every query and key", "all keys opposite"]
+
+
+@dtypes
+@pytest.mark.parametrize("kind", HUGE)
+def test_huge_numbers(dtype, kind):
+    """Of a score of 1e15, float32 has lost 1e8: which key a query sees may be luck, that it sees some is not.
+
+    So the probabilities are compared where scores have no errors to speak of; elsewhere they must be probabilities.
+    """
+    case = huge(dtype, kind)
+    probs = np.empty((2, 2, case.length, case.length), np.float32)
+    out, (expected_probs, expected) = case(0, NO_MASK, probs), case.reference()
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(probs.sum(-1), 1, rtol=4 * UNIT * np.sqrt(case.length))
+    q, k, v = case.heads_of()
+    scores, errors = (x @ y.transpose(0, 1, 3, 2) / 4 for x, y in ((q, k), (np.abs(q), np.abs(k))))
+    errors *= chain_bound(16)
+    counts = scores + errors >= (scores - errors).max(-1, keepdims=True) - 30
+    sure = (counts.sum(-1) == 1) | (np.where(counts, errors, 0).max(-1) < 1e-4)
+    assert kind in LUCK or sure.mean() > 0.9
+    np.testing.assert_allclose(probs[sure], expected_probs[sure], rtol=1e-3, atol=1e-7)
+    rounding = 0 if dtype == np.float32 else UNIT_BF16
+    bound = (chain_bound(case.length) + rounding + 1e-3) * np.abs(v).max((-1, -2))[..., None, None]
+    errors = np.abs(model.split_heads(out, 2).astype(np.float64) - model.split_heads(expected, 2))
+    assert np.all((errors <= bound)[sure])
+
+
+def test_scores_so_low_that_nothing_is_lower():
+    """Where the running maximum begins may not be above them; keys that are masked come first."""
+    case = Case(np.float32, 1, 2 * kernel.KEY_TILE, 1, 16, 3)
+    qkv = number(case.qkv)
+    qkv[:, :16], qkv[:, 16:32] = 4e18, -4e18
+    case.qkv = qkv.astype(np.float32)
+    valid = np.ones((1, case.length), np.uint8)
+    valid[0, : kernel.KEY_TILE + 3] = 0
+    for mask in (NO_MASK, valid):
+        assert relative_l2(case(0, mask), case.reference(mask)[1]) < 20 * UNIT
+
+
+@dtypes
+def test_what_is_no_number_stays_so(dtype):
+    case = Case(dtype, 1, 150, 1, 16, 3)
+    for place in (0, 16, 32):  # a query, a key, a value
+        qkv = number(case.qkv).astype(np.float32)
+        qkv[140, place] = np.nan
+        strange = Case(dtype, 1, 150, 1, 16, 3)
+        strange.qkv = stored(qkv, dtype)
+        out = strange()[0]
+        assert np.isnan(out[140]).any()
+        assert np.isnan(out).any(axis=1).sum() == (1 if place == 0 else 150)
+
+
+# -- sums ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [64, 100, 128])
+def test_weighted_sums_are_chains_of_64_keys(length):
+    """Of equal scores all weights are 1: what is left is the order of the sum over the keys of one tile."""
+    case = Case(np.float32, 1, length, 1, 16, length)
+    case.qkv[:, :32] = 0
+    sums = in_chains(np.ones((1, length)), case.qkv[:, 32:].astype(np.float64), "float32", 64)
+    power = np.float32(2.0 ** np.ceil(np.log2(length)))  # of two: no bit changes
+    expected = (sums / power) * np.float32(float(power) / length)
+    np.testing.assert_array_equal(case(), np.broadcast_to(expected, (1, length, 16)))
+    longer = in_chains(np.ones((1, length)), number(case.qkv[:, 32:]), "float32", 128)
+    assert np.array_equal(sums, longer) == (length == 64)
+
+
+@pytest.mark.parametrize("head_dim", [24, 64, 72])
+def test_scores_are_chains_of_16_numbers(head_dim):
+    """2^24 + 1 is 2^24 in float32: ones are lost one by one in a chain with it, but not in one of their own."""
+    case = Case(np.float32, 1, 2, 1, head_dim, 0)
+    case.qkv[:] = 0
+    q, k, _ = np.split(case.qkv, 3, axis=1)
+    q[:, 0], q[:, 16:24], k[:, 0] = 1, 1, 2.0**24
+    k[0, 16:24], k[1, 16] = 1, 4
+    probs = np.empty((1, 1, 2, 2), np.float32)
+    case(0, NO_MASK, probs)
+    scores, others = (in_chains(number(q), number(k.T), "float32", chain).astype(np.float64) for chain in (16, 32))
+    assert np.ptp(scores[0]) == 4 and not np.array_equal(scores, others)
+    np.testing.assert_allclose(probs[0, 0], model.softmax(scores / np.sqrt(head_dim)), rtol=1e-5)
 
 
 # -- bits ---------------------------------------------------------------------------------------------------------

@@ -33,8 +33,7 @@ def quantized(w):
 def filled(x, dtype, **options):
     """A matrix that holds x, ready."""
     matrix = Matrix(*x.shape, dtype, **options)
-    matrix.out[:] = to_bits(x) if matrix.out.dtype == np.uint16 else x
-    matrix.ready()
+    matrix.fill(x)
     return matrix
 
 
@@ -60,11 +59,32 @@ def test_matrix(dtype, from_float32, k):
     trace = Trace()
     trace["x"] = matrix
     direct = dtype == "bfloat16" and k % 2 == 0 and not from_float32  # written by kernels in bfloat16
-    assert (matrix.out is matrix.values) == (direct or dtype == "float32")
+    assert np.shares_memory(matrix.out, matrix.values) == (direct or dtype == "float32")
     np.testing.assert_array_equal(trace["x"], widen(to_bits(x)) if direct else x)
+    np.testing.assert_array_equal(np.asarray(matrix), trace["x"])
     assert trace["x"].dtype == np.float32
-    matrix.out[:] = 0
+    matrix.fill(np.zeros_like(x))
     assert trace["x"].any()
+
+
+@pytest.mark.parametrize("k", [4, 37])
+@pytest.mark.parametrize("floats", [np.float64, np.float32, ml_dtypes.bfloat16])
+@dtypes
+def test_python_fills_a_matrix_with_numbers_only(dtype, floats, k):
+    """Floats assigned to the bits of bfloat16 would be cast to whole numbers, in silence; whole numbers are none."""
+    x = normal(k, 6, k).astype(floats)
+    matrix, kernels_own = Matrix(6, k, dtype), Matrix(6, k, dtype)
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.out[:] = x
+    with pytest.raises(TypeError, match="filled with floats, got uint16"):
+        matrix.fill(to_bits(x))
+    matrix.fill(np.ascontiguousarray(x.T).T.reshape(2, 3, k))  # in any order, of any shape
+    layer_norm.layer_norm(x.astype(np.float32), np.zeros(k, np.float32), np.ones(k, np.float32), 1.0, kernels_own.out)
+    kernels_own.ready()  # which writes by address
+    np.testing.assert_array_equal(np.asarray(kernels_own), 1)
+    kernels_own.fill(x)
+    np.testing.assert_array_equal(kernels_own.values, matrix.values)
+    assert relative_l2(np.asarray(matrix), x.astype(np.float64)) <= (0 if floats != np.float64 else UNIT) + UNIT_BF16
 
 
 @dtypes
@@ -72,8 +92,7 @@ def test_matrix_is_used_again(dtype):
     """Nothing of the former contents is left."""
     x, y = normal(0, 3, 7), 100 * normal(1, 3, 7)
     matrix = filled(y, dtype)
-    matrix.out[:] = x
-    matrix.ready()
+    matrix.fill(x)
     fresh = filled(x, dtype)
     np.testing.assert_array_equal(matrix.values, fresh.values)
     for one, other in zip(matrix.scales, fresh.scales, strict=True):

@@ -20,6 +20,20 @@ SIZES = {
     (1600, 400): (512, 128),
     (1, 1): (112, 112),
     (3, 1000): (16, 4096),
+    # where a bisection that ends at 1e-4, 5e-5, 2e-5 or 1e-6 instead of 1e-5 finds another
+    (1999, 869): (384, 160),
+    (3440, 1801): (352, 176),
+    (987, 3455): (128, 464),
+    (2841, 3030): (256, 256),
+    (1069, 560): (336, 192),
+    (2515, 3483): (208, 304),
+    (3202, 3002): (256, 256),
+    (3998, 3292): (288, 224),
+    (1603, 2538): (208, 304),
+    (1655, 1363): (272, 240),
+    (1825, 1711): (256, 240),
+    (2703, 2534): (256, 240),
+    (1891, 2994): (192, 304),
 }
 sides = st.integers(1, 3000)
 
@@ -65,6 +79,15 @@ def test_values():
     batch = NaflexProcessor(16, 4)(image)
     np.testing.assert_allclose(batch.patches[0, 0, :3], [-1, 1, -0.6], atol=1e-7)
     assert batch.patches.shape == (1, 4, 768)
+
+
+def test_each_channel_has_its_own_mean_and_deviation():
+    image = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+    mean, std = (0.1, 0.45, 0.7), (0.2, 0.5, 0.9)
+    batch = NaflexProcessor(2, 6, do_resize=False, image_mean=mean, image_std=std)(image)
+    expected = (image / 255.0 - mean) / std
+    found = batch.patches.reshape(3, 2, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(6, 4, 3)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_an_image_does_not_depend_on_others():

@@ -150,6 +150,20 @@ def test_without_head_of_texts_it_is_the_identity(folder):
     assert "text_model.head.weight" in load_file(folder / "out" / "model.safetensors")
 
 
+@pytest.mark.parametrize("change", ["a weight", "a bias"])
+def test_a_head_of_texts_that_is_nearly_the_identity_is_kept(tmp_path, change):
+    params = random_params(BOTH, seed=1)
+    params["text.head.w"], params["text.head.b"] = np.eye(12, dtype=np.float32), np.zeros(12, np.float32)
+    save_npz(tmp_path / "left out.npz", BOTH, params)
+    with np.load(tmp_path / "left out.npz") as file:
+        assert not [name for name in file.files if "txt/head" in name]
+    params["text.head.w" if change == "a weight" else "text.head.b"].flat[5] = 1e-3
+    save_npz(tmp_path / "kept.npz", BOTH, params)
+    npz = Checkpoint.open(tmp_path / "kept.npz")
+    for name in ("text.head.w", "text.head.b"):
+        np.testing.assert_array_equal(npz[name], params[name])
+
+
 def test_what_stands_beside_the_parameters_is_not_read(folder):
     """Checkpoints of a training have its state, too."""
     arrays = of_folder(folder) | {"opt/0/count": np.array(3), "extra": np.zeros(2)}

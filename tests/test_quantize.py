@@ -120,6 +120,28 @@ def test_rows_too_small_for_a_scale():
     assert np.all((zero >= 0) & (zero <= 255))
 
 
+@pytest.mark.parametrize("k", [1, 15, 16, 17, 100])
+@pytest.mark.parametrize("strange", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_so(strange, k):
+    """In a scale, since a byte cannot be NaN; the rows beside it are as ever."""
+    x = matrix(1, 5, k)
+    expected = quantized_rows(x)
+    for place in {0, k // 2, k - 1}:
+        y = x.copy()
+        y[2, place] = strange
+        q, scale, zero = quantized_rows(y)
+        assert np.isnan(scale[2])
+        for found, rest in zip((q, scale, zero), expected, strict=True):
+            np.testing.assert_array_equal(np.delete(found, 2, 0), np.delete(rest, 2, 0))
+
+
+def test_rows_that_span_more_than_float32():
+    x = np.array([[3e38, -3e38, 1e38, 0], [3e38, 1e38, 0, 0]], np.float32)
+    q, scale, zero = quantized_rows(x)
+    back = (q.astype(np.int64) - zero[:, None]) * scale[:, None].astype(np.float64)
+    assert np.all(np.abs(x - back) <= HALF_A_STEP * scale[:, None])
+
+
 @pytest.mark.parametrize("function", [quantized_weights, quantized_rows])
 def test_a_row_does_not_see_the_others(function):
     x = matrix(3, 2 * len(ROWS), 45)

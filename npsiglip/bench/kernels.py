@@ -76,10 +76,7 @@ class KernelReport:
 
 
 def _filled(matrix: Matrix, rng: np.random.Generator) -> Matrix:
-    numbers = rng.standard_normal(matrix.out.shape, np.float32)
-    # the upper half of a float32 is a bfloat16
-    matrix.out[:] = numbers if matrix.out.dtype == np.float32 else (numbers.view(np.uint32) >> 16).astype(np.uint16)
-    matrix.ready()
+    matrix.fill(rng.standard_normal(matrix.out.shape, np.float32))
     return matrix
 
 

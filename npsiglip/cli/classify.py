@@ -108,4 +108,4 @@ def classify(
                     _print_scores(path, scores)
     if as_json:
         with results():
-            print(json.dumps(found, indent=2), flush=True)
+            print(json.dumps(found, indent=2, allow_nan=False), flush=True)

@@ -85,7 +85,7 @@ def verify(
                     note(f"{name}: {error}", "not compared:", "bold red")
     if json_wanted:
         with results():
-            print(json.dumps([_as_json(result) for result in found], indent=2), flush=True)
+            print(json.dumps([_as_json(result) for result in found], indent=2, allow_nan=False), flush=True)
     different = [result for result in found if not result.equal]
     note(
         f"{len(found) - len(different)} of {len(found)} as published"

@@ -27,101 +27,105 @@ from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, work
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import (
     LANES,
-    fma,
     load,
-    load_bits_n,
     load_n,
     maximum,
     splat,
     store,
-    store_bits,
     store_n,
     store_pairs,
     to_f32,
     to_f64,
 )
-from npsiglip.kernels.vector_math import LOG2_E, exp2
+from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 KEY_TILE = 128
+SCORE_CHAIN = 16  # of float32: the error of a score is what sharp attention suffers from (docs/numerics.md)
 TASKS_PER_THREAD = 4
-LOWEST = np.finfo(np.float32).min / 4  # instead of -inf: what is computed with it is a number
+LOWEST = np.finfo(np.float32).min  # instead of -inf, which less -inf is no number
 
 
 # -- what depends on the element type --------------------------------------------------------------------------------
 
 
 @inline
-def pack_values_f32(qkv, start, stride, length, head_dim, values, width):
-    """Values [L, width] of one head, as they are."""
+def pack_values_f32(qkv, start, stride, length, head_dim, shrink, values, width):
+    """Values [L, width] of one head, times `shrink`."""
     packed = values.view(np.float32)
     for i in range(length):
         for d in range(0, head_dim, LANES):
-            store(packed, i * width + d, load_n(qkv, start + i * stride + d, head_dim - d))
+            store(packed, i * width + d, load_n(qkv, start + i * stride + d, head_dim - d) * shrink)
 
 
 @inline
-def pack_values_bf16(qkv, start, stride, length, head_dim, values, width):
-    """Values [ceil(L / 2), width] of one head: those of two tokens beside each other in a lane."""
+def pack_values_bf16(qkv, start, stride, length, head_dim, shrink, values, width):
+    """Values [ceil(L / 2), width] of one head, times `shrink`: those of two tokens beside each other in a lane."""
     for i in range(0, length, 2):
         for d in range(0, head_dim, LANES):
-            place, left = start + i * stride + d, head_dim - d
-            second = load_bits_n(qkv, place + stride, left) if i + 1 < length else splat(np.int32(0))
-            store_bits(values, i // 2 * width + d, load_bits_n(qkv, place, left) + second * np.int32(1 << 16))
+            place, left, second = start + i * stride + d, head_dim - d, splat(np.float32(0))
+            if i + 1 < length:
+                second = load_n(qkv, place + stride, left)
+            store_pairs(values, i // 2 * width + d, load_n(qkv, place, left) * shrink, second * shrink)
 
 
 @inline
-def weight(scores, place, factor, shift):
-    """exp of 16 scores, each less the maximum of its query; `factor` and `shift` are in units of log 2."""
-    return exp2(fma(load(scores, place), factor, shift))
+def weight(scores, place, factor, top):
+    """exp of 16 scores, each less the maximum of its query; `factor` is in units of log 2.
+
+    The difference comes first: near the maximum it is exact, and however large the scores are, none of their own
+    rounding is left in it. A fused s factor - top factor would keep that of top factor, which from 2^31 on is more
+    than all that `exp2` can take.
+    """
+    return exp2_below((load(scores, place) - top) * factor)
 
 
 @inline
-def weigh_f32(scores, column, keys, factor, shift, weights, start):
+def weigh_f32(scores, column, keys, factor, top, weights, start):
     """The weights of 16 queries, and their sum."""
     panel, total = weights.view(np.float32), splat(np.float32(0))
     for j in range(keys):
-        w = weight(scores, j * PANEL + column, factor, shift)
+        w = weight(scores, j * PANEL + column, factor, top)
         store(panel, start + j * LANES, w)
         total = total + w
     return total
 
 
 @inline
-def weigh_bf16(scores, column, keys, factor, shift, weights, start):
+def weigh_bf16(scores, column, keys, factor, top, weights, start):
     """The same, as pairs of keys in bfloat16; summed before they are rounded."""
     total = splat(np.float32(0))
     for j in range(0, keys, 2):
-        w, w1 = weight(scores, j * PANEL + column, factor, shift), splat(np.float32(0))
+        w, w1 = weight(scores, j * PANEL + column, factor, top), splat(np.float32(0))
         if j + 1 < keys:
-            w1 = weight(scores, (j + 1) * PANEL + column, factor, shift)
+            w1 = weight(scores, (j + 1) * PANEL + column, factor, top)
         store_pairs(weights, start + j // 2 * LANES, w, w1)
         total = total + (w + w1)
     return total
 
 
-def pack_values(qkv, start, stride, length, head_dim, values, width):
+def pack_values(qkv, start, stride, length, head_dim, shrink, values, width):
     """The values of one head in the order in which the product reads them; only inside compiled code."""
     raise NotImplementedError
 
 
-def weigh(qkv, scores, column, keys, factor, shift, weights, start):
+def weigh(qkv, scores, column, keys, factor, top, weights, start):
     """The weights of 16 queries, and their sum; only inside compiled code."""
     raise NotImplementedError
 
 
 @overload(pack_values)
-def _overload_pack_values(qkv, start, stride, length, head_dim, values, width):
+def _overload_pack_values(qkv, start, stride, length, head_dim, shrink, values, width):
     function = pack_values_bf16 if qkv.dtype == types.uint16 else pack_values_f32
-    return lambda qkv, start, stride, length, head_dim, values, width: function(
-        qkv, start, stride, length, head_dim, values, width
+    return lambda qkv, start, stride, length, head_dim, shrink, values, width: function(
+        qkv, start, stride, length, head_dim, shrink, values, width
     )
 
 
 @overload(weigh)
-def _overload_weigh(qkv, scores, column, keys, factor, shift, weights, start):
+def _overload_weigh(qkv, scores, column, keys, factor, top, weights, start):
     function = weigh_bf16 if qkv.dtype == types.uint16 else weigh_f32
-    return lambda qkv, scores, column, keys, factor, shift, weights, start: function(
-        scores, column, keys, factor, shift, weights, start
+    return lambda qkv, scores, column, keys, factor, top, weights, start: function(
+        scores, column, keys, factor, top, weights, start
     )
 
 
@@ -139,9 +143,10 @@ def key_tile(length):
 def score(product, qkv, k_start, stride, valid, queries, units, steps, first, keys, scores):
     """Scores [keys, PANEL] of the keys [first, first + keys); -inf where `valid` is 0."""
     size = STEP_SIZE * stride
+    chain = SCORE_CHAIN if qkv.itemsize == STEP_SIZE else CHAIN
     add_product(
         product, keys, units, qkv.ctypes.data + STEP_SIZE * k_start + first * size, size,
-        queries.ctypes.data, PANEL_STEP * steps, steps, CHAIN, True, scores.ctypes.data, STEP_SIZE * PANEL, 0, 0,
+        queries.ctypes.data, PANEL_STEP * steps, steps, chain, True, scores.ctypes.data, STEP_SIZE * PANEL, 0, 0,
     )  # fmt: skip
     if valid.size > 0:
         for j in range(keys):
@@ -182,11 +187,8 @@ def attend(
             before = load(tops, c)
             top = maximum(before, largest(scores, c, keys))
             store(tops, c, top)
-            # exp(scale (s - top)), with one rounding of the exponent; that of `shift` is the same for all keys of a
-            # tile, and what came before is scaled by the difference of the rounded ones
-            shift = splat(np.float32(0)) - top * factor
-            total = weigh(qkv, scores, c, keys, factor, shift, weights, c * KEY_TILE)
-            faded = exp2(shift + before * factor)
+            total = weigh(qkv, scores, c, keys, factor, top, weights, c * KEY_TILE)
+            faded = exp2_below((before - top) * factor)
             store(sums, c, load(sums, c) * to_f64(faded) + to_f64(total))
             if first > 0:
                 for d in range(head_dim):
@@ -199,10 +201,10 @@ def attend(
 
 
 @inline
-def write_mix(mix, sums, units, head_dim, rows, out, start, stride, turned, width):
-    """Out rows = mix / sums, transposed back."""
+def write_mix(mix, sums, shrink, units, head_dim, rows, out, start, stride, turned, width):
+    """Out rows = mix / (sums shrink), transposed back."""
     for u in range(units):
-        inverse = to_f32(1.0 / load(sums, u * LANES))
+        inverse = to_f32(1.0 / (load(sums, u * LANES) * np.float64(shrink)))
         for d in range(head_dim):
             place = d * PANEL + u * LANES
             store(mix, place, load(mix, place) * inverse)
@@ -223,7 +225,7 @@ def write_probs(
         score(product, qkv, k_start, stride, valid, queries, units, steps, first, keys, scores)
         for j in range(keys):
             for c in range(0, units * LANES, LANES):
-                w = weight(scores, j * PANEL + c, factor, splat(np.float32(0)) - load(tops, c) * factor)
+                w = weight(scores, j * PANEL + c, factor, load(tops, c))
                 store(scores, j * PANEL + c, to_f32(to_f64(w) / load(sums, c)))
             for q in range(rows):
                 probs[start + q * length + first + j] = scores[j * PANEL + q]
@@ -248,6 +250,11 @@ def attention_tasks(op, threads, qkv_type, out_type):
     stride, steps = row_width // per_step, -(-head_dim // per_step)
     width = -(-head_dim // LANES) * LANES + LANES  # room for whole tiles
     factor = np.float32(LOG2_E / np.sqrt(head_dim))
+    # A sum of so many values, each with a weight of up to 1, must not leave float32 before it is divided. By a power of
+    # two: no bit changes.
+    shrink = np.float32(1)
+    while shrink * np.float32(length) > np.float32(1):
+        shrink *= np.float32(0.5)
     units = -(-queries_each // LANES)
     tiles = -(-units // UNITS)
     parts = min(tiles, -(-TASKS_PER_THREAD * threads // (images * num_heads)))
@@ -265,7 +272,7 @@ def attention_tasks(op, threads, qkv_type, out_type):
         image, column = head // num_heads, head % num_heads * head_dim
         q_start = image * length * row_width + column
         k_start, v_start = q_start + row_width // 3, q_start + row_width // 3 * 2
-        pack_values(qkv, v_start, row_width, length, head_dim, values, width)
+        pack_values(qkv, v_start, row_width, length, head_dim, shrink, values, width)
         keys_valid = all_valid[image * length : (image + 1) * length] if all_valid.size > 0 else all_valid
         for tile in range(part * tiles // parts, (part + 1) * tiles // parts):
             first_unit = tile * units // tiles
@@ -282,7 +289,7 @@ def attention_tasks(op, threads, qkv_type, out_type):
                 head_dim, per_step, factor, values, width, scores, weights, mix, tops, sums,
             )  # fmt: skip
             row = image * queries_each + query - first_query
-            write_mix(mix, sums, count, head_dim, rows, out, row * out_width + column, out_width, turned, width)
+            write_mix(mix, sums, shrink, count, head_dim, rows, out, row * out_width + column, out_width, turned, width)
             if probs.size > 0:
                 write_probs(
                     product, qkv, k_start // per_step, stride, keys_valid, queries, count, steps, length, rows, factor,

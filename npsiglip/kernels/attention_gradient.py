@@ -13,13 +13,14 @@ import functools
 
 import numpy as np
 
+from npsiglip.kernels.attention import SCORE_CHAIN
 from npsiglip.kernels.gemm import CHAIN, PANEL_STEP, STEP_SIZE
 from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.pack import transpose
 from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, worker_address
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import LANES, fma, load, load_n, maximum, splat, store, store_n
-from npsiglip.kernels.vector_math import LOG2_E, exp2
+from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 SLACK = 2 * LANES  # numbers behind qkv that the transposed product may read
 
@@ -44,7 +45,7 @@ def pack_rows(source, start, stride, rows, head_dim, panels):
 
 @inline
 def softmax_of_keys(scores, units, length, factor):
-    """Scores [L, PANEL] become the probabilities of each query.
+    """Scores [L, PANEL] become the probabilities of each query; as in `attention.weight`, the difference comes first.
 
     Maxima and sums are made in four chains, of every fourth key: none waits for the last addition, and short ones are
     more exact (docs/numerics.md).
@@ -59,22 +60,22 @@ def softmax_of_keys(scores, units, length, factor):
             d, e = maximum(d, load(scores, place + 2 * PANEL)), maximum(e, load(scores, place + 3 * PANEL))
         for j in range(whole, length):
             a = maximum(a, load(scores, j * PANEL + c))
-        shift = splat(np.float32(0)) - maximum(maximum(a, b), maximum(d, e)) * factor
+        top = maximum(maximum(a, b), maximum(d, e))
         a = splat(np.float32(0))
         b, d, e = a, a, a
         for j in range(0, whole, 4):
             place = j * PANEL + c
-            p = exp2(fma(load(scores, place), factor, shift))
-            q = exp2(fma(load(scores, place + PANEL), factor, shift))
-            r = exp2(fma(load(scores, place + 2 * PANEL), factor, shift))
-            s = exp2(fma(load(scores, place + 3 * PANEL), factor, shift))
+            p = exp2_below((load(scores, place) - top) * factor)
+            q = exp2_below((load(scores, place + PANEL) - top) * factor)
+            r = exp2_below((load(scores, place + 2 * PANEL) - top) * factor)
+            s = exp2_below((load(scores, place + 3 * PANEL) - top) * factor)
             store(scores, place, p)
             store(scores, place + PANEL, q)
             store(scores, place + 2 * PANEL, r)
             store(scores, place + 3 * PANEL, s)
             a, b, d, e = a + p, b + q, d + r, e + s
         for j in range(whole, length):
-            p = exp2(fma(load(scores, j * PANEL + c), factor, shift))
+            p = exp2_below((load(scores, j * PANEL + c) - top) * factor)
             store(scores, j * PANEL + c, p)
             a = a + p
         inverse = np.float32(1.0) / ((a + b) + (d + e))
@@ -170,7 +171,7 @@ def worker(op, threads):
             panel_size = PANEL_STEP * head_dim
             add_product(
                 product, length, units, k_address, STEP_SIZE * stride, q_panels.ctypes.data, panel_size, head_dim,
-                CHAIN, True, probs.ctypes.data, STEP_SIZE * PANEL, 0, 0,
+                SCORE_CHAIN, True, probs.ctypes.data, STEP_SIZE * PANEL, 0, 0,
             )  # fmt: skip
             add_product(
                 product, length, units, k_address + STEP_SIZE * width, STEP_SIZE * stride, mix_panels.ctypes.data,

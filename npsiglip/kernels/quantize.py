@@ -25,6 +25,7 @@ from npsiglip.kernels.tasks import array_at, launch, number, take, worker_addres
 from npsiglip.kernels.vector import (
     LANES,
     absolute,
+    fma,
     load,
     load_n,
     max_lanes,
@@ -35,6 +36,7 @@ from npsiglip.kernels.vector import (
     splat,
     store,
     store_n,
+    sum_lanes,
     to_i32,
 )
 
@@ -43,6 +45,7 @@ MAX_K = (2**31 - 1) // (255 * 127)
 LEAST_W = np.float32(1e-36)  # rows of smaller numbers are rounded to zeros: 127 / x is no number for them
 LEAST_X = np.float32(1e-38)  # and so are those whose scale is smaller
 MOST_W, MOST_X = np.float32(127), np.float32(255)
+MOST_SCALE = np.finfo(np.float32).max
 
 
 @parallel_kernel
@@ -80,15 +83,27 @@ def to_byte(v, inverse, zero):
 
 @inline
 def quantize_row(x, start, k, q, q_start):
-    """A row x.flat[start : start + k] float32 as q.flat[q_start :] uint8; its scale and zero point."""
-    low, high = splat(np.float32(0)), splat(np.float32(0))
+    """A row x.flat[start : start + k] float32 as q.flat[q_start :] uint8; its scale and zero point.
+
+    Minimum and maximum do not tell of a NaN, and a byte cannot be one: what v times zero adds up to does, and goes
+    into the scale. So a row that is not finite gives NaN, as in other types.
+    """
+    low, high, strange = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
     whole = k - k % LANES
     for i in range(0, whole, LANES):
         v = load(x, start + i)
-        low, high = minimum(low, v), maximum(high, v)
+        low, high, strange = minimum(low, v), maximum(high, v), fma(v, np.float32(0), strange)
     v = load_n(x, start + whole, k - whole)
+    strange = fma(v, np.float32(0), strange)
     least, most = min_lanes(minimum(low, v)), max_lanes(maximum(high, v))
     scale = (most - least) / MOST_X
+    if scale > MOST_SCALE:  # the difference is beyond float32
+        scale = most / MOST_X - least / MOST_X
+    scale += sum_lanes(strange)
+    if scale != scale:
+        for i in range(0, k, LANES):
+            store_n(q, q_start + i, splat(np.int32(0)), k - i)
+        return scale, np.int32(0)
     if scale < LEAST_X:
         scale = np.float32(0)
     inverse = np.float32(1) / scale if scale > 0 else np.float32(0)

@@ -60,8 +60,13 @@ def _exp_f64(x):
 @inline
 def exp2(x):
     """2^x in the lanes of a float32 vector."""
-    # Beyond these limits the result is 0 or inf whatever x is; the operand order lets NaN through.
-    x = minimum(np.float32(129.0), maximum(np.float32(-151.0), x))
+    return exp2_below(minimum(np.float32(129.0), x))  # beyond, it is inf; the operand order lets NaN through
+
+
+@inline
+def exp2_below(x):
+    """2^x for x <= 129, which a softmax knows of its exponents."""
+    x = maximum(np.float32(-151.0), x)  # below, it is 0
     n = rint(x)
     r = x - n  # exactly
     # 2^r = 1 + r q(r), q of degree 5, fitted to what is left after rounding its coefficients: 2^-28.3

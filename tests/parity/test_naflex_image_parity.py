@@ -37,6 +37,14 @@ def test_sizes(most):
     assert_equal([picture(*size) for size in sizes], 16, most)
 
 
+def test_each_channel_has_its_own_mean_and_deviation():
+    settings = {"image_mean": [0.1, 0.45, 0.7], "image_std": [0.2, 0.5, 0.9]}
+    images = [picture(50, 90), picture(33, 31)]
+    theirs = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=60, **settings)(images, return_tensors="np")
+    ours = NaflexProcessor(8, 60, **{name: tuple(values) for name, values in settings.items()})(images)
+    np.testing.assert_array_equal(ours.patches, theirs["pixel_values"])
+
+
 @pytest.mark.parametrize("patch_size", [2, 14, 16])
 def test_modes(patch_size):
     for name, image in pil_images(5, 60, 85):
