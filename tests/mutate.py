@@ -51,6 +51,7 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", 
 
 KILLED, SURVIVED, NO_FAULT, BROKEN = "killed", "survived", "no fault", "broken"
 BAD = (SURVIVED, BROKEN)
+UNCOMPILED = "numba.core.errors."
 
 
 class CatalogueError(Exception):
@@ -227,6 +228,8 @@ class Workshop:
             shutil.rmtree(own, ignore_errors=True)
         if verdict.code == 0:
             return (NO_FAULT, mistake.equivalent) if mistake.equivalent else (SURVIVED, mistake.why)
+        if UNCOMPILED in verdict.failed:
+            return BROKEN, f"it does not compile, which every test notices: {verdict.failed}"
         if verdict.code == 1 or verdict.code is None or verdict.code < 0:  # failed; its time was up; a signal ended it
             how = verdict.failed if verdict.code == 1 else "the time was up" if verdict.code is None else "it crashed"
             return (BROKEN, f"said to be no fault, but noticed: {how}") if mistake.equivalent else (KILLED, how)

@@ -35,6 +35,9 @@ TESTS = """
     def test_largest():
         assert npsiglip.largest([1]) == 1
 
+    def test_compiled():
+        assert npsiglip.half(4) == 2, "numba.core.errors.TypingError: no matching definition"
+
     def test_red():
         assert False
 """
@@ -78,6 +81,7 @@ def test_outcomes(tree, tmp_path, capsys):
         harmless={**OTHERS, "equivalent": "lists have one number"},
         said_to_be_harmless={"equivalent": "nobody halves"},
         red={"tests": ["test_it.py::test_red"]},
+        no_code={"tests": ["test_it.py::test_compiled"]},
     )
     before = (tmp_path / "npsiglip" / "__init__.py").read_text()
     results = tmp_path / "results"
@@ -90,11 +94,13 @@ def test_outcomes(tree, tmp_path, capsys):
         "harmless": "no fault",
         "said_to_be_harmless": "broken",
         "red": "broken",
+        "no_code": "broken",
     }
     assert found["third"]["by"].startswith("test_it.py::test_half - assert 1.33")
     assert "test_it.py::test_red fails without the mistake" in found["red"]["by"]
+    assert found["no_code"]["by"].startswith("it does not compile")
     table = capsys.readouterr().out.splitlines()
-    assert table[2] == "| some | 5 | 1 | 1 | 1 | 2 |"
+    assert table[2] == "| some | 6 | 1 | 1 | 1 | 3 |"
     assert "| harmless | npsiglip/__init__.py | no fault | lists have one number |" in table
 
     # what is known is not run again; what has changed is
