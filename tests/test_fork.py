@@ -219,10 +219,10 @@ def test_a_fork_in_the_middle_of_a_pass_that_does_not_end_is_one_error():
 
 def test_pictures_can_be_opened_after_a_fork():
     code = """
-        from npsiglip import image_decode
+        from npsiglip import image_files
         held = threading.Event()
         def hold():
-            with image_decode._OPEN_LOCK:
+            with image_files._OPEN_LOCK:
                 held.set()
                 time.sleep(1)
         threading.Thread(target=hold, daemon=True).start()
