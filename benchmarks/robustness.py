@@ -67,49 +67,71 @@ def command_args(images: int) -> list[str]:
     return ["classify", *[PICTURE] * images, "-l", "a red circle"]
 
 
-def interrupt(process: subprocess.Popen[str], seconds: float) -> tuple[int, list[str], str]:
-    """Exit code, lines of stdout after "ready", and stderr."""
+def interrupt(
+    process: subprocess.Popen[str], seconds: float, cache: Path, files: int
+) -> tuple[int | None, list[str], str]:
+    """Exit code, words on stdout after "ready", and stderr; no code if it had ended before.
+
+    The interrupt comes so many seconds after there are so many files in the cache.
+    """
     assert process.stdout is not None
     while process.stdout.readline().strip() not in ("ready", ""):
         pass
+    while len(kernels_in(cache)) < files and process.poll() is None:
+        time.sleep(0.01)
     time.sleep(seconds)
+    if process.poll() is not None:
+        process.communicate()
+        return None, [], ""
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=600)
     return process.returncode, output.split(), errors
 
 
-def seconds_of(cache: Path) -> float:
-    """That the work takes, from "ready" on."""
+def kernels_in(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.kernel"))
+
+
+def first_run(cache: Path) -> tuple[float, int]:
+    """Seconds that the work takes, from "ready" on, and how many kernels it compiles."""
     process = start(cache, CALL, *command_args(1))
     assert process.stdout is not None
     process.stdout.readline()
     began = time.perf_counter()
     process.communicate()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, len(kernels_in(cache))
 
 
 def interrupts(number: int, compiling: bool, expected: str, warm: Path) -> int:
     """Interrupts that went wrong."""
-    wrong = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        span = seconds_of(Path(scratch)) if compiling else 2.0
+    wrong = none = 0
+    span, kernels = 2.0, 0
+    if compiling:
+        with tempfile.TemporaryDirectory() as scratch:
+            span, kernels = first_run(Path(scratch))
     print(f"{'compiling' if compiling else 'encoding'}: {number} interrupts over {span:.1f} s", flush=True)
     for i in range(number):
         with tempfile.TemporaryDirectory() as scratch:
-            cache, moment = Path(scratch) if compiling else warm, span * (i + 0.5) / number
+            cache, moment, files = Path(scratch) if compiling else warm, span * (i + 0.5) / number, 0
+            if compiling:  # by what is done, since the machine may be slower or faster next time
+                files = int(kernels * (i + 0.5) / number)
+                moment -= files * span / kernels
             if i % 4:
                 process = start(cache, CALL, *command_args(1 if compiling else 3000))
-                code, output, errors = interrupt(process, moment)
+                code, output, errors = interrupt(process, moment, cache, files)
                 good = code == 130 and "Traceback" not in errors
             else:
                 process = start(cache, WORK.format(long=0 if compiling else MANY))
-                code, output, errors = interrupt(process, moment)
+                code, output, errors = interrupt(process, moment, cache, files)
                 late = output[:1] == ["end"]  # it came after the compilation, and was not lost
                 good = code == 0 and output[late:] == ["interrupted", expected, expected]
-        if not good:
+        if code is None:
+            none += 1
+        elif not good:
             wrong += 1
-            print(f"  after {moment:.2f} s: exit code {code}, {output[:9]} {errors[-2000:]}", flush=True)
-    print(f"  {number - wrong} of {number} as expected", flush=True)
+            print(f"  {files} kernels and {moment:.2f} s: exit code {code}, {output[:9]} {errors[-2000:]}", flush=True)
+    late = f", {none} came too late" if none else ""
+    print(f"  {number - wrong - none} of {number} as expected{late}", flush=True)
     return wrong
 
 
@@ -143,7 +165,7 @@ def caches(number: int, expected: str, warm: Path) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             cache = Path(scratch, "cache")
             shutil.copytree(warm, cache)
-            path = rng.choice(sorted(cache.rglob("*.kernel")))
+            path = rng.choice(kernels_in(cache))
             if how == "full disk":
                 path.unlink()
             else:
