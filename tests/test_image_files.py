@@ -231,7 +231,7 @@ def test_floats_in_a_picture_are_warned_of():
 
 def test_a_setting_that_cannot_be():
     assert "clip, scale" in refusal(lambda: ImageProcessor(10, 7, sixteen_bit="stretch"))
-    assert "clip, scale" in refusal(SigLIP.from_pretrained, TINY, None, None, None, None, "stretch")
+    assert "clip, scale" in refusal(lambda: SigLIP.from_pretrained(TINY, sixteen_bit="stretch"))
 
 
 # content instead of paths
