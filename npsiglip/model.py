@@ -180,9 +180,9 @@ class SigLIP:
         processor: Deferred[Processor] | None = None
         tokenizer: Deferred[BaseTokenizer | None] | None = None
         if config.image:
-            processor = Deferred(partial(_processor_of, checkpoint.source, config, decoding))
+            processor = Deferred(partial(_processor_of, checkpoint.source.absolute(), config, decoding))
         if config.text:
-            tokenizer = Deferred(partial(find_tokenizer, folder, config.text))
+            tokenizer = Deferred(partial(find_tokenizer, folder.absolute(), config.text))
         return cls(config, checkpoint, processor, tokenizer, threads, dtype)
 
     @cached_property

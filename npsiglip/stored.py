@@ -98,7 +98,7 @@ class MappedTensor:
         page = mmap.PAGESIZE
         first = -(-self.offset // page) * page
         end = (self.offset + Spec(self.dtype, self.shape).nbytes) // page * page
-        if end > first and isinstance(self.memory, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        if end > first and hasattr(self.memory, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
             self.memory.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 

@@ -22,6 +22,7 @@ from npsiglip.converter import check_equal, convert
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub import model_folder
 from npsiglip.hub_cache import missing_files
+from npsiglip.image import ImageProcessor
 from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
@@ -63,7 +64,7 @@ def test_to_hugging_face(tmp_path, name):
         assert came.tokenizer(["a photo of a cat"]).tolist() == own.tokenizer(["a photo of a cat"]).tolist()
     else:  # a Unigram file, which Hugging Face's SigLIP does not read
         assert not (tmp_path / "hf" / "tokenizer.json").exists()
-        came = SigLIP(result.config, result, folder_processor(tmp_path / "hf", result.config.image))
+        came = SigLIP(result.config, result, folder_processor(tmp_path / "hf", result.config))
     picture = np.array(a_picture())
     np.testing.assert_array_equal(came.processor(picture), own.processor(picture))
     np.testing.assert_array_equal(came.encode_image(golden["pixels"]), own.encode_image(golden["pixels"]))
@@ -105,6 +106,7 @@ def test_a_text_tower_without_projection(tmp_path, narrow):
     params = random_params(config, 1)
     params |= {"text.head.w": np.eye(24, dtype=np.float32), "text.head.b": np.zeros(24, np.float32)}
     save_folder(tmp_path / "hf", config, params)
+    (tmp_path / "hf" / "preprocessor_config.json").write_text("{}")
     convert(tmp_path / "hf", tmp_path / "out", to=OPEN_CLIP)
     assert not [name for name in load_file(tmp_path / "out" / WEIGHTS) if "text_projection" in name]
     text_cfg = json.loads((tmp_path / "out" / CONFIG).read_text())["model_cfg"]["text_cfg"]
@@ -131,6 +133,7 @@ def test_image_towers_alone(tmp_path, monkeypatch):
     labels = ClassifierConfig(("a", "b"))
     config = SigLIPConfig(replace(own.image, mean=False), None, labels)
     save_folder(tmp_path / "labelled", config, random_params(config, 2))
+    (tmp_path / "labelled" / "preprocessor_config.json").write_text("{}")
     came = convert(tmp_path / "labelled", tmp_path / "timm", to=OPEN_CLIP)
     assert came.config.classifier == labels
 
@@ -159,7 +162,8 @@ def test_conversions_that_are_refused(tmp_path, narrow, tiny_folder):
     with pytest.raises(CheckpointError, match="layer_norm_eps is 1e-05, and timm's image towers have 1e-06"):
         convert(hugging, tmp_path / "x", to=OPEN_CLIP)
     change_json(hugging / "config.json", "vision_config", layer_norm_eps=1e-6)
-    settings = preprocessor_config(config.image, 1)  # Lanczos
+    size = config.image.image_size
+    settings = preprocessor_config(ImageProcessor(size, size, resample=1))  # Lanczos
     (hugging / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="has steps that open_clip has no words for"):
         convert(hugging, tmp_path / "x", to=OPEN_CLIP)

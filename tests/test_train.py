@@ -123,7 +123,7 @@ def test_the_model_that_is_written_is_the_one_that_was_trained(whole):
     for name, view in trained.params.views.items():
         np.testing.assert_array_equal(checkpoint[name], view)
     pictures, captions = StandIn().batch(0)
-    assert model(pictures, captions).probs.shape == (4, 4)
+    assert model(pictures, model.tokenizer(captions)).probs.shape == (4, 4)
     assert model.processor.height == 16
     assert model.tokenizer.seq_len == 8
 

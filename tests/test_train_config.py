@@ -225,7 +225,8 @@ def test_parameters_of_a_folder(tiny_folder, tiny_config):
 def toml_blocks():
     for page in sorted((ROOT / "docs").glob("*.md")):
         for i, block in enumerate(re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)):
-            yield pytest.param(block, id=f"{page.name}-{i}")
+            if "[[mistake]]" not in block:  # of a catalogue of its own
+                yield pytest.param(block, id=f"{page.name}-{i}")
 
 
 @pytest.mark.parametrize("block", list(toml_blocks()))

@@ -29,9 +29,15 @@ from npsiglip.train.data import Pixels
 Pictures = NDArray[np.uint8]
 
 
+def ids_of(model: SigLIP, captions: Sequence[str]) -> NDArray[np.int64]:
+    """The ids of captions, as in training: the end of a long one is cut off without a word."""
+    assert model.tokenizer is not None
+    return model.tokenizer(list(captions))
+
+
 def top1(model: SigLIP, pictures: Pictures, labels: NDArray[np.integer], captions: Sequence[str]) -> float:
     """The part of the pictures [n, S, S, 3] whose label's caption has the highest logit."""
-    zimg, ztxt = model.encode_image(Pixels()(pictures)), model.encode_text(captions)
+    zimg, ztxt = model.encode_image(Pixels()(pictures)), model.encode_text(ids_of(model, captions))
     return float((model.compare(zimg, ztxt).logits_per_image.argmax(axis=1) == labels).mean())
 
 
@@ -74,7 +80,7 @@ def _pairs_in_batches(model: SigLIP, batch: int, batches: int, seed: int, image_
     logits = []
     for step in range(batches):
         pictures, captions = world.batch(step, batch)
-        logits.append(model(Pixels()(pictures), captions).logits_per_image.astype(np.float64))
+        logits.append(model(Pixels()(pictures), ids_of(model, captions)).logits_per_image.astype(np.float64))
     z, y = np.stack(logits), np.broadcast_to(np.eye(batch, dtype=bool), (batches, batch, batch))
     balanced = y | np.roll(y, 1, axis=2)  # each picture with its own caption and the next one's
     few = z[balanced], y[balanced]
@@ -112,7 +118,7 @@ def evaluate(
     size = model.config.image.image_size
     results: dict[str, Any] = dict(ZeroShot(count, size, seed)(model))
     pictures, captions = retrieval_pairs(pairs, seed=seed, image_size=size)
-    logits = model(Pixels()(pictures), captions).logits_per_image
+    logits = model(Pixels()(pictures), ids_of(model, captions)).logits_per_image
     same = np.eye(pairs, dtype=bool)
     found = {"image_to_text": in_best(logits, same, 1), "text_to_image": in_best(logits.T, same, 1)}
     results |= {name: float(hits.mean()) for name, hits in found.items()}

@@ -17,7 +17,7 @@ from npsiglip.pairs.settings import SourceSettings
 from npsiglip.train.augment import reduced, shown
 from npsiglip.train.config import Config
 from npsiglip.train.data import Pixels
-from npsiglip.train.evaluate import ZeroShot
+from npsiglip.train.evaluate import ZeroShot, ids_of
 
 
 class ClassTest:
@@ -53,7 +53,9 @@ class ClassTest:
     def logits(self, model: SigLIP, code: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """Of every picture against every class, and which are right: classes that are called the same all are."""
         texts = self.texts[code]
-        found = model.compare(model.encode_image(Pixels()(self.pictures)), model.encode_text(texts)).logits_per_image
+        found = model.compare(
+            model.encode_image(Pixels()(self.pictures)), model.encode_text(ids_of(model, texts))
+        ).logits_per_image
         same = np.array([[a == b for b in texts] for a in texts])
         return found, same[self.labels]
 
