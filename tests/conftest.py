@@ -27,6 +27,14 @@ if find_spec("hypothesis"):
     settings.load_profile("npsiglip")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that compile everything from nothing for some twenty seconds run with NPSIGLIP_SLOW=1, as .ci/run does."""
+    if not os.environ.get("NPSIGLIP_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow") or "AVX-512 of the first generation" in item.nodeid:
+                item.add_marker(pytest.mark.skip(reason="slow: set NPSIGLIP_SLOW=1"))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder() -> Path:
     """The tiny golden model, a folder in Hugging Face's format. Copy it before writing to it."""

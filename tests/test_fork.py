@@ -217,6 +217,25 @@ def test_a_fork_in_the_middle_of_a_pass_that_does_not_end_is_one_error():
     assert errors.count("start processes with 'spawn' or 'forkserver'") == 2
 
 
+def test_a_fork_does_not_wait_for_a_thread_that_computes_all_the_time():
+    """It takes the lock again at once; the fork must get its turn all the same."""
+    code = """
+        from npsiglip.kernels.threads import RUN_LOCK
+        def compute():
+            while True:
+                with RUN_LOCK, RUN_LOCK:
+                    end = time.monotonic() + 0.02
+                    while time.monotonic() < end:
+                        pass
+        threading.Thread(target=compute, daemon=True).start()
+        for _ in range(20):
+            started = time.monotonic()
+            child(lambda: bits(model))
+            assert time.monotonic() - started < 20
+    """
+    assert len(set(run(code, "1")[0].splitlines())) == 1
+
+
 def test_pictures_can_be_opened_after_a_fork():
     code = """
         from npsiglip import image_files

@@ -25,6 +25,7 @@ def npsiglip(*args, folder):
     )
 
 
+@pytest.mark.slow
 def test_after_it_nothing_is_compiled(tmp_path):
     result = npsiglip("warmup", "--model", TINY, "--dtype", "float32", folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -49,6 +50,7 @@ def test_after_it_nothing_is_compiled(tmp_path):
     assert again.stderr.startswith(f"{folder}: {len(files)} kernels, {size:.1f} MB, 0 of them compiled now")
 
 
+@pytest.mark.slow
 def test_dtypes_of_the_model_and_training(monkeypatch):
     """What is in this suite's own cache, or is put there: every kernel is one that other tests compile, too."""
     said = []

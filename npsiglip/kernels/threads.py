@@ -34,14 +34,17 @@ _forked = {"pool": False, "torn": False, "told": False}  # what this process lac
 
 
 class _RunLock:
-    """A reentrant lock, as a context.
+    """A reentrant lock, as a context. Who wants it passes a gate first, which a fork that waits for it has closed.
+
+    Without the gate a thread that computes all the time would take the lock again before the fork could.
 
     Raises:
         InputError: in a process that was forked in the middle of another thread's pass, where it would never be free.
     """
 
     def __init__(self):
-        self.lock = threading.RLock()
+        self.lock, self.gate = threading.RLock(), threading.Lock()
+        self._owner, self._depth = 0, 0
 
     def __enter__(self):
         if _forked["torn"]:
@@ -50,9 +53,17 @@ class _RunLock:
                 f"{FORK_SECONDS:.0f} seconds, and cannot compute: start processes with 'spawn' or 'forkserver', or "
                 "load the model after the fork"
             )
+        me = threading.get_ident()
+        if self._owner != me:
+            with self.gate:
+                pass
         self.lock.acquire()
+        self._owner, self._depth = me, self._depth + 1
 
     def __exit__(self, *exception):
+        self._depth -= 1
+        if self._depth == 0:
+            self._owner = 0
         self.lock.release()
 
 
@@ -187,6 +198,7 @@ _held: list[Any] = []
 
 def _before_fork():
     """Wait for other threads to end what they do."""
+    RUN_LOCK.gate.acquire()
     end = time.monotonic() + FORK_SECONDS
     for lock in [] if _forked["torn"] else _LOCKS:
         if not lock.acquire(timeout=max(0.0, end - time.monotonic())):
@@ -197,6 +209,7 @@ def _before_fork():
 def _after_fork_in_parent():
     while _held:
         _held.pop().release()
+    RUN_LOCK.gate.release()
 
 
 def _after_fork_in_child():
@@ -204,6 +217,7 @@ def _after_fork_in_child():
     _forked["pool"] |= _pool_is_started()
     while _held:
         _held.pop().release()
+    RUN_LOCK.gate.release()
 
 
 if hasattr(os, "register_at_fork"):
