@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import InputError, InputWarning
 from npsiglip.image_files import DEFAULT, Decoding, is_content, load_image, of_eight_bits, refuse_content, scaled_16_bit
+from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +76,8 @@ def _array_to_pil(array: NDArray[Any], name: str, decoding: Decoding) -> Image.I
     Hugging Face blends arrays in float64 where it has Pillow blend images; both give the same byte for each of the
     65,536 pairs of a value and an alpha, so that Pillow does it here for either.
     """
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     if array.ndim == 2:
         raise InputError(
@@ -94,7 +96,8 @@ def _array_to_pil(array: NDArray[Any], name: str, decoding: Decoding) -> Image.I
 
 def _pil_to_rgb(image: Image.Image, name: str, convert: bool, decoding: Decoding) -> Image.Image:
     """Any mode -> RGB, transparency of any kind on white; `convert=False` takes three bands as if they were RGB."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     bands = image.getbands()
     if 0 in image.size:
@@ -131,7 +134,8 @@ def to_rgb(image: Any, name: str, convert: bool = True, decoding: Decoding = DEF
     Raises:
         InputError: anything else, with the reason and the likely fix.
     """
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     if isinstance(image, str | os.PathLike) or is_content(image):
         image = load_image(image, decoding, name)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import InputError, InputWarning
 from npsiglip.image_formats import is_heif, what_it_is
+from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -152,7 +153,8 @@ def _read_start(file: Any) -> bytes:
 
 def _identify(file: Any, name: str) -> Image.Image:
     """The picture in a file, of which only the header is read."""
-    from PIL import Image, UnidentifiedImageError
+    with deferred():
+        from PIL import Image, UnidentifiedImageError
 
     try:
         return Image.open(file)
@@ -160,7 +162,8 @@ def _identify(file: Any, name: str) -> Image.Image:
         start = _read_start(file)
     what = what_it_is(start)
     if is_heif(start) and find_spec("pillow_heif"):
-        from pillow_heif import register_heif_opener
+        with deferred():
+            from pillow_heif import register_heif_opener
 
         register_heif_opener()
         with contextlib.suppress(UnidentifiedImageError):
@@ -185,7 +188,8 @@ def _open_image(file: Any, name: str, limit: float | None) -> Image.Image:
 @contextlib.contextmanager
 def _pixel_limit(max_megapixels: float | None) -> Iterator[float | None]:
     """The limit in pixels, which Pillow too knows meanwhile, if it is not its own: others have to wait."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     if max_megapixels is None:
         with _OPEN_LOCK:  # not while it is another's
@@ -205,7 +209,8 @@ def _pixel_limit(max_megapixels: float | None) -> Iterator[float | None]:
 @contextlib.contextmanager
 def _without_size_warnings(locked: bool) -> Iterator[None]:
     """Pillow's own warning of large pictures has the same limit as the refusal here."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     with contextlib.nullcontext() if locked else _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -213,7 +218,8 @@ def _without_size_warnings(locked: bool) -> Iterator[None]:
 
 
 def _decode(file: Any, name: str, decoding: Decoding, convert: bool) -> Image.Image:
-    from PIL import Image, ImageOps
+    with deferred():
+        from PIL import Image, ImageOps
 
     own_limit = decoding.max_megapixels is not None
     with _pixel_limit(decoding.max_megapixels) as limit:
@@ -293,7 +299,8 @@ def scaled_16_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def of_eight_bits(image: Image.Image, name: str, decoding: Decoding) -> Image.Image:
     """A grey picture of more than 8 bits in 8, if they are to be scaled; else as it is, for Pillow to cut off."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     if image.mode in _DEEP_GREY:
         values = np.asarray(image)

@@ -28,6 +28,7 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.image import ImageProcessor
 from npsiglip.image_decode import to_rgb
 from npsiglip.image_files import Decoding, is_content, load_image, of_eight_bits
+from npsiglip.interrupts import deferred
 from npsiglip.pixel_settings import BICUBIC, BILINEAR, PixelSettings
 from npsiglip.told import OPEN_CLIP, OPEN_CLIP_CONFIG, read_object
 
@@ -79,7 +80,8 @@ class CropProcessor(ImageProcessor):
 
 def _as_stored(image: Any, name: str, decoding: Decoding) -> Image.Image:
     """A picture in its own mode; an array is RGB."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     if isinstance(image, str | os.PathLike) or is_content(image):
         return load_image(image, decoding, name, convert=False)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.interrupts import deferred
 from npsiglip.json_files import ERRORS, parse
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def read_sentencepiece(path: Path) -> SentencePieceProcessor:
     Raises:
         CheckpointError: the file cannot be used.
     """
-    from sentencepiece import SentencePieceProcessor
+    with deferred():
+        from sentencepiece import SentencePieceProcessor
 
     data = read_vocabulary(path, "a SentencePiece model")
     try:

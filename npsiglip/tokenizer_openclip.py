@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.interrupts import deferred
 from npsiglip.tokenizer import MODEL_FILE, Tokenizer
 from npsiglip.tokenizer_base import CONFIG_FILE, BaseTokenizer, read_json, read_vocabulary, token_text
 from npsiglip.tokenizer_siglip2 import JSON_FILE, Siglip2Tokenizer
@@ -78,7 +79,8 @@ CLEAN: dict[str, Callable[[str], str]] = {
 
 def _charsmap(normalizer: Any) -> Any:
     """SentencePiece's table of characters in a tokenizer.json's normalizer: all that transformers takes of it."""
-    from tokenizers.normalizers import Precompiled
+    with deferred():
+        from tokenizers.normalizers import Precompiled
 
     steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
     for step in steps:
@@ -102,8 +104,9 @@ class UnigramTokenizer(BaseTokenizer):
 
     def __init__(self, path: Path, seq_len: int, eos_token: str = "</s>", pad_token: str = "</s>") -> None:
         super().__init__(seq_len)
-        from tokenizers import Tokenizer as Reader
-        from tokenizers import normalizers, pre_tokenizers
+        with deferred():
+            from tokenizers import Tokenizer as Reader
+            from tokenizers import normalizers, pre_tokenizers
 
         data = read_vocabulary(path, "a vocabulary for the tokenizers library")
         try:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from npsiglip.errors import CheckpointError, NpsiglipError
+from npsiglip.interrupts import deferred
 from npsiglip.tokenizer_base import (
     SPACE,
     BaseTokenizer,
@@ -91,7 +92,8 @@ class _Json:
     """tokenizer.json, through the tokenizers library."""
 
     def __init__(self, path: Path, special: Iterable[str], lower: bool) -> None:
-        from tokenizers import AddedToken, Tokenizer, models, normalizers
+        with deferred():
+            from tokenizers import AddedToken, Tokenizer, models, normalizers
 
         data = read_vocabulary(path, "a vocabulary for the tokenizers library")
         self._path = path
@@ -134,7 +136,8 @@ class _SentencePiece:
     """tokenizer.model, through sentencepiece."""
 
     def __init__(self, path: Path, special: Iterable[str], lower: bool) -> None:
-        from tokenizers.normalizers import Lowercase
+        with deferred():
+            from tokenizers.normalizers import Lowercase
 
         self._model = read_sentencepiece(path)
         self.size: int = self._model.get_piece_size()

@@ -3,6 +3,8 @@
 benchmarks/robustness.py interrupts whole processes at many moments; here the moments are chosen.
 """
 
+import ast
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from golden_data import ROOT, TINY
 from numba.core import event
 from numba.core.registry import cpu_target
 
-from npsiglip import SigLIP, interrupts
+from npsiglip import SigLIP, cli, interrupts
 from npsiglip.engine import Pass
 from npsiglip.interrupts import check, deferred
 from npsiglip.kernels import cache, jit, tasks
@@ -282,3 +284,54 @@ def test_an_interrupt_that_was_lost_is_remembered():
     code = code.replace("Lost()\n", "Lost()\n    with cli.interrupts.deferred():\n        print('not reached')\n")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (result.returncode, result.stdout) == (130, "")
+
+
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+NATIVE = {"PIL", "matplotlib", "numpy", "pillow_heif", "safetensors", "sentencepiece", "tokenizers"}
+
+
+def imports_that_can_be_interrupted(tree):
+    """Lines of imports of compiled libraries, within functions and not within `deferred()`.
+
+    Such a library, interrupted while it starts, loses the interrupt and raises an ImportError.
+    """
+    found = []
+
+    def look(node, in_function):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.With) and any(ast.unparse(item) == "deferred()" for item in child.items):
+                continue
+            if isinstance(child, ast.Import | ast.ImportFrom) and in_function:
+                names = [child.module or ""] if isinstance(child, ast.ImportFrom) else [a.name for a in child.names]
+                found.extend(child.lineno for name in names if name.split(".")[0] in NATIVE)
+            look(child, in_function or isinstance(child, ast.FunctionDef))
+
+    look(tree, False)
+    return found
+
+
+@pytest.mark.parametrize("lines, expected", [("", 1), ("    with deferred():\n    ", 0)])
+def test_such_imports_are_found(lines, expected):
+    code = f"import numpy\ndef f():\n{lines}    from PIL import Image\n"
+    assert len(imports_that_can_be_interrupted(ast.parse(code))) == expected
+
+
+def test_imports_of_compiled_libraries_wait():
+    for path in sorted((ROOT / "npsiglip").rglob("*.py")):
+        if "engines" not in path.parts:  # each in a process of its own, which ends with the benchmark
+            assert not imports_that_can_be_interrupted(ast.parse(path.read_text())), path
+
+
+def test_an_error_that_follows_an_interrupt_is_the_interrupt(monkeypatch, capsys):
+    def broken(app, tell):
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupt()
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr(cli, "run", broken)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == ""

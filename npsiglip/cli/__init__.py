@@ -79,6 +79,9 @@ def main() -> None:
         pass
     except SystemExit as end:
         code = end.code
+    except Exception:
+        if not interrupts.seen:  # an extension that is interrupted while it starts says that it failed
+            raise
     finally:
         interrupts.forget()
     sys.exit(INTERRUPTED if interrupts.seen else code)

@@ -36,6 +36,7 @@ from npsiglip.cli.pictures import (
     pixel_settings,
 )
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,12 +78,14 @@ def check_output(output: Path) -> Path:
 
 def _save(path: Path, embeddings: NDArray[np.float32], metadata: Mapping[str, object]) -> None:
     if path.suffix.lower() == ".npy":
-        import numpy as np
+        with deferred():
+            import numpy as np
 
         with path.open("wb") as file:  # given a name, NumPy may append another suffix to it
             np.save(file, embeddings)
     else:
-        from safetensors.numpy import save_file
+        with deferred():
+            from safetensors.numpy import save_file
 
         save_file({"embeddings": embeddings}, path, {key: json.dumps(value) for key, value in metadata.items()})
 
@@ -99,7 +102,8 @@ def write(output: Path, target: Path, embeddings: NDArray[np.float32], metadata:
     Raises:
         InputError: if it cannot be written.
     """
-    from safetensors import SafetensorError
+    with deferred():
+        from safetensors import SafetensorError
 
     from npsiglip.atomic import write_all
 
@@ -118,7 +122,8 @@ def _encode(
     options: _Options,
 ) -> tuple[list[int], NDArray[np.float32]]:
     """The places of the inputs that could be used, in order, and their embeddings [N, D]."""
-    import numpy as np
+    with deferred():
+        import numpy as np
 
     order, rows = list(places[Kind.TEXT]), []
     if texts := [inputs[i] for i in order]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from npsiglip.errors import InputError
 from npsiglip.evaluation.scores import Share, auroc, balanced, calibration, in_best, share
 from npsiglip.inputs import inputs_per_pass
+from npsiglip.interrupts import deferred
 from npsiglip.model import SigLIP
 from npsiglip.outputs import sigmoid
 from npsiglip.pairs.base import Pairs
@@ -39,7 +40,8 @@ def nothing(done: int, total: int) -> None:
 
 def opaque(picture: Image) -> Image:
     """RGB; a cut-out is put on white."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     if picture.mode != "RGBA":
         return picture

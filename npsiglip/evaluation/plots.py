@@ -8,6 +8,7 @@ from typing import Any
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 
 MOST_CLASSES = 40  # named in a plot
 
@@ -33,7 +34,8 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         InputError: matplotlib is missing, or the file cannot be written.
     """
     try:
-        from matplotlib.figure import Figure
+        with deferred():
+            from matplotlib.figure import Figure
     except ImportError:
         raise InputError("a plot needs matplotlib: pip install 'npsiglip[train]'") from None
     if "texts" in report:

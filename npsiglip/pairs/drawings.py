@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 from npsiglip.pairs.base import Words, files
 from npsiglip.pairs.folders import Synonyms, load_synonyms
 from npsiglip.pairs.settings import SourceSettings
@@ -26,7 +27,8 @@ CANVAS = 192  # pixels, for pictures of 64 to 96
 
 def drawn(strokes: Strokes, rng: Random, side: int = CANVAS) -> Image:
     """The strokes as a cut-out, RGBA [side, side], with a pen of random width, mostly dark."""
-    from PIL import Image, ImageDraw
+    with deferred():
+        from PIL import Image, ImageDraw
 
     width = side * (0.012 + 0.03 * rng.random())
     dark = rng.random() < 0.7

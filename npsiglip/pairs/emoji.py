@@ -15,6 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 from npsiglip.pairs.base import PICTURES, Words, files, phrases
 from npsiglip.pairs.settings import SourceSettings
 
@@ -76,7 +77,8 @@ class Emoji:
 
     def read(self, index: int, rng: Random) -> Image:
         """A cut-out, RGBA."""
-        from PIL import Image
+        with deferred():
+            from PIL import Image
 
         path = self.pictures[index]
         if path.suffix.lower() in FONTS:
@@ -99,7 +101,8 @@ def glyph(font: Path, key: str) -> Image:
     Raises:
         OSError: a font that cannot be used.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    with deferred():
+        from PIL import Image, ImageDraw, ImageFont
 
     face = ImageFont.truetype(str(font), BITMAP_SIZE)
     canvas = Image.new("RGBA", (2 * BITMAP_SIZE, 2 * BITMAP_SIZE))

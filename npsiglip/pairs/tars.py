@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 from npsiglip.pairs.base import PICTURES, Words, files
 from npsiglip.pairs.folders import load_synonyms, words_of
 from npsiglip.pairs.settings import SourceSettings
@@ -53,7 +54,8 @@ class Tars:
 
     def read(self, index: int, rng: Random) -> Image:
         """Decoded as for a model."""
-        from PIL import Image, ImageOps
+        with deferred():
+            from PIL import Image, ImageOps
 
         place = self.places[index]
         with self.tars[place.tar].open("rb") as file:

@@ -10,6 +10,7 @@ import numpy as np
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 from npsiglip.train.metrics_log import read_metrics
 
 FILE = "plot.png"
@@ -33,8 +34,9 @@ def _minutes(lines: list[dict[str, Any]]) -> tuple[Callable[[Any], Any], Callabl
 def _figure(width: float, height: float) -> Any:
     """An empty figure; None where matplotlib is missing."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with deferred():
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
     except ImportError:
         return None
     figure = Figure(figsize=(width, height), layout="constrained")

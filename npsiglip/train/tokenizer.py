@@ -15,6 +15,7 @@ from pathlib import Path
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 from npsiglip.tokenizer import canonicalize
 
 # `npsiglip.Tokenizer`, as the original, lets "<unk>" be cut with every text and counts its pieces off again
@@ -33,7 +34,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) 
         InputError: no captions, or a vocabulary too small for their letters.
         OSError: the file cannot be written.
     """
-    from sentencepiece import SentencePieceTrainer
+    with deferred():
+        from sentencepiece import SentencePieceTrainer
 
     texts = [text for text in map(canonicalize, captions) if text]
     if not texts:

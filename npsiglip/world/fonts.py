@@ -14,6 +14,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 
 DOTTED_ZERO: Final = ("DejaVuSansMono", "DejaVuSansMono-Bold")
 FONTS: Final = (
@@ -41,7 +42,8 @@ def check_fonts() -> None:
 
 @functools.cache
 def _folder() -> Path:
-    import matplotlib
+    with deferred():
+        import matplotlib
 
     return Path(matplotlib.get_data_path(), "fonts", "ttf")
 
