@@ -22,8 +22,8 @@ with safe_open(FILE, "np") as opened:
 ARRAYS = load_file(FILE)
 TEXT_HEAD = "base_model.model.text_model.head"
 QUERY = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj"
-# Merged weights are rounded once to float32, half of 1.2e-7 each, where PEFT ran in double precision beside its base;
-# Merged weights were at most 1.5e-7 of the largest value away from what PEFT merges, over 14 kinds of adapter.
+# Merged weights are rounded once to float32 where PEFT ran in double precision beside its base: at most 1.5e-7 of the
+# largest value away from what PEFT merges, over 14 kinds of adapter.
 BOUND = 3e-7
 
 
