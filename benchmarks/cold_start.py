@@ -69,7 +69,7 @@ def main() -> None:
             from npsiglip.variants import variant
 
             random_folder.write(Path(folder), variant(options.variant))
-        from npsiglip.quantizer import quantize_folder
+        from npsiglip.convert.quantize import quantize_folder
 
         quantize_folder(folder, stored)
         todo = {dtype: (folder, dtype) for dtype in ("float32", "bfloat16", "int8")} | {QUANTIZED: (stored, "")}

@@ -152,7 +152,7 @@ def softmax_loss(zimg, ztxt, t_prime):
 
 def make_engine(*arguments, **keywords):
     """The trainer's engine with the softmax above: of 4,096 pairs, the reference's takes longer than all the rest."""
-    from npsiglip.train.engine import Engine
+    from npsiglip.train.step import Engine
 
     class Quick(Engine):
         def _loss(self, zimg, ztxt, t_prime, bias):
@@ -237,7 +237,7 @@ def of_noise(options, seed):
 def of_locked(options, seed):
     """Both towers have the folder's shapes; the text tower and the vocabulary are new in both."""
     from npsiglip.config import SigLIPConfig
-    from npsiglip.hub import model_folder
+    from npsiglip.hub.resolve import model_folder
 
     config = SigLIPConfig.from_folder(model_folder(options.model))
     keys = {"image": SMALL["image"], "text": SMALL["text"]}
@@ -319,7 +319,7 @@ def key_of(entry):
 def run_all(name, options, out, train=train, say=print):
     """Make all runs that the file does not have yet, and return the entries of all of them."""
     from npsiglip.atomic import write_all
-    from npsiglip.safetensors_files import json_writer
+    from npsiglip.formats.safetensors import json_writer
     from npsiglip.train.config import read_config
 
     out.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def measure(folder: str, dtype: str | None, threads: int) -> dict[str, int]:
 
 def quantize(source: str, target: str) -> None:
     """In a process of its own, since this one's size must not grow."""
-    code = "import sys; from npsiglip.quantizer import quantize_folder; quantize_folder(*sys.argv[1:])"
+    code = "import sys; from npsiglip.convert.quantize import quantize_folder; quantize_folder(*sys.argv[1:])"
     subprocess.run([sys.executable, "-c", code, source, target], check=True)
 
 

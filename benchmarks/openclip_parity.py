@@ -41,11 +41,11 @@ from golden.random_folder import write
 from golden.strings import strings
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import GELU_ERF, GELU_TANH, SigLIPConfig, TextConfig
-from npsiglip.converter import convert
+from npsiglip.convert.formats import convert
+from npsiglip.formats.told import OPEN_CLIP, Told
 from npsiglip.metrics import relative_l2
 from npsiglip.model import SigLIP
 from npsiglip.reference import image_tower, text_tower
-from npsiglip.told import OPEN_CLIP, Told
 from npsiglip.variants import variant
 
 ROOT = Path(__file__).parents[1]

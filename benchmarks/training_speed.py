@@ -85,9 +85,9 @@ class Ours(Steps):
         from npsiglip.checkpoint import Checkpoint
         from npsiglip.kernels.jit import thread_count
         from npsiglip.train.config import OptimizerSettings
-        from npsiglip.train.engine import Engine
         from npsiglip.train.flat import Flat
         from npsiglip.train.optimizer import AdamW
+        from npsiglip.train.step import Engine
 
         checkpoint = Checkpoint.open(self.folder)
         shapes = {name: value.shape for name, value in checkpoint.items()}

@@ -4,7 +4,7 @@ Every question puts captions to a picture of the test split, of which one is tru
 how many there are, which of two is to the left, what letter it is. Right is the highest logit, and chance is one in as
 many captions. Then single objects by size, texture, style and background, and what is taken for what.
 
-Leaves out: retrieval and calibration, which `npsiglip.train.evaluate` measures.
+Leaves out: retrieval and calibration, which `npsiglip.train.measure` measures.
 """
 
 import argparse

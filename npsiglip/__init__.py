@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from npsiglip.checkpoint import Checkpoint, save_folder
     from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
-    from npsiglip.image import ImageProcessor
+    from npsiglip.images.naflex import NaflexProcessor, PatchBatch
+    from npsiglip.images.processor import ImageProcessor
     from npsiglip.loss import SigmoidLoss, sigmoid_loss
     from npsiglip.model import SigLIP
-    from npsiglip.naflex import NaflexProcessor, PatchBatch
     from npsiglip.outputs import SigLIPOutput, TowerOutput
-    from npsiglip.tokenizer import Tokenizer
-    from npsiglip.tokenizer_siglip2 import Siglip2Tokenizer
+    from npsiglip.texts.siglip import Tokenizer
+    from npsiglip.texts.siglip2 import Siglip2Tokenizer
     from npsiglip.variants import variant
 
 __version__ = "0.1.0"
@@ -30,19 +30,19 @@ _HOMES = {
     "CheckpointError": "errors",
     "ClassifierConfig": "config",
     "ImageConfig": "config",
-    "ImageProcessor": "image",
+    "ImageProcessor": "images.processor",
     "InputError": "errors",
     "NpsiglipError": "errors",
     "SigLIP": "model",
     "SigLIPConfig": "config",
-    "NaflexProcessor": "naflex",
-    "PatchBatch": "naflex",
+    "NaflexProcessor": "images.naflex",
+    "PatchBatch": "images.naflex",
     "SigLIPOutput": "outputs",
     "TowerOutput": "outputs",
-    "Siglip2Tokenizer": "tokenizer_siglip2",
+    "Siglip2Tokenizer": "texts.siglip2",
     "SigmoidLoss": "loss",
     "TextConfig": "config",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "texts.siglip",
     "save_folder": "checkpoint",
     "sigmoid_loss": "loss",
     "variant": "variants",

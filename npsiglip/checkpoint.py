@@ -4,8 +4,8 @@ Everything that headers can tell is checked when a model is opened: every tensor
 the shape that config.json, or the rest of an npz, asks for. Values are checked for NaN and infinity when they are first
 taken.
 
-Source: the folders that Hugging Face's `save_pretrained` writes; `npsiglip.quantized` for those in 8 bits; the npz that
-big_vision's `utils.save_checkpoint` writes (docs/formats.md).
+Source: the folders that Hugging Face's `save_pretrained` writes; `npsiglip.formats.quantized` for those in 8 bits; the
+npz that big_vision's `utils.save_checkpoint` writes (docs/formats.md).
 
 Leaves out: PyTorch pickles, tensors that others quantised.
 """
@@ -22,15 +22,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.adapter import explain, is_adapter
 from npsiglip.atomic import write_all
 from npsiglip.config import LAYER_NORM_EPS, SigLIPConfig
-from npsiglip.cut_out import find_tower
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hf_names import bare_prefix, layouts
-from npsiglip.hub import model_folder
-from npsiglip.hub_cache import hint
-from npsiglip.matching import (
+from npsiglip.formats.adapter import explain, is_adapter
+from npsiglip.formats.big_vision_config import npz_config
+from npsiglip.formats.big_vision_names import BLOCKS, ROOT, form_of, npz_layouts
+from npsiglip.formats.cut_out import find_tower
+from npsiglip.formats.hf_names import bare_prefix, layouts
+from npsiglip.formats.matching import (
     Entries,
     check_names,
     match_folder,
@@ -39,16 +39,16 @@ from npsiglip.matching import (
     quantized_shapes,
     users,
 )
-from npsiglip.npz_config import npz_config
-from npsiglip.npz_files import SUFFIX, open_npz, write_npz
-from npsiglip.npz_names import BLOCKS, ROOT, form_of, npz_layouts
-from npsiglip.openclip_files import open_openclip
+from npsiglip.formats.npz import SUFFIX, open_npz, write_npz
+from npsiglip.formats.openclip import open_openclip
+from npsiglip.formats.quantized import TABLE, is_quantized
+from npsiglip.formats.safetensors import open_folder, write_folder
+from npsiglip.formats.sentence_transformers import model_inside
+from npsiglip.formats.stored import FLOATS, TYPES, Layout, StoredTensor, is_aligned
+from npsiglip.formats.told import HUGGING_FACE, NOTHING_TOLD, Told, folder_form
+from npsiglip.hub.cache import hint
+from npsiglip.hub.resolve import model_folder
 from npsiglip.params import Params, Shape, param_shapes
-from npsiglip.quantized import TABLE, is_quantized
-from npsiglip.safetensors_files import open_folder, write_folder
-from npsiglip.sentence_transformers import model_inside
-from npsiglip.stored import FLOATS, TYPES, Layout, StoredTensor, is_aligned
-from npsiglip.told import HUGGING_FACE, NOTHING_TOLD, Told, folder_form
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -82,7 +82,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
     files, so linear weights [in, out] are transposed views of a folder's [out, in]; only `image.patch_embed.w` of a
     folder, and what a file does not align, are copies.
 
-    A quantised folder has other tensors, those of `npsiglip.quantized.quantized_specs(config)`.
+    A quantised folder has other tensors, those of `npsiglip.formats.quantized.quantized_specs(config)`.
 
     The files must stay as they are while a checkpoint is in use: replacing one is harmless (as `save_folder` does
     it), cutting one short in place is not.
@@ -92,7 +92,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         folder: where the files of tokenizer and image processor belong: the folder, or that of the npz.
         config: what config.json says, or the shapes of an npz.
         quantized: whether the folder is one that `npsiglip quantize` wrote.
-        form: of a folder, whose format it is in, see `npsiglip.told`.
+        form: of a folder, whose format it is in, see `npsiglip.formats.told`.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
 
         Args:
             folder: the path of a folder, or of big_vision's `.npz`; "builtin" for the model that this package brings;
-                or the name of a repository of the Hugging Face Hub; see `npsiglip.hub.model_folder`.
+                or the name of a repository of the Hugging Face Hub; see `npsiglip.hub.resolve.model_folder`.
             revision: of the repository.
             told: what the files leave open, or do not decide: the form of GELU, and for open_clip's and timm's folders
-                the heads of the image tower, see `npsiglip.told`.
-            adapter: the folder of a LoRA adapter that is merged into the model, see `npsiglip.adapter`.
+                the heads of the image tower, see `npsiglip.formats.told`.
+            adapter: the folder of a LoRA adapter that is merged into the model, see `npsiglip.formats.adapter`.
 
         Raises:
             InputError: for a revision of what has none; for what is told and contradicts the files.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.errors import InputError
-from npsiglip.layers import DTYPES
+from npsiglip.formats.quantized import DTYPE as QUANTIZED
 from npsiglip.params import Params
-from npsiglip.quantized import DTYPE as QUANTIZED
+from npsiglip.towers.layers import DTYPES
 
 
 def check_dtype(dtype: str) -> None:

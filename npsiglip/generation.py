@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from npsiglip.config import ImageConfig, SigLIPConfig
 from npsiglip.errors import CheckpointError
-from npsiglip.tokenizer_base import read_json
-from npsiglip.tokenizer_loader import vocabulary_of
+from npsiglip.json_files import read_json
+from npsiglip.texts.load import vocabulary_of
 from npsiglip.variants import VARIANTS
 
 _NAME = re.compile(r"siglip-?_?2(?!\d)", re.IGNORECASE)

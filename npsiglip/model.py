@@ -21,12 +21,12 @@ from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.describe import describe_model
 from npsiglip.dtypes import check_dtype, choose_dtype
-from npsiglip.engine import shape_taps
 from npsiglip.errors import InputError
 from npsiglip.finite import NO_DIRECTION, check_embeds, check_logits, check_results
-from npsiglip.image import ImageProcessor
-from npsiglip.image_files import Decoding
-from npsiglip.image_tower import Classifier, ImageTower
+from npsiglip.formats.told import Told
+from npsiglip.images.files import Decoding
+from npsiglip.images.naflex import NaflexProcessor, PatchBatch
+from npsiglip.images.processor import ImageProcessor
 from npsiglip.inputs import (
     Images,
     Inputs,
@@ -43,13 +43,13 @@ from npsiglip.inputs import (
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.lazy import Deferred
-from npsiglip.naflex import NaflexProcessor, PatchBatch
 from npsiglip.outputs import SigLIPOutput, TowerOutput, put_together, sigmoid, softmax, tower_output, tower_taps
 from npsiglip.params import Params, check_params
-from npsiglip.text_tower import TextTower
-from npsiglip.tokenizer_base import BaseTokenizer
-from npsiglip.tokenizer_loader import find_tokenizer
-from npsiglip.told import Told
+from npsiglip.texts.base import BaseTokenizer
+from npsiglip.texts.load import find_tokenizer
+from npsiglip.towers.blocks import shape_taps
+from npsiglip.towers.image import Classifier, ImageTower
+from npsiglip.towers.text import TextTower
 from npsiglip.trace import FORGET, Forget, Selected, Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
@@ -74,8 +74,8 @@ class SigLIP:
         processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size, or
             NaFlex's.
         tokenizer: for texts other than ids.
-        dtype: what linear layers compute in, see `npsiglip.layers`: "float32", "bfloat16" or "int8"; None: float32,
-            or int8 for a quantised checkpoint.
+        dtype: what linear layers compute in, see `npsiglip.towers.layers`: "float32", "bfloat16" or "int8"; None:
+            float32, or int8 for a quantised checkpoint.
         threads: how many threads to run on; None: Numba's setting (all cores, or NUMBA_NUM_THREADS), but no more than
             the CPUs that this process may use, by its affinity and its container's quota.
 

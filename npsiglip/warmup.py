@@ -17,9 +17,9 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.kernels import cache
 from npsiglip.kernels.jit import compiling_both, on_compile
-from npsiglip.layers import DTYPES
 from npsiglip.model import SigLIP
 from npsiglip.params import param_shapes
+from npsiglip.towers.layers import DTYPES
 
 Say = Callable[[str], None]
 PAIRS = 2  # of a training's step
@@ -94,9 +94,9 @@ def _use(model: SigLIP) -> None:
 
 def _train(dtype: str) -> None:
     from npsiglip.train.config import OptimizerSettings
-    from npsiglip.train.engine import Engine
     from npsiglip.train.flat import Flat
     from npsiglip.train.optimizer import AdamW
+    from npsiglip.train.step import Engine
 
     config = SigLIPConfig.from_folder(Checkpoint.open("builtin").folder)
     assert config.image is not None and config.text is not None

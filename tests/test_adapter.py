@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from npsiglip import Checkpoint, CheckpointError, SigLIP, SigLIPConfig, reference, save_folder
 from npsiglip.cli import app
-from npsiglip.converter import convert
+from npsiglip.convert.formats import convert
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast
-from npsiglip.quantizer import quantize_folder
 
 FILE = GOLDEN / "adapters.safetensors"
 with safe_open(FILE, "np") as opened:

@@ -35,8 +35,8 @@ from npsiglip.cli import bench as command
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.kernels.vector import LANES
-from npsiglip.layers import DTYPES
 from npsiglip.params import param_shapes, random_params
+from npsiglip.towers.layers import DTYPES
 from npsiglip.variants import variant
 
 TEXT = Case("text", 1)

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 
 from npsiglip import Checkpoint, SigLIP, reference
 from npsiglip.evaluation.scores import in_best
-from npsiglip.hub import model_folder
+from npsiglip.hub.resolve import model_folder
 from npsiglip.metrics import relative_l2
 from npsiglip.trace import Trace
 from npsiglip.train.data import Pixels
-from npsiglip.train.evaluate import evaluate, top1
+from npsiglip.train.measure import evaluate, top1
 from npsiglip.world import class_captions, retrieval_pairs, zero_shot_pictures
 
 IMAGES = ROOT / "docs" / "images"

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from npsiglip.checkpoint import Checkpoint, all_finite, save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hf_names import layout
+from npsiglip.formats.hf_names import layout
 from npsiglip.params import param_shapes, random_params
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

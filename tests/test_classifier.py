@@ -5,10 +5,10 @@ import pytest
 
 from npsiglip import SigLIP, reference, save_folder
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig
-from npsiglip.image_tower import Classifier
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
-from npsiglip.quantizer import quantize_folder
+from npsiglip.towers.image import Classifier
 from npsiglip.trace import FORGET, Trace
 
 LABELS = tuple(f"class {i}" for i in range(70))

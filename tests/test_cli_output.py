@@ -15,10 +15,10 @@ from safetensors import safe_open
 from test_cli import LABEL_OPTIONS, assert_refused, environment, images, lines_of_json, no_terminal, run, run_process  # noqa: F401
 
 import npsiglip
-from npsiglip import image_files
 from npsiglip.cli import output
 from npsiglip.cli.output import finite, to_json
 from npsiglip.errors import InputError
+from npsiglip.images import files as image_files
 
 CLASSIFY = ["-m", "npsiglip", "classify", "one.png", "-l", "a", "--model", TINY]
 

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from npsiglip import Checkpoint, CheckpointError, ImageConfig, InputError, SigLIP, SigLIPConfig, save_folder
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.params import random_params
-from npsiglip.quantizer import quantize_folder
 
 IMAGE = ImageConfig(width=12, depth=2, num_heads=3, mlp_dim=20, image_size=8, patch_size=4)
 PIXELS = np.random.default_rng(1).uniform(-1, 1, (2, 3, 8, 8)).astype(np.float32)

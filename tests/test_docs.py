@@ -18,8 +18,8 @@ from golden_data import ROOT
 
 from npsiglip import SigLIPOutput
 from npsiglip.config import ImageConfig, TextConfig
-from npsiglip.hf_names import hf_key
-from npsiglip.openclip_names import TRUNK, openclip_layouts
+from npsiglip.formats.hf_names import hf_key
+from npsiglip.formats.openclip_names import TRUNK, openclip_layouts
 from npsiglip.params import param_shapes
 from npsiglip.reference import siglip
 

@@ -16,15 +16,15 @@ from huggingface_hub import constants
 from test_hub import FILES, PLACES
 from typer.testing import CliRunner
 
-from npsiglip import ImageConfig, SigLIPConfig, TextConfig, download
+from npsiglip import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.checkpoint import Checkpoint, save_folder
 from npsiglip.cli import app, console
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.footprint import packed_bytes
-from npsiglip.hub import model_folder
-from npsiglip.hub_cache import cached_snapshot, repository_folder
+from npsiglip.hub.cache import cached_snapshot, repository_folder
+from npsiglip.hub.resolve import download, model_folder
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
+from npsiglip.towers.footprint import packed_bytes
 
 REPO, WEIGHTS = "owner/tiny", "model.safetensors"
 NOT_READ = dict.fromkeys(("pytorch_model.bin", "flax_model.msgpack", "model.onnx", "README.md"), b"not read")

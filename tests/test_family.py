@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from npsiglip import Checkpoint, InputError, SigLIP, SigLIPConfig, reference
 from npsiglip.config import ClassifierConfig, ImageConfig, TextConfig
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
-from npsiglip.quantizer import quantize_folder
 
 REFERENCE_BOUND = 1e-12  # what the project promises
 KERNELS_BOUND = 1e-6  # 4.4e-7 at worst

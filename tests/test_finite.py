@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from npsiglip import Checkpoint, CheckpointError, InputError, SigLIP, reference, sigmoid_loss
 from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.layers import DTYPES
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
+from npsiglip.towers.layers import DTYPES
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 IMAGE = ImageConfig(width=32, depth=2, num_heads=2, mlp_dim=40, image_size=12, patch_size=3)

@@ -11,9 +11,9 @@ from golden_data import TINY
 from PIL import Image
 
 from npsiglip import Checkpoint, CheckpointError, ImageConfig, InputError, SigLIP, SigLIPConfig, TextConfig, save_folder
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.generation import generation_of
 from npsiglip.params import random_params
-from npsiglip.quantizer import quantize_folder
 from npsiglip.variants import VARIANTS
 
 IMAGE = ImageConfig(width=12, depth=1, num_heads=3, mlp_dim=20, image_size=8, patch_size=4)

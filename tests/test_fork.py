@@ -238,7 +238,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_computes_all_the_time():
 
 def test_pictures_can_be_opened_after_a_fork():
     code = """
-        from npsiglip import image_files
+        from npsiglip.images import files as image_files
         held = threading.Event()
         def hold():
             with image_files._OPEN_LOCK:

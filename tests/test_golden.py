@@ -8,10 +8,10 @@ from golden_data import GOLDEN, above, group
 
 from golden import random_folder
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.image import ImageProcessor
+from npsiglip.images.processor import ImageProcessor
 from npsiglip.params import random_params
 from npsiglip.reference import siglip, sigmoid_loss
-from npsiglip.tokenizer import Tokenizer
+from npsiglip.texts.siglip import Tokenizer
 from npsiglip.variants import variant
 
 # Two float64 computations of the same expression, summed in another order, over at most 56 terms and 3 blocks:

@@ -12,8 +12,8 @@ import npsiglip
 from npsiglip import SigLIP
 from npsiglip.checkpoint import Checkpoint, save_folder
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hub import model_folder
-from npsiglip.hub_cache import cache_folder, find_repository, hint, is_offline, missing_files
+from npsiglip.hub.cache import cache_folder, find_repository, hint, is_offline, missing_files
+from npsiglip.hub.resolve import model_folder
 
 PACKAGE = Path(npsiglip.__file__).parent
 COMMIT, OTHER = "a" * 40, "b" * 40

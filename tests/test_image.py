@@ -19,8 +19,8 @@ from PIL import Image
 from golden import make_pixels
 from golden.pictures import MODES, ORIENTATION, arrays, noise, picture, pil_image, pil_images, write_files
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.image import ImageProcessor, check_pixels, load_image
-from npsiglip.image_decode import flatten_images, to_rgb
+from npsiglip.images.decode import flatten_images, to_rgb
+from npsiglip.images.processor import ImageProcessor, check_pixels, load_image
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "golden" / "tiny"
@@ -698,7 +698,7 @@ def test_bad_pixels_are_refused_with_a_hint(pixels, parts):
 
 
 def test_importing_the_module_loads_neither_pillow_nor_numba():
-    code = "import sys, npsiglip.image; print([m for m in ('PIL', 'numba') if m in sys.modules])"
+    code = "import sys, npsiglip.images.processor; print([m for m in ('PIL', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

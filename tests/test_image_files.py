@@ -14,13 +14,14 @@ from PIL import EpsImagePlugin, Image
 from PIL.PngImagePlugin import PngInfo
 
 from golden.pictures import picture
-from npsiglip import SigLIP, image_files
+from npsiglip import SigLIP
 from npsiglip.errors import InputError, InputWarning
-from npsiglip.image import ImageProcessor, load_image
-from npsiglip.image_decode import flatten_images
-from npsiglip.image_files import Decoding
-from npsiglip.image_formats import COMMON_SUFFIXES, SUFFIXES, is_picture_name
-from npsiglip.naflex import NaflexProcessor
+from npsiglip.images import files as image_files
+from npsiglip.images.decode import flatten_images
+from npsiglip.images.files import Decoding
+from npsiglip.images.kinds import COMMON_SUFFIXES, SUFFIXES, is_picture_name
+from npsiglip.images.naflex import NaflexProcessor
+from npsiglip.images.processor import ImageProcessor, load_image
 
 SMALL = ImageProcessor(10, 7)
 

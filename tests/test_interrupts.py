@@ -20,9 +20,9 @@ from numba.core import event
 from numba.core.registry import cpu_target
 
 from npsiglip import SigLIP, cli, interrupts
-from npsiglip.engine import Pass
 from npsiglip.interrupts import check, deferred
 from npsiglip.kernels import cache, jit, tasks
+from npsiglip.towers.blocks import Pass
 
 TYPES = numba.types.void(numba.float32[::1])
 

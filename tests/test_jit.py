@@ -12,7 +12,7 @@ import pytest
 from golden_data import ROOT
 
 from npsiglip.kernels import jit
-from npsiglip.layers import DTYPES
+from npsiglip.towers.layers import DTYPES
 
 RUN_A_KERNEL = """
     import numpy as np

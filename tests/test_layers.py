@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npsiglip.kernels import layer_norm, pack, patch_embed, quantize
-from npsiglip.layers import DTYPES, NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import model
+from npsiglip.towers.layers import DTYPES, NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
 from npsiglip.trace import FORGET, Trace, widen
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]  # that checkpoints hold

@@ -11,12 +11,12 @@ from PIL import Image
 import npsiglip
 from npsiglip import InputError, SigLIP
 from npsiglip.config import ImageConfig
-from npsiglip.image_tower import ImageTower
 from npsiglip.kernels.jit import max_threads
-from npsiglip.layers import DTYPES
 from npsiglip.metrics import max_ulp, relative_l2
 from npsiglip.params import random_params
 from npsiglip.reference import siglip, text_tower
+from npsiglip.towers.image import ImageTower
+from npsiglip.towers.layers import DTYPES
 from npsiglip.trace import FORGET
 
 # Float32 kernels against Hugging Face in float64, per tap: the worst of the tiny model's taps was measured at 9e-7

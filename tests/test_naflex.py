@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.naflex import NaflexProcessor, PatchBatch, check_patches, naflex_size
+from npsiglip.images.naflex import NaflexProcessor, PatchBatch, check_patches, naflex_size
 
 # Of transformers 5.23, for patches of 16 and at most 256.
 SIZES = {

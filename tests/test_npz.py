@@ -16,16 +16,17 @@ from safetensors.numpy import load_file
 from test_checkpoint import configs
 from typer.testing import CliRunner
 
-from npsiglip import SigLIP, converter
+from npsiglip import SigLIP
 from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
 from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.converter import check_equal, convert
+from npsiglip.convert import formats as converter
+from npsiglip.convert.formats import check_equal, convert
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.npz_config import npz_config
-from npsiglip.npz_names import Form, npz_layouts
+from npsiglip.formats.big_vision_config import npz_config
+from npsiglip.formats.big_vision_names import Form, npz_layouts
 from npsiglip.params import random_params
-from npsiglip.quantizer import quantize_folder
 from npsiglip.variants import VARIANTS
 
 IMAGE = ImageConfig(width=12, depth=2, num_heads=3, mlp_dim=20, image_size=16, patch_size=4)
@@ -410,7 +411,7 @@ def test_what_came_out_wrong_is_removed(folder, tmp_path, monkeypatch):
     def differ(*_):
         raise CheckpointError("different")
 
-    monkeypatch.setattr("npsiglip.converter.check_equal", differ)
+    monkeypatch.setattr("npsiglip.convert.formats.check_equal", differ)
     with pytest.raises(CheckpointError, match="different"):
         convert(folder, tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()

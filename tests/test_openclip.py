@@ -11,16 +11,16 @@ from openclip_golden import OPEN_CLIP, SEED, SIZES, TIMM, change_json, copy_fold
 from safetensors.numpy import load_file, save_file
 
 from golden.pictures import pil_image
-from npsiglip import openclip_arch
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import GELU_ERF, GELU_TANH
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.formats import openclip_arch
+from npsiglip.formats.told import Told
 from npsiglip.metrics import relative_l2
 from npsiglip.model import SigLIP
 from npsiglip.params import cast
 from npsiglip.reference import image_tower, siglip, text_tower
-from npsiglip.tokenizer_openclip import OpenClipTokenizer
-from npsiglip.told import Told
+from npsiglip.texts.openclip import OpenClipTokenizer
 
 # Two float64 computations of the same expression: 1.2e-15 at worst was measured. 1e-12 is what the project promises.
 BOUND = 1e-12

@@ -14,22 +14,22 @@ from test_download import hub  # noqa: F401  a fixture
 from typer.testing import CliRunner
 
 from golden.pictures import pil_image
-from npsiglip import openclip_arch
 from npsiglip.checkpoint import Checkpoint, save_folder
 from npsiglip.cli import app
 from npsiglip.config import GELU_ERF, GELU_TANH, ClassifierConfig, SigLIPConfig
-from npsiglip.converter import check_equal, convert
+from npsiglip.convert.formats import check_equal, convert
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hub import model_folder
-from npsiglip.hub_cache import missing_files
-from npsiglip.image import ImageProcessor
+from npsiglip.formats import openclip_arch
+from npsiglip.formats.told import HUGGING_FACE, OPEN_CLIP
+from npsiglip.hub.cache import missing_files
+from npsiglip.hub.resolve import model_folder
+from npsiglip.images.processor import ImageProcessor
 from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
-from npsiglip.quantizer import quantize_folder
-from npsiglip.told import HUGGING_FACE, OPEN_CLIP
-from npsiglip.train.engine import Engine
 from npsiglip.train.initial import params_of
+from npsiglip.train.step import Engine
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -297,7 +297,7 @@ def test_a_target_that_could_not_be_read_again_is_removed(tmp_path, narrow, monk
     def differ(first, second):
         raise CheckpointError("the disk or memory is bad")
 
-    monkeypatch.setattr("npsiglip.converter.check_equal", differ)
+    monkeypatch.setattr("npsiglip.convert.formats.check_equal", differ)
     with pytest.raises(CheckpointError, match="disk or memory is bad"):
         convert(tmp_path / "hf", tmp_path / "out", to=OPEN_CLIP)
     assert not list(Path(tmp_path / "out").glob("*.safetensors")) and not (tmp_path / "out" / CONFIG).exists()

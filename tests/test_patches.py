@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from npsiglip.kernels import patch_embed
-from npsiglip.layers import Layers
 from npsiglip.reference import model
+from npsiglip.towers.layers import Layers
 
 sizes = pytest.mark.parametrize("size", [14, 16, 32])
 

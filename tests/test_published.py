@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from npsiglip import InputError, SigLIP, reference
 from npsiglip.cli import app
 from npsiglip.errors import CheckpointError
+from npsiglip.published import check, inputs, published
+from npsiglip.published.numbers import Case
 from npsiglip.reference.model import l2_normalize
 from npsiglip.variants import VARIANTS
-from npsiglip.verify import check, inputs, published
-from npsiglip.verify.published import Case
 
 NAME = "siglip-base-patch16-224"
 TEXTS = ("an apple", "a picture of an apple")

@@ -15,12 +15,13 @@ import pytest
 from golden_data import ROOT, TINY
 
 import npsiglip
-from npsiglip import SigLIP, SigLIPConfig, safetensors_files
+from npsiglip import SigLIP, SigLIPConfig
 from npsiglip.checkpoint import Checkpoint, save_npz
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.errors import CheckpointError, InputWarning
-from npsiglip.naflex import NaflexProcessor
+from npsiglip.formats import safetensors as safetensors_files
+from npsiglip.images.naflex import NaflexProcessor
 from npsiglip.params import random_params
-from npsiglip.quantizer import quantize_folder
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (50, 40, 3), np.uint8)
 TEXTS = ["a cat", "two dogs"]
@@ -194,7 +195,7 @@ def unmappable(monkeypatch):
         raise OSError(errno.ENODEV, "No such device")
 
     monkeypatch.setattr(
-        "npsiglip.stored.mmap", type("mmap", (), {**vars(mmap), "mmap": type("mmap", (), {"__new__": refuse})})
+        "npsiglip.formats.stored.mmap", type("mmap", (), {**vars(mmap), "mmap": type("mmap", (), {"__new__": refuse})})
     )
     monkeypatch.setattr(safetensors_files, "safe_open", refuse)
 
@@ -226,6 +227,6 @@ def test_other_failures_of_mapping_stay_errors(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr("npsiglip.stored.mmap.mmap", refuse)
+    monkeypatch.setattr("npsiglip.formats.stored.mmap.mmap", refuse)
     with pytest.raises(CheckpointError, match="Cannot allocate memory"):
         safetensors_files.open_file(TINY / "model.safetensors")

@@ -6,8 +6,8 @@ from arrays import UNIT, guarded, normal, read_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npsiglip.formats.quantized import gather_rows, quantize_table
 from npsiglip.kernels import quantize
-from npsiglip.quantized import gather_rows, quantize_table
 
 # x / scale is off by the roundings of the scale, of its inverse and of the product, of up to 255 steps.
 HALF_A_STEP = 0.5 + 255 * 4 * UNIT

@@ -19,14 +19,15 @@ from golden_data import TINY
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from npsiglip import Checkpoint, CheckpointError, InputError, SigLIP, quantizer, save_folder
+from npsiglip import Checkpoint, CheckpointError, InputError, SigLIP, save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.convert import quantize as quantizer
+from npsiglip.convert.quantize import quantize_folder
+from npsiglip.formats.quantized import gather_rows, quantize_table, quantized_specs
+from npsiglip.formats.safetensors import open_file, write_tensors
+from npsiglip.formats.stored import MappedTensor, Spec
 from npsiglip.kernels.pack import panels_shape
 from npsiglip.params import random_params
-from npsiglip.quantized import gather_rows, quantize_table, quantized_specs
-from npsiglip.quantizer import quantize_folder
-from npsiglip.safetensors_files import open_file, write_tensors
-from npsiglip.stored import MappedTensor, Spec
 
 # No size is a multiple of a panel's 16 columns or of a step's 4 numbers.
 IMAGE = ImageConfig(width=42, depth=2, num_heads=3, mlp_dim=53, image_size=20, patch_size=5)
@@ -557,7 +558,7 @@ def test_config_comes_last(tmp_path, monkeypatch):
 def test_a_full_disk_leaves_nothing(tmp_path):
     """Simulated by a limit on the size of files, in a process of its own."""
     code = (
-        "import resource, sys; from npsiglip.quantizer import *\n"
+        "import resource, sys; from npsiglip.convert.quantize import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))\n"
         "try: quantize_folder(*sys.argv[1:])\n"
         "except CheckpointError as error: print(error)\n"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from golden_data import ROOT, TINY
 
-from npsiglip import InputError, SigLIP, hub
+from npsiglip import InputError, SigLIP
+from npsiglip.hub.resolve import resolve as hub
 from npsiglip.kernels import cpus, settings, threads
 from npsiglip.kernels.jit import current, max_threads, thread_count
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from npsiglip import CheckpointError, NaflexProcessor, SigLIP, Siglip2Tokenizer, save_folder
 from npsiglip.cli import app
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.convert.quantize import quantize_folder
 from npsiglip.params import random_params
-from npsiglip.quantizer import quantize_folder
 
 GEMMA = GOLDEN / "gemma"
 WIDTHS = {"width": 20, "depth": 1, "num_heads": 2, "mlp_dim": 28}

@@ -16,7 +16,7 @@ from sentencepiece import SentencePieceProcessor
 
 from golden.make_spiece import train
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.tokenizer import Tokenizer, canonicalize
+from npsiglip.texts.siglip import Tokenizer, canonicalize
 
 TOKENS = json.loads((ROOT / "golden" / "tokens.json").read_text(encoding="ascii"))
 TOKENIZERS = {
@@ -468,7 +468,7 @@ def test_a_config_that_cannot_be_read(folder, content):
 
 
 def test_import_is_lazy():
-    code = "import sys, npsiglip.tokenizer; sys.exit('sentencepiece' in sys.modules)"
+    code = "import sys, npsiglip.texts.siglip; sys.exit('sentencepiece' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

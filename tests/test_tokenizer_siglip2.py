@@ -16,7 +16,7 @@ from tokenizers import models, processors
 from golden.make_gemma import gemma_strings
 from npsiglip import CheckpointError, InputError, Siglip2Tokenizer, Tokenizer
 from npsiglip.config import TextConfig
-from npsiglip.tokenizer_loader import load_tokenizer
+from npsiglip.texts.load import load_tokenizer
 
 GEMMA = GOLDEN / "gemma"
 TOKENS = json.loads((GEMMA / "tokens.json").read_text(encoding="ascii"))
@@ -316,5 +316,5 @@ def test_no_vocabulary(tmp_path):
 
 
 def test_import_is_lazy():
-    code = "import sys, npsiglip.tokenizer_loader; sys.exit(bool({'sentencepiece', 'tokenizers'} & set(sys.modules)))"
+    code = "import sys, npsiglip.texts.load; sys.exit(bool({'sentencepiece', 'tokenizers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

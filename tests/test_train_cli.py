@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from npsiglip import SigLIP
 from npsiglip.cli import app, console
 from npsiglip.train.config import load_config
-from npsiglip.train.evaluate import top1
+from npsiglip.train.measure import top1
 from npsiglip.train.trainer import Trainer
 
 SETTINGS = """

@@ -10,8 +10,8 @@ from PIL import Image
 from train_standin import StandIn, config
 
 from npsiglip.errors import InputError
-from npsiglip.image import ImageProcessor
-from npsiglip.tokenizer import Tokenizer
+from npsiglip.images.processor import ImageProcessor
+from npsiglip.texts.siglip import Tokenizer
 from npsiglip.train import TrainingError
 from npsiglip.train.data import Batches, Pixels
 from npsiglip.train.tokenizer import train_tokenizer

@@ -18,9 +18,9 @@ from npsiglip.kernels.jit import thread_count
 from npsiglip.metrics import relative_l2
 from npsiglip.params import count_params, param_shapes, random_params
 from npsiglip.train import towers
-from npsiglip.train.engine import LOSSES, Engine
 from npsiglip.train.flat import Flat
 from npsiglip.train.initial import frozen_params
+from npsiglip.train.step import LOSSES, Engine
 
 CONFIG = SigLIPConfig(
     ImageConfig(width=20, depth=2, num_heads=4, mlp_dim=33, image_size=23, patch_size=5),

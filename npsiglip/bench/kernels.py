@@ -21,12 +21,12 @@ from npsiglip.bench.engines.limits import Limits
 from npsiglip.bench.machine import describe
 from npsiglip.bench.stats import Summary, summarize
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.engine import ALL_VALID
 from npsiglip.inputs import inputs_per_pass
 from npsiglip.kernels import attention, gemm, layer_norm
 from npsiglip.kernels.jit import on_compile, thread_count
 from npsiglip.kernels.tasks import Program, recording
-from npsiglip.layers import NO_RESIDUAL, Array, Matrix, Packed, Packer, Room
+from npsiglip.towers.blocks import ALL_VALID
+from npsiglip.towers.layers import NO_RESIDUAL, Array, Matrix, Packed, Packer, Room
 
 BEYOND_CACHES = 1 << 27  # bytes of weights
 REPEATS = 16

@@ -137,8 +137,8 @@ def bench(
     from npsiglip.bench.peers import choose_peers
     from npsiglip.checkpoint import Checkpoint
     from npsiglip.dtypes import check_dtype
-    from npsiglip.hub import model_folder
-    from npsiglip.told import HUGGING_FACE
+    from npsiglip.formats.told import HUGGING_FACE
+    from npsiglip.hub.resolve import model_folder
     from npsiglip.variants import variant as variant_config
 
     check_threads(threads)

@@ -68,7 +68,7 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
 
 def _has_classifier(model: str | None, gelu: str | None, image_heads: int | None) -> bool:
     from npsiglip.checkpoint import Checkpoint
-    from npsiglip.told import Told
+    from npsiglip.formats.told import Told
 
     return Checkpoint.open(find_model(model), told=Told(gelu, image_heads)).config.classifier is not None
 

@@ -214,7 +214,7 @@ def find_model(name: str | None) -> Path:
         CheckpointError: it cannot be downloaded.
         InputError: what cannot be a revision.
     """
-    from npsiglip.hub import BUILTIN, model_folder
+    from npsiglip.hub.resolve import BUILTIN, model_folder
 
     return model_folder(name or BUILTIN, say=note)
 

@@ -44,8 +44,8 @@ def _warn_of_losses(original: SigLIPConfig, came: SigLIPConfig, target: Path) ->
 
 def _warn_of_crops(original: Checkpoint, target: Path) -> None:
     """Say that images are squashed where timm or open_clip would have cropped them."""
+    from npsiglip.formats.told import HUGGING_FACE
     from npsiglip.inputs import folder_processor
-    from npsiglip.told import HUGGING_FACE
 
     if original.is_npz or original.form == HUGGING_FACE or original.config.image is None:
         return
@@ -112,12 +112,12 @@ def convert(
     path = find_model(source)
     with Activity() as activity:
         from npsiglip.checkpoint import Checkpoint
-        from npsiglip.converter import convert as convert_model
-        from npsiglip.npz_config import released
-        from npsiglip.npz_names import ROOT
+        from npsiglip.convert.formats import convert as convert_model
+        from npsiglip.formats.big_vision_config import released
+        from npsiglip.formats.big_vision_names import ROOT
+        from npsiglip.formats.told import HUGGING_FACE, OPEN_CLIP, Told
         from npsiglip.params import count_params
-        from npsiglip.tokenizer_loader import has_tokenizer
-        from npsiglip.told import HUGGING_FACE, OPEN_CLIP, Told
+        from npsiglip.texts.load import has_tokenizer
 
         told = Told(gelu, image_heads)
         forms = {None: None, FolderFormat.hugging_face: HUGGING_FACE, FolderFormat.open_clip: OPEN_CLIP}

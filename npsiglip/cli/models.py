@@ -33,7 +33,7 @@ def _size(size: float) -> str:
 def _here(repo: str) -> str:
     """Whether a repository's files are in the cache."""
     from npsiglip.errors import CheckpointError
-    from npsiglip.hub_cache import cached_snapshot, missing_files, repository_folder
+    from npsiglip.hub.cache import cached_snapshot, missing_files, repository_folder
 
     snapshot = cached_snapshot(repo)
     try:
@@ -49,8 +49,8 @@ def _others() -> Iterator[tuple[str, SigLIPConfig]]:
     from npsiglip.checkpoint import Checkpoint
     from npsiglip.config import SigLIPConfig
     from npsiglip.errors import CheckpointError
-    from npsiglip.hub_cache import cache_folder, cached_snapshot
-    from npsiglip.told import HUGGING_FACE, folder_form
+    from npsiglip.formats.told import HUGGING_FACE, folder_form
+    from npsiglip.hub.cache import cache_folder, cached_snapshot
     from npsiglip.variants import VARIANTS
 
     released = {variant.repo for variant in VARIANTS.values()}
@@ -68,9 +68,9 @@ def _others() -> Iterator[tuple[str, SigLIPConfig]]:
 def _rows() -> Iterator[dict[str, Any]]:
     """The built-in model, those released, and others that are in the cache; sizes in bytes."""
     from npsiglip.config import SigLIPConfig
-    from npsiglip.footprint import packed_bytes
-    from npsiglip.hub import BUILTIN, model_folder
+    from npsiglip.hub.resolve import BUILTIN, model_folder
     from npsiglip.params import count_params
+    from npsiglip.towers.footprint import packed_bytes
     from npsiglip.variants import VARIANTS
 
     def row(name: str, repo: str | None, config: SigLIPConfig, here: str) -> dict[str, Any]:
@@ -122,19 +122,17 @@ def models(
 
     They are Hugging Face's repositories google/NAME; the licence of their weights is stated there.
     """
-    from npsiglip import hub, hub_cache
     from npsiglip.errors import InputError
+    from npsiglip.hub import cache, resolve
 
     if fetch is not None:
         check_stdout()
-        if fetch.strip().lower() == hub.BUILTIN:
+        if fetch.strip().lower() == resolve.BUILTIN:
             raise InputError(f"{quoted(fetch)} is in the package, and need not be fetched")
-        found = hub_cache.find_repository(fetch)
+        found = cache.find_repository(fetch)
         if found is None:
-            raise InputError(
-                f"{quoted(fetch)} is no OWNER/NAME and no released model: {hub_cache.hint(fetch)}see the list"
-            )
-        folder = hub.fetch(*found, note)
+            raise InputError(f"{quoted(fetch)} is no OWNER/NAME and no released model: {cache.hint(fetch)}see the list")
+        folder = resolve.fetch(*found, note)
         with results():
             out().print(str(folder))
         return
@@ -147,4 +145,4 @@ def models(
     with results():
         out().print(table())
         out().print()
-        out().print(NOTES.format(cache=hub_cache.cache_folder()))
+        out().print(NOTES.format(cache=cache.cache_folder()))

@@ -90,7 +90,7 @@ def kind_of(argument: str) -> Kind:
     Raises:
         InputError: nothing, a folder, "-", or an image that is not there: to embed its name would be a silent mistake.
     """
-    from npsiglip.image_formats import is_picture_name
+    from npsiglip.images.kinds import is_picture_name
 
     as_text = "or pass --as text if all arguments are texts"
     if not argument.strip():
@@ -175,7 +175,7 @@ def check_images(paths: Sequence[str], skipped: Skipped, places: Sequence[int] |
     Raises:
         InputError: a path of no file, or of one that may not be read.
     """
-    from npsiglip.image import load_image
+    from npsiglip.images.processor import load_image
 
     left = []
     for place in range(len(paths)) if places is None else places:

@@ -39,7 +39,7 @@ def quantize(
     folder = find_model(model)
     with Activity() as activity:
         activity.tell_compiling()
-        from npsiglip.quantizer import quantize_folder
+        from npsiglip.convert.quantize import quantize_folder
 
         def say(name: str, number: int, count: int) -> None:
             activity.say(f"Quantising {name}")

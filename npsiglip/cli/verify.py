@@ -13,7 +13,7 @@ from npsiglip.cli.output import check_stdout, finite, results, to_json
 from npsiglip.errors import NpsiglipError
 
 if TYPE_CHECKING:
-    from npsiglip.verify.check import Result
+    from npsiglip.published.check import Result
 
 DIFFERENT, NOT_COMPARED = 1, 2  # exit codes
 
@@ -70,7 +70,7 @@ def verify(
     failed = []
     with Activity() as activity:
         activity.tell_compiling()
-        from npsiglip.verify.check import check, chosen
+        from npsiglip.published.check import check, chosen
 
         for name in chosen(names or []):
             activity.say(f"Checking {name}")

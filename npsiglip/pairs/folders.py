@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from npsiglip.errors import InputError
-from npsiglip.image_files import load_image
+from npsiglip.images.files import load_image
 from npsiglip.pairs.base import PICTURES, Words, files, phrases
 from npsiglip.pairs.settings import SourceSettings
 

@@ -4,7 +4,8 @@ Batch i is a pure function of the settings and of i, whoever draws it: worker k 
 those that are wanted, and sends them through a pipe. A thread at the other end takes them, at most `ahead` of them, so
 that a worker that is ahead waits. A worker whose trainer is gone cannot write to its pipe any more, and ends.
 
-Pixels travel as bytes, a quarter of their size, and become float32 here as `npsiglip.image` makes them, bit for bit.
+Pixels travel as bytes, a quarter of their size, and become float32 here as `npsiglip.images.processor` makes them, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.image import ImageProcessor
-from npsiglip.tokenizer import Tokenizer
+from npsiglip.images.processor import ImageProcessor
+from npsiglip.texts.siglip import Tokenizer
 from npsiglip.train import TrainingError
 from npsiglip.train.config import Config
 

@@ -19,12 +19,12 @@ from npsiglip.atomic import write_all
 from npsiglip.checkpoint import save_folder
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
-from npsiglip.image import ImageProcessor
+from npsiglip.formats.safetensors import SINGLE, json_writer
+from npsiglip.images.processor import ImageProcessor
 from npsiglip.inputs import preprocessor_config
 from npsiglip.params import Params
-from npsiglip.safetensors_files import SINGLE, json_writer
-from npsiglip.tokenizer import MODEL_FILE
-from npsiglip.tokenizer_base import CONFIG_FILE
+from npsiglip.texts.base import CONFIG_FILE
+from npsiglip.texts.siglip import MODEL_FILE
 
 SPECIAL = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
 

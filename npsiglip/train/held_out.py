@@ -17,7 +17,7 @@ from npsiglip.pairs.settings import SourceSettings
 from npsiglip.train.augment import reduced, shown
 from npsiglip.train.config import Config
 from npsiglip.train.data import Pixels
-from npsiglip.train.evaluate import ZeroShot, ids_of
+from npsiglip.train.measure import ZeroShot, ids_of
 
 
 class ClassTest:

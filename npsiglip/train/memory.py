@@ -11,8 +11,8 @@ from npsiglip.errors import InputError
 from npsiglip.params import count_params
 from npsiglip.train.config import Config
 from npsiglip.train.data import Batches
-from npsiglip.train.engine import Engine
 from npsiglip.train.optimizer import AdamW
+from npsiglip.train.step import Engine
 
 HEADROOM = 200_000_000  # bytes, for evaluations and all that is small
 

@@ -93,7 +93,7 @@ def draw_reliability(folder: Path, results: Mapping[str, Any], batch: int) -> bo
 
     Args:
         folder: where to.
-        results: of `npsiglip.train.evaluate.evaluate`.
+        results: of `npsiglip.train.measure.evaluate`.
         batch: pairs of the batches that were measured.
 
     Raises:

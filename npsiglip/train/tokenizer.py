@@ -16,7 +16,7 @@ from pathlib import Path
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
-from npsiglip.tokenizer import canonicalize
+from npsiglip.texts.siglip import canonicalize
 
 # `npsiglip.Tokenizer`, as the original, lets "<unk>" be cut with every text and counts its pieces off again
 REQUIRED = string.ascii_lowercase + string.digits + "<>"

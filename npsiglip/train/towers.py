@@ -1,4 +1,4 @@
-"""Both towers, forward and backward, on kernels: `npsiglip.engine` with gradients.
+"""Both towers, forward and backward, on kernels: `npsiglip.towers.blocks` with gradients.
 
 A batch goes through a tower in parts of a few inputs, so that what one layer leaves is still in the cache for the next.
 A part keeps what its backward pass needs (`Kept`), so memory grows with the batch; the gradients' own arrays are shared

@@ -25,20 +25,19 @@ import numpy as np
 from npsiglip.atomic import write_all
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hub import model_folder
+from npsiglip.formats.safetensors import json_writer
+from npsiglip.hub.resolve import model_folder
 from npsiglip.kernels.jit import max_threads, thread_count
 from npsiglip.params import count_params, param_shapes
-from npsiglip.safetensors_files import json_writer
-from npsiglip.tokenizer import MODEL_FILE
+from npsiglip.texts.siglip import MODEL_FILE
 from npsiglip.train import TrainingError, saving
 from npsiglip.train.config import Config, check_world_settings
 from npsiglip.train.data import Batch, Batches, Source
-from npsiglip.train.engine import Engine
-from npsiglip.train.evaluate import ZeroShot, evaluate, model_of
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
 from npsiglip.train.held_out import HeldOut
 from npsiglip.train.initial import frozen_params, initial_params, params_of, whitening
+from npsiglip.train.measure import ZeroShot, evaluate, model_of
 from npsiglip.train.memory import check_memory
 from npsiglip.train.metrics_log import MetricsLog
 from npsiglip.train.mixture import Mixture
@@ -46,6 +45,7 @@ from npsiglip.train.optimizer import AdamW
 from npsiglip.train.plot import draw_plot, draw_reliability
 from npsiglip.train.saving import State
 from npsiglip.train.schedule import schedule
+from npsiglip.train.step import Engine
 from npsiglip.train.tokenizer import train_tokenizer
 from npsiglip.train.worlds import WorldSource
 
@@ -270,7 +270,7 @@ class Trainer:
         return path
 
     def _check_vocabulary(self, path: Path) -> None:
-        from npsiglip.tokenizer import Tokenizer
+        from npsiglip.texts.siglip import Tokenizer
 
         pieces, rows = Tokenizer(path).vocab_size, self.config.model.text.vocab_size
         if pieces > rows:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from golden import random_folder
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.hf_names import layout
+from npsiglip.formats.hf_names import layout
 from npsiglip.metrics import relative_l2
 from npsiglip.params import param_shapes
 from npsiglip.reference import backward, siglip_loss_and_gradients, softmax_loss

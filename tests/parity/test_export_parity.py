@@ -14,7 +14,7 @@ from train_standin import StandIn, config
 from transformers import AutoProcessor, AutoTokenizer, SiglipModel
 
 from npsiglip import SigLIP, SigLIPConfig
-from npsiglip.hub import model_folder
+from npsiglip.hub.resolve import model_folder
 from npsiglip.params import random_params
 from npsiglip.train.export import export_model
 from npsiglip.train.tokenizer import train_tokenizer

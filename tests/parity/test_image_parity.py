@@ -12,7 +12,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from golden.pictures import MODES, arrays, noise, picture, pil_image, pil_images, write_files
 from npsiglip.errors import InputError
-from npsiglip.image import ImageProcessor, load_image
+from npsiglip.images.processor import ImageProcessor, load_image
 
 SIZES = [(224, 224), (384, 384), (38, 38), (37, 61)]
 FILTERS = [3, 2]

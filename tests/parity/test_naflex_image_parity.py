@@ -11,7 +11,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
     get_image_size_for_max_num_patches,
 )
 
-from npsiglip.naflex import NaflexProcessor, naflex_size
+from npsiglip.images.naflex import NaflexProcessor, naflex_size
 
 sys.path.insert(0, str(GOLDEN))
 from pictures import pil_images

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from benchmarks import family_parity as family
 from npsiglip import Checkpoint, SigLIP
-from npsiglip.converter import convert
+from npsiglip.convert.formats import convert
 from npsiglip.variants import variant
 
 RESULTS = ("image_embeds", "text_embeds", "logits_per_image")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from npsiglip import InputError
-from npsiglip.verify.inputs import read_tensor
+from npsiglip.published.inputs import read_tensor
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2)], ids=["contiguous", "channels last"])

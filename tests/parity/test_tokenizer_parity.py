@@ -9,7 +9,7 @@ from transformers import SiglipTokenizer
 
 from golden.make_spiece import train
 from golden.strings import strings
-from npsiglip.tokenizer import Tokenizer
+from npsiglip.texts.siglip import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has")  # theirs, on a text that ends with </s>
 

@@ -25,11 +25,11 @@ from hf_taps import hf_model
 
 from npsiglip.checkpoint import save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.hf_names import layout
+from npsiglip.formats.hf_names import layout
 from npsiglip.params import param_shapes, random_params
 from npsiglip.reference import siglip_loss_and_gradients
-from npsiglip.train.engine import Engine
 from npsiglip.train.flat import Flat
+from npsiglip.train.step import Engine
 
 PAIRS = 16
 LARGE = 1000  # numbers
