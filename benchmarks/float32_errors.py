@@ -28,12 +28,12 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 
 import torch  # noqa: E402
-from hf_taps import hf_model, hf_taps  # noqa: E402
 
 from npsiglip import SigLIP, reference, save_folder  # noqa: E402
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig  # noqa: E402
 from npsiglip.metrics import relative_l2  # noqa: E402
 from npsiglip.params import cast, random_params  # noqa: E402
+from tests.parity.hf_taps import hf_model, hf_taps  # noqa: E402
 
 KINDS = ("mild", "outliers", "spiked", "sharpened")
 WIDTHS = (192, 384, 768)

@@ -7,7 +7,7 @@
                  on which nothing fits: one warning, the same bits, and the next process compiles nothing
 
 To show: exit code 130 or a KeyboardInterrupt each time, and a process that can be used; all caches heal. The suite has
-the same with chosen moments (tests/test_interrupts.py, tests/test_kernel_cache.py). The built-in model is used.
+the same with chosen moments (tests/test_interrupts.py, tests/kernels/test_cache.py). The built-in model is used.
 """
 
 import argparse

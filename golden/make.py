@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 TINY = HERE / "tiny"
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "parity")]
 
-from hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
+from tests.parity.hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
 
 SEED = 20230315
 PACKAGES = ["torch", "transformers", "numpy", "pillow", "safetensors", "sentencepiece", "tokenizers"]

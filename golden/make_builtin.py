@@ -21,7 +21,7 @@ ROOT = HERE.parent
 MODEL = ROOT / "npsiglip" / "data" / "builtin"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 
-from hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
+from tests.parity.hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
 
 KEPT = (
     *("image.embed", "image.final_ln", "image.pooled", "zimg"),

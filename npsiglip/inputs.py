@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import InputError, InputWarning
 from npsiglip.formats.told import HUGGING_FACE, folder_form
-from npsiglip.generation import generation_of
 from npsiglip.images.naflex import NaflexProcessor, PatchBatch, check_patches
 from npsiglip.images.openclip import openclip_processor
 from npsiglip.images.processor import ImageProcessor, check_pixels, flatten_images
 from npsiglip.images.settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings, read_config
 from npsiglip.texts.base import BaseTokenizer
+from npsiglip.texts.generation import generation_of
 from npsiglip.texts.load import files_of_tokenizer
 
 Images = Any  # what an ImageProcessor takes, one or a list of these; float32 pixels [N, 3, H, W]; or a PatchBatch

@@ -1,18 +1,15 @@
 """Fixtures of all tests. tests/parity compares with torch and transformers and is left out where they are not."""
 
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_data import ROOT, TINY, load_golden
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
-
-sys.path.insert(0, str(ROOT))  # for `from golden import ...`
+from tests.helpers.golden_data import TINY, load_golden
 
 collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["parity"]
 

@@ -70,7 +70,7 @@ class Mistake:
     new: str
     """What the mistake makes of it."""
     tests: tuple[str, ...]
-    """What pytest is given, below tests/: "test_gemm.py::test_linear" or "test_gemm.py -k int8"; fast ones first."""
+    """What pytest is given, below tests/, fast ones first: "kernels/test_gemm.py::test_linear", "test_loss.py"."""
     why: str
     """What is wrong, in a few words."""
     equivalent: str = ""

@@ -7,7 +7,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from golden_data import GOLDEN, ROOT, above, group
 from safetensors.numpy import load_file
 
 from npsiglip import Checkpoint, SigLIP, reference
@@ -18,6 +17,7 @@ from npsiglip.trace import Trace
 from npsiglip.train.data import Pixels
 from npsiglip.train.measure import evaluate, top1
 from npsiglip.world import class_captions, retrieval_pairs, zero_shot_pictures
+from tests.helpers.golden_data import GOLDEN, ROOT, above, group
 
 IMAGES = ROOT / "docs" / "images"
 EXAMPLES = json.loads((GOLDEN / "examples.json").read_text(encoding="utf-8"))

@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from golden_data import ROOT
 
 from npsiglip import SigLIPOutput
 from npsiglip.config import ImageConfig, TextConfig
@@ -22,6 +21,7 @@ from npsiglip.formats.hf_names import hf_key
 from npsiglip.formats.openclip_names import TRUNK, openclip_layouts
 from npsiglip.params import param_shapes
 from npsiglip.reference import siglip
+from tests.helpers.golden_data import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = [page for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if page.exists()]

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from golden_data import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -14,6 +13,7 @@ from npsiglip.config import ClassifierConfig, ImageConfig, TextConfig
 from npsiglip.convert.quantize import quantize_folder
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
+from tests.helpers.golden_data import GOLDEN
 
 REFERENCE_BOUND = 1e-12  # what the project promises
 KERNELS_BOUND = 1e-6  # 4.4e-7 at worst
@@ -231,7 +231,7 @@ def test_a_tower_without_head(dtype):
 
 
 def test_a_quantised_classifier(checkpoints, batch, tmp_path):
-    """What is stored in 8 bits computes what a model packs in 8 bits; with texts: tests/test_quantized.py."""
+    """What is stored in 8 bits computes what a model packs in 8 bits; with texts: tests/formats/test_quantized.py."""
     quantize_folder(checkpoints["classifier"].folder, tmp_path / "int8")
     stored = SigLIP.from_pretrained(tmp_path / "int8")
     packed = SigLIP(CONFIGS["classifier"], checkpoints["classifier"], dtype="int8")

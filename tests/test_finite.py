@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-from golden_data import TINY
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -16,6 +15,7 @@ from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextCon
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
 from npsiglip.towers.layers import DTYPES
+from tests.helpers.golden_data import TINY
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 IMAGE = ImageConfig(width=32, depth=2, num_heads=2, mlp_dim=40, image_size=12, patch_size=3)

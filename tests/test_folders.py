@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden_data import TINY
 from PIL import Image
 
 from npsiglip import Checkpoint, CheckpointError, ImageConfig, InputError, SigLIP, SigLIPConfig, TextConfig, save_folder
 from npsiglip.convert.quantize import quantize_folder
-from npsiglip.generation import generation_of
 from npsiglip.params import random_params
+from npsiglip.texts.generation import generation_of
 from npsiglip.variants import VARIANTS
+from tests.helpers.golden_data import TINY
 
 IMAGE = ImageConfig(width=12, depth=1, num_heads=3, mlp_dim=20, image_size=8, patch_size=4)
 TEXT = TextConfig(width=8, depth=1, num_heads=2, mlp_dim=14, seq_len=5, vocab_size=11, projection_dim=12)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden_data import GOLDEN, above, group
 
 from golden import random_folder
 from npsiglip.checkpoint import Checkpoint
@@ -13,6 +12,7 @@ from npsiglip.params import random_params
 from npsiglip.reference import siglip, sigmoid_loss
 from npsiglip.texts.siglip import Tokenizer
 from npsiglip.variants import variant
+from tests.helpers.golden_data import GOLDEN, above, group
 
 # Two float64 computations of the same expression, summed in another order, over at most 56 terms and 3 blocks:
 # 3e-15 at worst was measured, over all taps and gradients. 1e-12 is what the project promises.

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from golden_data import ROOT
 
 import npsiglip
+from tests.helpers.golden_data import ROOT
 
 PACKAGE = ROOT / "npsiglip"
 MODULES = {
@@ -48,44 +48,57 @@ def test_no_circles():
     assert done >= set(GRAPH)
 
 
-def layer(name):
-    """0 at the bottom. Kernels know arrays only; the engine is above them, the model above it, commands on top.
+# The floors of the house, from the ground up. A room is a folder, or some modules beside `npsiglip/__init__.py` that
+# belong together; it imports from itself and from lower floors, never from a room beside it.
+FLOORS = (
+    {"ground": "errors interrupts lazy json_files atomic folder_names metrics trace", "reference": "reference/"},
+    {"kernels": "kernels/", "shapes": "config params variants describe", "world": "world/"},
+    {"formats": "formats/"},
+    {"hub": "hub/", "images": "images/", "texts": "texts/", "towers": "towers/"},
+    {"checkpoint": "checkpoint", "results": "outputs finite zero_shot loss", "pairs": "pairs/"},
+    {"model": "model inputs dtypes"},
+    {"convert": "convert/", "published": "published/", "bench": "bench/", "evaluation": "evaluation/"},
+    {"train": "train/"},
+    {"warmup": "warmup"},
+    {"cli": "cli/ __main__"},
+)
+ROOMS = {
+    place: (floor, room)
+    for floor, rooms in enumerate(FLOORS)
+    for room, places in rooms.items()
+    for place in places.split()
+}
 
-    Between kernels and engine: parameters and files, what quantised ones hold, then checkpoints and layers.
-    """
-    parts = name.split(".")
-    packages = {"reference": 0, "kernels": 1, "world": 2, "pairs": 3, "evaluation": 7, "bench": 7, "verify": 7}
-    packages |= {"train": 8, "cli": 9}
-    if len(parts) > 1 and parts[1] in packages:
-        return packages[parts[1]]
-    above = {
-        "quantized": 3,
-        "layers": 4,
-        "checkpoint": 4,
-        "engine": 5,
-        "loss": 5,
-        "model": 6,
-        "quantizer": 6,
-        "converter": 6,
-        "warmup": 8,
-    }
-    above |= {"errors": 0, "interrupts": 0}  # what everything may use
-    above |= {"openclip_files": 4, "openclip_write": 4}
-    above |= {"matching": 4, "image_tower": 5, "text_tower": 5, "inputs": 5, "footprint": 3, "dtypes": 5}
-    return 10 if parts[-1] == "__main__" else above.get(parts[-1], 2)
+
+def place(name):
+    """What `ROOMS` calls a module: the folder it lies in, or its own name."""
+    first = name.split(".")[1]
+    return f"{first}/" if (PACKAGE / first).is_dir() else first
+
+
+def test_every_module_has_a_room():
+    assert {place(name) for name in GRAPH} == set(ROOMS)
 
 
 @pytest.mark.parametrize("name", sorted(GRAPH))
 def test_imports_run_downward(name):
-    for other in GRAPH[name]:
-        assert layer(other) <= layer(name), f"{name} imports {other}"
+    floor, room = ROOMS[place(name)]
+    for other in GRAPH[name] - {"npsiglip"}:
+        below, its_room = ROOMS[place(other)]
+        assert its_room == room or below < floor, f"{name} imports {other}"
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(GRAPH) if layer(name) < 2])
-def test_reference_and_kernels_import_only_themselves(name):
-    own = ".".join(name.split(".")[:2])
-    common = {"npsiglip.errors", "npsiglip.interrupts"} if own == "npsiglip.kernels" else set()
-    assert {other for other in GRAPH[name] - common if not other.startswith(own)} == set()
+def test_kernels_import_errors_and_interrupts_only():
+    for name in sorted(GRAPH):
+        if place(name) == "kernels/":
+            others = {other for other in GRAPH[name] if not other.startswith("npsiglip.kernels")}
+            assert others <= {"npsiglip.errors", "npsiglip.interrupts"}, name
+
+
+def test_the_reference_imports_nothing_of_ours():
+    for name in sorted(GRAPH):
+        if place(name) == "reference/":
+            assert all(other.startswith("npsiglip.reference") for other in GRAPH[name]), name
 
 
 def test_reference_imports_numpy_and_the_math_of_python():

@@ -15,7 +15,6 @@ import time
 import numba
 import numpy as np
 import pytest
-from golden_data import ROOT, TINY
 from numba.core import event
 from numba.core.registry import cpu_target
 
@@ -23,6 +22,7 @@ from npsiglip import SigLIP, cli, interrupts
 from npsiglip.interrupts import check, deferred
 from npsiglip.kernels import cache, jit, tasks
 from npsiglip.towers.blocks import Pass
+from tests.helpers.golden_data import ROOT, TINY
 
 TYPES = numba.types.void(numba.float32[::1])
 

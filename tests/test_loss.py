@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from golden_data import group
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from npsiglip.metrics import relative_l2
 from npsiglip.reference import sigmoid_loss as reference_loss
 from npsiglip.reference.loss import softplus
 from npsiglip.reference.model import sigmoid
+from tests.helpers.golden_data import group
 
 FIELDS = ("loss", "d_zimg", "d_ztxt", "d_t_prime", "d_bias")
 # The bar is 1e-6 of torch's float64; gradients measured 2e-7 at most, the scalars, summed in float64, 1e-14.

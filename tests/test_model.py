@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden_data import ROOT, group
 from PIL import Image
 
 import npsiglip
@@ -18,6 +17,7 @@ from npsiglip.reference import siglip, text_tower
 from npsiglip.towers.image import ImageTower
 from npsiglip.towers.layers import DTYPES
 from npsiglip.trace import FORGET
+from tests.helpers.golden_data import ROOT, group
 
 # Float32 kernels against Hugging Face in float64, per tap: the worst of the tiny model's taps was measured at 9e-7
 # (attention probabilities of the last block, behind two blocks of float32), the bound is twice that. The comparison

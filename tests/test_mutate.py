@@ -4,8 +4,9 @@ import json
 import sys
 from textwrap import dedent
 
-import mutate
 import pytest
+
+from tests import mutate
 
 
 def test_every_mistake_can_be_planted():

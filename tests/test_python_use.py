@@ -12,7 +12,6 @@ import warnings
 
 import numpy as np
 import pytest
-from golden_data import ROOT, TINY
 
 import npsiglip
 from npsiglip import SigLIP, SigLIPConfig
@@ -22,6 +21,7 @@ from npsiglip.errors import CheckpointError, InputWarning
 from npsiglip.formats import safetensors as safetensors_files
 from npsiglip.images.naflex import NaflexProcessor
 from npsiglip.params import random_params
+from tests.helpers.golden_data import ROOT, TINY
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (50, 40, 3), np.uint8)
 TEXTS = ["a cat", "two dogs"]

@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from golden_data import ROOT, TINY
 
 from npsiglip import InputError
 from npsiglip.kernels import cache
 from npsiglip.warmup import warm_up
+from tests.helpers.golden_data import ROOT, TINY
 
 CLASSIFY = ["classify", "docs/images/example.png", "-l", "a", "--model", str(TINY)]
 

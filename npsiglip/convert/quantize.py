@@ -27,9 +27,9 @@ from npsiglip.errors import CheckpointError
 from npsiglip.formats.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quantize_table, quantized_specs
 from npsiglip.formats.safetensors import SINGLE, json_writer, write_tensors
 from npsiglip.formats.told import HUGGING_FACE
-from npsiglip.generation import NAME_KEY, telling_name
 from npsiglip.images.settings import has_settings
 from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.texts.generation import NAME_KEY, telling_name
 from npsiglip.towers.image import Classifier, ImageTower
 from npsiglip.towers.layers import Linear
 from npsiglip.towers.text import TextTower

@@ -1,8 +1,8 @@
 """open_clip's and timm's tensors and our parameters: which is which, and how one lies inside the other.
 
 As `hf_names` has them for Hugging Face. open_clip has timm's image tower behind "visual.trunk." and its own text tower
-behind "text."; timm's own folders have the image tower alone, without a prefix. q, k and v of a block are one tensor in both,
-and so are k and v of the MAP head. A text tower may have no projection: to us an identity.
+behind "text."; timm's own folders have the image tower alone, without a prefix. q, k and v of a block are one tensor in
+both, and so are k and v of the MAP head. A text tower may have no projection: to us an identity.
 
 Source: the state dicts of open_clip 3.3 (`CustomTextCLIP`) and timm 1.0 (`VisionTransformer`, `AttentionPoolLatent`).
 

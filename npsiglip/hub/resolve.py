@@ -70,7 +70,7 @@ def model_folder(folder_or_name: str | Path, revision: str | None = None, say: S
     if name and not _exists(Path(name)):
         folder_or_name = name = name.strip()
     is_builtin = name == BUILTIN or (name.lower() == BUILTIN and not _exists(Path(name)))
-    path = Path(__file__).parent / "data" / BUILTIN if is_builtin else Path(folder_or_name)
+    path = Path(__file__).parents[1] / "data" / BUILTIN if is_builtin else Path(folder_or_name)
     found = None if _exists(path) and not _is_empty(path) else find_repository(name, revision)
     if found is None:
         if revision is not None:

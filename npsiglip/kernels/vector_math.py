@@ -1,7 +1,7 @@
 """exp, both forms of GELU, softplus and the logistic function on 16 lanes at a time.
 
 Numba without Intel's SVML turns `math.exp` in a loop into one libm call an element. These are polynomials instead;
-docs/numerics.md derives their bounds, `tests/test_vector_math.py` measures them.
+docs/numerics.md derives their bounds, `tests/kernels/test_vector_math.py` measures them.
 
     exp, float32     <= 1.04 ULP derived, 1.01 ULP the worst of all float32 inputs; subnormal results, inf and NaN kept
     exp, float64     <= 2 ULP derived

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from arrays import normal
 
 from npsiglip.train.config import OptimizerSettings
 from npsiglip.train.flat import Flat
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.schedule import schedule
+from tests.helpers.arrays import normal
 
 SHAPES = {"a.w": (90, 70), "a.b": (70,), "b.w": (70, 300)}
 STEPS = 20

@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hf_taps import hf_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -28,6 +27,7 @@ from npsiglip.params import param_shapes
 from npsiglip.reference import backward, siglip_loss_and_gradients, softmax_loss
 from npsiglip.reference import siglip as siglip_forward
 from npsiglip.variants import variant
+from tests.parity.hf_taps import hf_model
 
 # What the project promises. float64 against float64: measured were 9e-15 at most on the tiny model, 5e-14 on those
 # below and 4e-13 on those with outliers, which leaves room for another BLAS.

@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from train_standin import StandIn, config
 from transformers import AutoProcessor, AutoTokenizer, SiglipModel
 
 from npsiglip import SigLIP, SigLIPConfig
@@ -18,6 +17,7 @@ from npsiglip.hub.resolve import model_folder
 from npsiglip.params import random_params
 from npsiglip.train.export import export_model
 from npsiglip.train.tokenizer import train_tokenizer
+from tests.helpers.train_standin import StandIn, config
 
 TEXTS = ["a red square", "The BIG blue square, on top!", "zebra", ""]
 

@@ -11,12 +11,12 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from hf_taps import hf_model, hf_taps
 
 from golden import random_folder
 from npsiglip import Checkpoint, SigLIP, reference
 from npsiglip.metrics import relative_l2
 from npsiglip.variants import variant
+from tests.parity.hf_taps import hf_model, hf_taps
 
 RATIO = 1.0
 

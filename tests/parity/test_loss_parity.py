@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import above
-from hf_taps import hf_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import npsiglip
 from npsiglip.reference import sigmoid_loss
+from tests.helpers.golden_data import above
+from tests.parity.hf_taps import hf_model
 
 # float64 against float64; sums whose terms cancel (d_t_prime, d_bias) are held to this relative to their terms.
 BOUND = 1e-12

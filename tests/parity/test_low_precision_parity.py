@@ -9,13 +9,13 @@ logits is printed beside it.
 import numpy as np
 import pytest
 import torch
-from hf_taps import hf_model, hf_taps
 
 from golden import random_folder
 from npsiglip import Checkpoint, SigLIP, reference
 from npsiglip.bench.engines import export_onnx, peer_onnxruntime
 from npsiglip.metrics import relative_l2
 from npsiglip.variants import variant
+from tests.parity.hf_taps import hf_model, hf_taps
 
 N_IMAGES, N_TEXTS = 2, 4
 OUTPUTS = ("image.pooled", "text.head", "logits")

@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-from golden_data import GOLDEN
 from PIL import Image
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
     Siglip2ImageProcessorPil,
@@ -12,6 +11,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 )
 
 from npsiglip.images.naflex import NaflexProcessor, naflex_size
+from tests.helpers.golden_data import GOLDEN
 
 sys.path.insert(0, str(GOLDEN))
 from pictures import pil_images

@@ -1,14 +1,13 @@
 """big_vision's npz, of weights that Hugging Face's `save_pretrained` wrote: embeddings are the folder's, bit for bit.
 
-`big_vision_npz` undoes Hugging Face's published conversion and does not know npsiglip. tests/test_npz.py does the same
-with small models, in every type and form.
+`big_vision_npz` undoes Hugging Face's published conversion and does not know npsiglip. The same with small models, in
+every type and form: tests/formats/test_npz.py.
 """
 
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import big_vision_npz
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -17,6 +16,7 @@ from benchmarks import family_parity as family
 from npsiglip import Checkpoint, SigLIP
 from npsiglip.convert.formats import convert
 from npsiglip.variants import variant
+from tests.helpers import big_vision_npz
 
 RESULTS = ("image_embeds", "text_embeds", "logits_per_image")
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import above, group
-from hf_taps import hf_model, hf_taps
 
 from golden import random_folder
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import siglip
 from npsiglip.variants import variant
+from tests.helpers.golden_data import above, group
+from tests.parity.hf_taps import hf_model, hf_taps
 
 # float64 against float64. The unit roundoff is 1.1e-16; measured: 3e-15 at worst on the tiny model, 5e-14 at
 # B/16-224. What the project promises leaves a factor of 20 for another BLAS or another machine.

@@ -4,12 +4,12 @@ import random
 
 import pytest
 import transformers
-from golden_data import TINY
 from transformers import SiglipTokenizer
 
 from golden.make_spiece import train
 from golden.strings import strings
 from npsiglip.texts.siglip import Tokenizer
+from tests.helpers.golden_data import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has")  # theirs, on a text that ends with </s>
 

@@ -4,13 +4,13 @@ import json
 import shutil
 
 import pytest
-from golden_data import GOLDEN
 from tokenizers import Tokenizer as Library
 from transformers import AutoTokenizer
 
 from golden.make_gemma import FILES, convert, gemma_strings, train
 from golden.make_gemma import rows as golden_rows
 from npsiglip import Siglip2Tokenizer
+from tests.helpers.golden_data import GOLDEN
 
 GEMMA = GOLDEN / "gemma"
 UPPER_CASE = {"<START_OF_TURN>", "<table>A</TABLE>"}  # which sentencepiece finds in lowered text

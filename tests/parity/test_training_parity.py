@@ -21,7 +21,6 @@ would be that of the worst model alone.
 import numpy as np
 import pytest
 import torch
-from hf_taps import hf_model
 
 from npsiglip.checkpoint import save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
@@ -30,6 +29,7 @@ from npsiglip.params import param_shapes, random_params
 from npsiglip.reference import siglip_loss_and_gradients
 from npsiglip.train.flat import Flat
 from npsiglip.train.step import Engine
+from tests.parity.hf_taps import hf_model
 
 PAIRS = 16
 LARGE = 1000  # numbers

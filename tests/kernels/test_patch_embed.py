@@ -1,0 +1,49 @@
+"""The order of a patch's numbers, by index, for the sizes that released models have: three places must agree.
+
+Small sizes drawn at random are in kernels/test_kernels.py and towers/test_layers.py.
+"""
+
+import numpy as np
+import pytest
+
+from npsiglip.kernels import patch_embed
+from npsiglip.reference import model
+from npsiglip.towers.layers import Layers
+
+sizes = pytest.mark.parametrize("size", [14, 16, 32])
+
+
+def places(size):
+    """(channel, row, column) of a patch's numbers as kernels have them."""
+    return [(channel, row, column) for channel in range(3) for row in range(size) for column in range(size)]
+
+
+@sizes
+def test_extracted_patches(size):
+    height, width = 2 * size + 3, 3 * size + 1
+    pixels = np.arange(2.0 * 3 * height * width, dtype=np.float32).reshape(2, 3, height, width)
+    out = np.empty((2 * 2 * 3, 3 * size**2), np.float32)
+    patch_embed.extract_patches(pixels, size, out)
+    corners = [(image, row * size, column * size) for image in range(2) for row in range(2) for column in range(3)]
+    for found, (image, top, left) in zip(out, corners, strict=True):
+        expected = [pixels[image, channel, top + row, left + column] for channel, row, column in places(size)]
+        np.testing.assert_array_equal(found, expected)
+
+
+@sizes
+def test_packed_weights(size):
+    """A parameter's rows are ordered (row, column, channel)."""
+    w = np.random.default_rng(0).standard_normal((3 * size**2, 5)).astype(np.float32)
+    params = {"image.patch_embed.w": w, "image.patch_embed.b": np.zeros(5, np.float32)}
+    panels = Layers(params, "float32").linear("image.patch_embed", "float32").packed(keep=True).panels
+    expected = [w[(row * size + column) * 3 + channel] for channel, row, column in places(size)]
+    np.testing.assert_array_equal(panels[0, :, :5].view(np.float32), expected)
+
+
+@sizes
+def test_the_references_patches(size):
+    pixels = np.arange(3.0 * size * size).reshape(1, 3, size, size)
+    expected = [
+        pixels[0, channel, row, column] for row in range(size) for column in range(size) for channel in range(3)
+    ]
+    np.testing.assert_array_equal(model.extract_patches(pixels, size)[0, 0], expected)

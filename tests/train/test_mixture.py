@@ -1,0 +1,114 @@
+"""Runs on pairs of others: the same bits whoever draws and whatever interrupts them; what they are measured on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from npsiglip import SigLIP
+from npsiglip.errors import InputError
+from npsiglip.train import saving
+from npsiglip.train.held_out import ClassTest
+from npsiglip.train.memory import memory_needed
+from npsiglip.train.trainer import Trainer
+from tests.helpers import pairs_data
+from tests.helpers.train_standin import config
+from tests.train.test_trainer import Recorder, bits
+
+
+class Listener(Recorder):
+    """A watcher that keeps what it is told."""
+
+    def __init__(self, stop_after=None):
+        super().__init__(stop_after)
+        self.told = []
+
+    def tell(self, text):
+        self.told.append(text)
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    pairs_data.class_folder(folder / "c")
+    pairs_data.tar(folder / "a.tar", 4, broken=("green1",))
+    pairs_data.emoji(folder / "e")
+    return folder
+
+
+def settings(collections, **run):
+    sources = [
+        {"kind": "classes", "path": f"{collections}/c", "augment": {"crop": 0.5, "flip": True, "colour": 0.3}},
+        {"kind": "webdataset", "path": f"{collections}/a.tar", "labels": {"en": ["kind"]}, "augment": {"rotate": 20}},
+        {
+            "kind": "emoji",
+            "path": [f"{collections}/e/one", f"{collections}/e/two"],
+            "names": f"{collections}/e/names",
+            "augment": {"background": ["noise", "pattern", "gradient", "light"], "blur": 0.5, "grey": 0.2},
+        },
+    ]
+    tests = [{"kind": "classes", "path": f"{collections}/c", "name": "blocks"}]
+    data = {"sources": sources, "tests": tests, "tokenizer_captions": 300}
+    return config(data=data, train={"steps": 5, "batch": 8}, run={"eval_pictures": 6, "workers": 1, **run})
+
+
+@pytest.fixture(scope="module")
+def whole(collections, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    listener = Listener()
+    Trainer(settings(collections), folder, watcher=listener).run()
+    return folder, listener
+
+
+def test_what_a_run_tells(whole):
+    folder, listener = whole
+    assert listener.told[0].startswith("classes: 9 pictures, each ")
+    bad = [line for line in listener.told if "green1" in line]
+    assert len(bad) == 1
+    assert bad[0].startswith("skipped, cannot be decoded: ")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [name.rpartition(" ")[2] for name in summary["skipped"]] == ["x/green1"]
+    assert 0 <= summary["results"]["blocks"] <= 1
+    model = SigLIP.from_pretrained(folder / "model")
+    assert np.isfinite(model.encode_text(["a red thing", "waving hand"])).all()
+
+
+def test_stopped_and_resumed_with_other_processes_and_threads(collections, whole, tmp_path):
+    listener = Listener(stop_after=2)
+    first = Trainer(settings(collections, workers=2, ahead=1, threads=1), tmp_path / "run", watcher=listener).run()
+    assert (first.step, first.finished) == (2, False)
+    Trainer(settings(collections, workers=3), tmp_path / "run", resume=True).run()
+    assert bits(tmp_path / "run") == bits(whole[0])
+
+
+def test_other_sources_are_another_run(collections, whole, tmp_path):
+    changed = settings(collections)
+    sources = (*changed.data.sources[:2],)
+    changed = replace(changed, data=replace(changed.data, sources=sources))
+    with pytest.raises(InputError, match=r"data\.sources\.2"):
+        Trainer(changed, whole[0], resume=True)
+    assert saving.load_state(whole[0]).step == 5
+
+
+def test_decoded_pictures_need_memory_of_their_own(collections):
+    with_sources = settings(collections)
+    alone = replace(with_sources, data=replace(with_sources.data, sources=()))
+    assert memory_needed(with_sources) - memory_needed(alone) == 192_000_000
+
+
+def test_every_class_of_the_same_name_is_right(collections, whole):
+    given = settings(collections).data.sources[0]
+    test = ClassTest(given, "here", 16, 100)
+    test.texts["en"] = ["a thing"] * 3
+    logits, right = test.logits(SigLIP.from_pretrained(whole[0] / "model"), "en")
+    assert logits.shape == right.shape == (9, 3)
+    assert right.all()
+
+
+def test_a_test_needs_classes(collections):
+    path = pairs_data.table(collections / "t.csv", [{"picture": "red.png", "said": "x"}])
+    source = {"kind": "captions", "path": str(path), "captions": {"en": "said"}}
+    given = config(data={"tests": [source]}).data.tests[0]
+    with pytest.raises(InputError, match="a test needs classes"):
+        ClassTest(given, "data.tests[0]", 16, 10)

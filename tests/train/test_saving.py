@@ -1,0 +1,165 @@
+"""Checkpoints and metrics: everything comes back, a failed write changes nothing, other settings are told."""
+
+import errno
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npsiglip.errors import CheckpointError, InputError
+from npsiglip.train import saving
+from npsiglip.train.flat import Flat
+from npsiglip.train.metrics_log import FILE as METRICS
+from npsiglip.train.metrics_log import MetricsLog, read_metrics
+from npsiglip.train.plot import draw_plot, draw_reliability
+from npsiglip.train.saving import State
+from tests.helpers.arrays import normal
+
+SHAPES = {"a.w": (3, 5), "b": (), "c": (20_000,)}
+
+
+def filled(seed):
+    made = Flat(SHAPES)
+    made.vector[:] = normal(seed, made.vector.size)
+    return made
+
+
+def save(folder, step=3):
+    state = State(step, {"train.batch": 4, "optimizer.rate": 0.1}, "hash", [0.1, 1 / 3], {"total": 1.5})
+    vectors = [filled(10 * step + i) for i in range(3)]
+    saving.save(folder, state, *vectors)
+    return state, vectors
+
+
+def check(folder, state, vectors):
+    assert saving.load_state(folder) == state
+    loaded = [Flat(SHAPES) for _ in range(3)]
+    saving.load_tensors(folder, *loaded)
+    for ours, truth in zip(loaded, vectors, strict=True):
+        np.testing.assert_array_equal(ours.vector, truth.vector)
+
+
+def test_everything_comes_back(tmp_path):
+    assert saving.load_state(tmp_path) is None
+    save(tmp_path, 2)
+    check(tmp_path, *save(tmp_path))
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may grow beyond 50,000 bytes: what a full disk does, in other words."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def begin():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    yield begin
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_without_room_keeps_the_last_checkpoint(tmp_path, small_files):
+    before = save(tmp_path)
+    small_files()
+    with pytest.raises(CheckpointError, match=r"step 4 cannot be written .*; the checkpoint before it is kept"):
+        save(tmp_path, 4)
+    check(tmp_path, *before)
+    assert [path.name for path in tmp_path.iterdir()] == [saving.FILE]
+
+
+def test_no_room_for_the_first_checkpoint(tmp_path, small_files):
+    small_files()
+    with pytest.raises(CheckpointError, match="there is none before it"):
+        save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_is_removed(tmp_path):
+    before = save(tmp_path)
+    (tmp_path / ".npsiglip-abc").mkdir()
+    (tmp_path / ".npsiglip-abc" / saving.FILE).write_bytes(b"half")
+    saving.clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [saving.FILE]
+    check(tmp_path, *before)
+
+
+def test_other_settings_are_told(tmp_path):
+    state, _ = save(tmp_path)
+    saving.check_settings(state, {"train.batch": 4, "optimizer.rate": 0.1}, tmp_path)
+    with pytest.raises(InputError) as error:
+        saving.check_settings(state, {"train.batch": 8, "optimizer.rate": 0.1, "train.lock": "image"}, tmp_path)
+    lines = [line for line in str(error.value).splitlines() if line.startswith("- ")]
+    assert lines == [
+        "- train.batch: 4 in the checkpoint, 8 now",
+        "- train.lock: 'not set' in the checkpoint, 'image' now",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_damaged_checkpoints(tmp_path, content):
+    (tmp_path / saving.FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        saving.load_state(tmp_path)
+
+
+def test_a_checkpoint_of_another_model(tmp_path):
+    save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"params/b is \[\], not \[2\]"):
+        saving.load_tensors(tmp_path, Flat(SHAPES | {"b": (2,)}))
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint of this model"):
+        saving.load_tensors(tmp_path, Flat({"z": (2,)}))
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def line(step, **more):
+    return {"step": step, "seconds": 60.0 * step, **more}
+
+
+def test_metrics_go_on_from_a_step(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.add(line(step, loss=1 / step))
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 4, "lo')  # cut short by a kill
+    again = MetricsLog(tmp_path, 2)
+    assert [entry["step"] for entry in read_metrics(tmp_path)] == [1, 2]
+    again.add(line(3, loss=0.5))
+    assert read_metrics(tmp_path)[-1] == {"step": 3, "seconds": 180.0, "loss": 0.5}
+    assert all(json.loads(text) for text in (tmp_path / METRICS).read_text().splitlines())
+    MetricsLog(tmp_path, 0)
+    assert read_metrics(tmp_path) == []
+
+
+def test_metrics_that_cannot_be_written(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path, 0)
+
+    def full(*args, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"metrics.jsonl cannot be written: .*No space left"):
+        log.add(line(1))
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    log = MetricsLog(tmp_path, 0)
+    assert not draw_plot(tmp_path)
+    for step in range(1, 6):
+        log.add(line(step, loss=8 / step, rate=1e-3, norm=3.0 / step))
+    log.add(line(5, seen=0.5, held_out=0.25))
+    assert draw_plot(tmp_path, [3, 5])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS, "plot.png"]
+
+
+def test_reliability(tmp_path):
+    pytest.importorskip("matplotlib")
+    bins = {"ece": 0.01, "probability": [0.1, 0.9], "matched": [0.2, 0.8], "count": [5, 7]}
+    results = {f"calibration{kind}": bins for kind in ("", "_balanced", "_corrected")}
+    assert draw_reliability(tmp_path, results, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
