@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from npsiglip.checkpoint import Checkpoint, all_finite, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError, InputError
+from npsiglip.finite import all_finite
 from npsiglip.formats.hf_names import layout
 from npsiglip.params import param_shapes, random_params
+from npsiglip.save import save_folder
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -588,7 +590,7 @@ def test_a_full_disk_leaves_all_files_as_they_were(tmp_path):
     write(tmp_path)
     before = listing(tmp_path)
     code = (
-        "import resource, signal, sys; from npsiglip.checkpoint import *; from npsiglip.params import random_params\n"
+        "import resource, signal, sys; from npsiglip.save import *; from npsiglip.params import random_params\n"
         "c = Checkpoint.open(sys.argv[1]).config; p = random_params(c, 2)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "try: save_folder(sys.argv[1], c, p)\n"

@@ -42,8 +42,8 @@ class _Progress:
 @contextlib.contextmanager
 def _random_folder(name: str, config: SigLIPConfig, progress: _Progress) -> Iterator[str]:
     """A model folder with random weights, deleted afterwards."""
-    from npsiglip.checkpoint import save_folder
     from npsiglip.params import random_params
+    from npsiglip.save import save_folder
 
     with tempfile.TemporaryDirectory(prefix="npsiglip-bench-") as folder:
         progress(f"random weights for {name}")

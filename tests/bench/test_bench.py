@@ -29,12 +29,13 @@ from npsiglip.bench.peers import PEERS, Engine, choose_peers, own_engine, peer_e
 from npsiglip.bench.process import WORKER, MissingModule, Worker, WorkerError
 from npsiglip.bench.report import header
 from npsiglip.bench.stats import ratio, summarize
-from npsiglip.checkpoint import Checkpoint, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import bench as command
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.kernels.vector import LANES
 from npsiglip.params import param_shapes, random_params
+from npsiglip.save import save_npz
 from npsiglip.towers.layers import DTYPES
 from npsiglip.variants import variant
 from tests.helpers.golden_data import ROOT, TINY

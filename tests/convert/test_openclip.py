@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from golden.pictures import pil_image
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import app
 from npsiglip.config import GELU_ERF, GELU_TANH, ClassifierConfig, SigLIPConfig
 from npsiglip.convert.formats import check_equal, convert
@@ -24,6 +24,7 @@ from npsiglip.images.processor import ImageProcessor
 from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 from npsiglip.train.initial import params_of
 from npsiglip.train.step import Engine
 from tests.helpers import hub_server, openclip_golden

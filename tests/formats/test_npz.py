@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from npsiglip import SigLIP
-from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.convert import formats as converter
@@ -24,6 +24,7 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.formats.big_vision_config import npz_config
 from npsiglip.formats.big_vision_names import Form, npz_layouts
 from npsiglip.params import random_params
+from npsiglip.save import save_folder, save_npz
 from npsiglip.variants import VARIANTS
 from tests.helpers import big_vision_npz
 from tests.helpers.golden_data import GOLDEN

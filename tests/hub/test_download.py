@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from npsiglip import ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import app, console
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub import download
@@ -22,6 +22,7 @@ from npsiglip.hub.cache import cached_snapshot, repository_folder
 from npsiglip.hub.resolve import model_folder
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 from npsiglip.towers.footprint import packed_bytes
 from tests.helpers import hub_server
 from tests.helpers.golden_data import ROOT, TINY
