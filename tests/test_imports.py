@@ -56,7 +56,7 @@ FLOORS = (
     {"formats": "formats/"},
     {"hub": "hub/", "images": "images/", "texts": "texts/", "towers": "towers/"},
     {"checkpoint": "checkpoint save", "results": "outputs zero_shot loss", "pairs": "pairs/"},
-    {"model": "model inputs dtypes"},
+    {"model": "model inputs passes processors dtypes"},
     {"convert": "convert/", "published": "published/", "bench": "bench/", "evaluation": "evaluation/"},
     {"train": "train/"},
     {"warmup": "warmup"},

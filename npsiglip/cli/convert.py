@@ -45,7 +45,7 @@ def _warn_of_losses(original: SigLIPConfig, came: SigLIPConfig, target: Path) ->
 def _warn_of_crops(original: Checkpoint, target: Path) -> None:
     """Say that images are squashed where timm or open_clip would have cropped them."""
     from npsiglip.formats.told import HUGGING_FACE
-    from npsiglip.inputs import folder_processor
+    from npsiglip.processors import folder_processor
 
     if original.is_npz or original.form == HUGGING_FACE or original.config.image is None:
         return

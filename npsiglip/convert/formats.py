@@ -27,7 +27,7 @@ from npsiglip.formats.safetensors import json_writer
 from npsiglip.formats.told import HUGGING_FACE, NOTHING_TOLD, OPEN_CLIP, OPEN_CLIP_CONFIG, TIMM, Told
 from npsiglip.images.openclip import openclip_settings
 from npsiglip.images.settings import FILES, PROCESSOR
-from npsiglip.inputs import folder_processor, preprocessor_config
+from npsiglip.processors import folder_processor, preprocessor_config
 from npsiglip.save import save_folder, save_npz
 from npsiglip.texts.load import has_tokenizer, load_tokenizer
 from npsiglip.texts.openclip import OpenClipTokenizer

@@ -20,7 +20,7 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.safetensors import SINGLE, json_writer
 from npsiglip.images.processor import ImageProcessor
-from npsiglip.inputs import preprocessor_config
+from npsiglip.processors import preprocessor_config
 from npsiglip.params import Params
 from npsiglip.save import save_folder
 from npsiglip.texts.base import CONFIG_FILE

@@ -21,9 +21,9 @@ from npsiglip.formats.told import HUGGING_FACE, OPEN_CLIP
 from npsiglip.hub.cache import missing_files
 from npsiglip.hub.resolve import model_folder
 from npsiglip.images.processor import ImageProcessor
-from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
+from npsiglip.processors import folder_processor, preprocessor_config
 from npsiglip.save import save_folder
 from npsiglip.train.initial import params_of
 from npsiglip.train.step import Engine
