@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, UsageError, err, out, warn
+from npsiglip.cli.activity import Activity
+from npsiglip.cli.console import UsageError, err, out, warn
 from npsiglip.cli.output import check_stdout, finite, results, to_json
 from npsiglip.errors import InputError
 

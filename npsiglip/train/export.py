@@ -20,8 +20,8 @@ from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.safetensors import SINGLE, json_writer
 from npsiglip.images.processor import ImageProcessor
-from npsiglip.processors import preprocessor_config
 from npsiglip.params import Params
+from npsiglip.processors import preprocessor_config
 from npsiglip.save import save_folder
 from npsiglip.texts.base import CONFIG_FILE
 from npsiglip.texts.siglip import MODEL_FILE
