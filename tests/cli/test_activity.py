@@ -33,6 +33,7 @@ def picture(tmp_path):
     return tmp_path / "a.png"
 
 
+@pytest.mark.filterwarnings("ignore:.*no preprocessor_config")
 def test_a_classifier_is_opened_once(tmp_path, picture, opened):
     config = SigLIPConfig(IMAGE, None, ClassifierConfig(("cat", "dog"), False))
     save_folder(tmp_path / "model", config, random_params(config, seed=3))
