@@ -31,7 +31,7 @@ BUILTIN_NOTE = (
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Around imports and loading: what they make stays, and Python's collector would look at it again and again.
+    """No garbage collection within: what imports and loading make stays, and need not be looked at again and again.
 
     It is not looked at later, either, nor at the end: a tenth of the time of a short command.
     """
