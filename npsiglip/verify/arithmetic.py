@@ -1,0 +1,126 @@
+"""Honest ways to compute the operations of a model, in the precision of a port.
+
+The truth is `EXACT`: float64. Every other arithmetic is one that a correct port could have: another order of summation,
+products of bfloat16 numbers, 8-bit weights. How far they are from the truth on the same input is the noise floor that a
+port's own error is compared with.
+
+    matmul   a product of matrices, of what the port would multiply, accumulated as it would
+    store    what is left of a result where the port keeps it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+F32 = np.float32
+
+
+class Arithmetic(NamedTuple):
+    """How numbers are multiplied, added up and kept."""
+
+    name: str
+    dtype: Any
+    matmul: Callable[[Array, Array], Array]
+    store: Callable[[Array], Array]
+    one_pass: bool = False  # the variance of LayerNorm as E[x^2] - E[x]^2
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _in_chains(length: int) -> Callable[[Array, Array], Array]:
+    """Products whose sums are cut into chains of so many terms, added up in float32 in their order."""
+
+    def matmul(a: Array, b: Array) -> Array:
+        total = None
+        for start in range(0, a.shape[-1], length):
+            part = a[..., start : start + length] @ b[..., start : start + length, :]
+            total = part if total is None else total + part
+        return np.asarray(total)
+
+    return matmul
+
+
+def _backwards(a: Array, b: Array) -> Array:
+    """Products summed from the end."""
+    return np.asarray(np.ascontiguousarray(a[..., ::-1]) @ np.ascontiguousarray(b[..., ::-1, :]))
+
+
+def rounded(dtype: Any) -> Callable[[Array], Array]:
+    """Float32 numbers, rounded to a smaller type and widened again."""
+
+    def store(x: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return np.asarray(np.asarray(x, F32).astype(dtype).astype(F32))
+
+    return store
+
+
+def _products_of(dtype: Any) -> Callable[[Array, Array], Array]:
+    narrow = rounded(dtype)
+
+    def matmul(a: Array, b: Array) -> Array:
+        return np.asarray(narrow(a) @ narrow(b))
+
+    return matmul
+
+
+def _rows_in_8_bits(x: Array, axis: int | None) -> Array:
+    """x rounded to 256 steps between its least and its largest number, by row or over all."""
+    low = np.minimum(x.min(axis=axis, keepdims=True), 0)
+    high = np.maximum(x.max(axis=axis, keepdims=True), 0)
+    step = np.where(high > low, (high - low) / F32(255), F32(1))
+    return np.asarray((np.round(x / step - np.round(low / step)) + np.round(low / step)) * step, F32)
+
+
+def _columns_in_8_bits(w: Array) -> Array:
+    """w [..., K, N] rounded to 255 steps around zero, by column."""
+    step = np.abs(w).max(axis=-2, keepdims=True) / F32(127)
+    step = np.where(step > 0, step, F32(1))
+    return np.asarray(np.round(w / step) * step, F32)
+
+
+def _in_8_bits(axis: int | None) -> Callable[[Array, Array], Array]:
+    """Weights in 8 bits by column, what they multiply by row or over all; products of activations stay in float32."""
+
+    def matmul(a: Array, b: Array) -> Array:
+        if b.ndim > 2:  # attention
+            return a @ b
+        return _rows_in_8_bits(a, axis) @ _columns_in_8_bits(b)
+
+    return matmul
+
+
+EXACT = Arithmetic("float64", np.float64, np.matmul, _same)
+BF16, F16 = rounded(ml_dtypes.bfloat16), rounded(np.float16)
+HONEST: dict[str, tuple[Arithmetic, ...]] = {
+    "float32": (
+        Arithmetic("float32", F32, np.matmul, _same),
+        Arithmetic("float32, chains of 16", F32, _in_chains(16), _same, one_pass=True),
+        Arithmetic("float32, backwards", F32, _backwards, _same),
+    ),
+    "bfloat16": (
+        Arithmetic("bfloat16", F32, _products_of(ml_dtypes.bfloat16), BF16),
+        Arithmetic("bfloat16 products", F32, _products_of(ml_dtypes.bfloat16), _same),
+    ),
+    "float16": (
+        Arithmetic("float16", F32, _products_of(np.float16), F16),
+        Arithmetic("float16 products", F32, _products_of(np.float16), _same),
+    ),
+    "int8": (
+        Arithmetic("int8 by row", F32, _in_8_bits(-1), _same),
+        Arithmetic("int8 over all", F32, _in_8_bits(None), _same),
+    ),
+}
+DTYPES = tuple(HONEST)
+# One rounding of each number, relative: half a unit of the last place, evenly spread. No floor is lower.
+ROUNDING = {
+    dtype: 2.0**-bits / 3**0.5 for dtype, bits in {"float32": 24, "bfloat16": 9, "float16": 12, "int8": 24}.items()
+}
