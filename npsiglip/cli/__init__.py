@@ -11,7 +11,20 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip import __version__, interrupts
-from npsiglip.cli import bench, classify, convert, embed, evaluate, models, quantize, train, verify, warmup, world
+from npsiglip.cli import (
+    bench,
+    classify,
+    convert,
+    embed,
+    evaluate,
+    models,
+    quantize,
+    trace,
+    train,
+    verify,
+    warmup,
+    world,
+)
 from npsiglip.cli.console import INTERRUPTED, messages, note
 from npsiglip.cli.output import prepare_streams, run
 
@@ -58,6 +71,7 @@ for _command in (
     convert.convert,
     train.train,
     evaluate.evaluate,
+    trace.trace,
     verify.verify,
     warmup.warmup,
     bench.bench,

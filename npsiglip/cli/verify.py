@@ -1,50 +1,130 @@
-"""`npsiglip verify --published`: do released checkpoints give the numbers that were published of them?"""
+"""`npsiglip verify`: where does a port go wrong; and do released checkpoints give the published numbers?"""
 
 from __future__ import annotations
 
-import dataclasses
+import os
+import shlex
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from npsiglip.cli import published as of_published
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note, out
+from npsiglip.cli.options import ModelOptions, with_model_options
 from npsiglip.cli.output import check_stdout, finite, results, to_json
-from npsiglip.errors import NpsiglipError
+from npsiglip.errors import InputError, NpsiglipError
 
 if TYPE_CHECKING:
-    from npsiglip.published.check import Result
+    from npsiglip.verify import Golden, Report
 
-DIFFERENT, NOT_COMPARED = 1, 2  # exit codes
-
-
-def _rows(head: str, values: Any, what: str) -> list[str]:
-    """Numbers below numbers, a line for each row, behind `head` on the first."""
-    form = {"logits": "{:9.4f}", "probabilities": "{:11.4e}", "token ids": "{:.0f}"}[what]
-    lines = [" ".join(form.format(value) for value in row) for row in values]
-    return [f"  {head if not i else '':9} {line}" for i, line in enumerate(lines)]
+CANNOT_TELL = 2
 
 
-def _print(result: Result) -> None:
-    case = result.case
-    bound = f"{case.atol:g}" + (f" + {case.rtol:g} of the number" if case.rtol else "")
-    lines = [f"{case.model}: {case.what}{f' of {case.images}' if case.images else ''}, {len(case.texts)} texts"]
-    lines += _rows("expected", result.expected, case.what) + _rows("obtained", result.obtained, case.what)
-    lines += [f"  apart     {result.apart:.2g}, tolerance {bound}: {'equal' if result.equal else 'DIFFERENT'}"]
-    out().print("\n".join([*lines, f"  source    transformers, {case.source}"]))
+def _run(command: str, seconds: float) -> None:
+    """Run what leaves the candidate.
+
+    Raises:
+        InputError: it fails, or takes too long.
+    """
+    try:
+        done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"the command {command!r} took more than {seconds:g} s: give more with --timeout") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the command {command!r} cannot be run: {error}") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise InputError(f"the command {command!r} ended with exit code {done.returncode}: {' / '.join(said)}")
 
 
-def _as_json(result: Result) -> dict[str, Any]:
-    found = {"obtained": result.obtained.tolist(), "apart": result.apart, "equal": result.equal}
-    return dataclasses.asdict(result.case) | found
+def _golden(
+    activity: Activity, options: ModelOptions, path: Path | None, images: list[str], labels: list[str], template: str
+) -> Golden:
+    """The truth: of a golden trace's inputs, or of images and labels."""
+    from npsiglip.verify.files import read_traces
+    from npsiglip.verify.golden import Golden, weights_hash
+    from npsiglip.verify.operations import IDS, PIXELS
+    from npsiglip.zero_shot import fill_template
+
+    if path is None:
+        model = activity.load(options)
+        texts = fill_template(labels, template) if labels else None
+        return Golden(model, images or None, texts, options.model or "builtin")
+    stored = read_traces(path)
+    if PIXELS not in stored and IDS not in stored:
+        raise InputError(f"{path} has neither {PIXELS} nor {IDS}: write it again with npsiglip trace, without --taps")
+    name = options.model or stored.meta.get("model")
+    if not name:
+        raise InputError(f"{path} does not tell its model: give --model")
+    checkpoint = activity.open(options._replace(model=name))
+    weights = stored.meta.get("weights")
+    if weights is not None and weights != weights_hash(checkpoint):
+        raise InputError(f"{path} is a trace of other weights than {name}'s: give the --model that it was made with")
+    model = activity.load(options._replace(model=name), checkpoint)
+    golden = Golden(model, stored.get(PIXELS), stored.get(IDS), name)
+    golden.before = {tap: stored[tap] for tap in stored if tap.startswith(("image.decoded", "image.resized"))}
+    golden.pictures = [stored[tap] for tap in stored if tap.startswith("image.decoded")]
+    golden.texts = list(stored.meta.get("texts", ()))
+    return golden
 
 
+def _command(candidate: str, golden: Path | None, images: list[str], labels: list[str], options: ModelOptions) -> str:
+    """The command that does this again."""
+    parts = ["npsiglip", "verify", candidate, *images]
+    for label in labels:
+        parts += ["-l", label]
+    parts += ["--golden", str(golden)] if golden else []
+    parts += ["--model", options.model] if options.model else []
+    parts += ["--dtype", options.dtype] if options.dtype else []
+    return shlex.join(parts)
+
+
+def _show(report: Report, everything: bool) -> None:
+    lines = [report.sentence(), ""]
+    if report.taps:
+        lines += [report.table(everything), ""]
+    lines += [report.said_of_coverage(), f"again: {report.repeat}"]
+    out().print("\n".join(lines))
+
+
+@with_model_options
 def verify(
-    names: Annotated[
+    candidate: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Released checkpoints.", show_default="all with published numbers"),
+        typer.Argument(
+            metavar="CANDIDATE IMAGE",
+            help="The trace of a port (.safetensors, .npz, or a folder), and the images that it is of. With "
+            "--published, names of released checkpoints.",
+            show_default=False,
+        ),
     ] = None,
+    labels: Annotated[
+        list[str], typer.Option("--label", "-l", metavar="LABEL", help="The labels that the trace is of.")
+    ] = [],  # noqa: B006  Typer copies it
+    golden: Annotated[
+        Path | None,
+        typer.Option("--golden", metavar="FILE", help="What npsiglip trace wrote, instead of images and labels."),
+    ] = None,
+    names: Annotated[
+        str,
+        typer.Option(metavar="WHOSE", help="Whose names: npsiglip, hf, timm, big_vision, gguf, onnx, or auto."),
+    ] = "auto",
+    template: Annotated[
+        str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
+    ] = "This is a photo of {}.",
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="COMMAND", help="Run this first; it must leave CANDIDATE.", show_default=False),
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long --run may take.")] = 600,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit's XML, too.", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every tap.")] = False,
+    options: ModelOptions = ModelOptions(),  # noqa: B008
     published: Annotated[
         bool, typer.Option("--published", help="Compare with the numbers that Hugging Face published.")
     ] = False,
@@ -53,45 +133,70 @@ def verify(
         typer.Option(
             "--files",
             metavar="FOLDER",
-            help="A folder with the pictures, under their own names.",
+            help="With --published: a folder with the pictures, under their own names.",
             show_default="they are fetched",
         ),
     ] = None,
-    json_wanted: Annotated[bool, typer.Option("--json", help="Write a JSON list, with every digit.")] = False,
+    json_wanted: Annotated[bool, typer.Option("--json", help="Write JSON, with every digit.")] = False,
 ) -> None:
-    """Check released checkpoints, which are downloaded if they are not here, against published numbers.
+    """Find where a port of SigLIP goes wrong: which operation first, by how much, and by which known mistake.
 
-    Prints what was expected and obtained, how far apart they are, what the source tolerates, and the source. Exits
-    with 0 if all is equal, 1 if something differs, and 2 if something could not be compared.
+    The candidate's own input of each operation goes through our float64 operation, so that an error which was added is
+    told from one that came in. Exits with 0 if the port conforms, 1 if it diverges, and 2 if nothing can be told.
+
+    --dtype is what the port computes in: float32, bfloat16, float16 or int8.
+
+    With --published: check released checkpoints, which are downloaded if they are not here, against published numbers.
     """
-    if not published:
-        raise UsageError("say what to compare with: --published, the numbers that Hugging Face published")
+    given = candidate or []
+    if published:
+        of_published.run(given, files, json_wanted)
+        return
+    if not given:
+        raise UsageError("give the trace of a port, or --published to check released checkpoints")
+    trace, images = given[0], given[1:]
+    if golden is None and not images and not labels:
+        raise UsageError("say what the trace is of: --golden FILE, or the images and labels (-l 'a cat')")
+    if golden is not None and (images or labels):
+        raise UsageError("give --golden, or images and labels, not both")
     check_stdout()
-    found: list[Result] = []
-    failed = []
-    with Activity() as activity:
-        activity.tell_compiling()
-        from npsiglip.published.check import check, chosen
+    try:
+        report = _verified(trace, images, labels, golden, names, template, run, timeout, options)
+    except NpsiglipError as error:
+        note(str(error), "error:", "bold red")
+        raise typer.Exit(CANNOT_TELL) from None
+    if junit:
+        junit.write_text(report.junit(), encoding="utf-8")
+    with results():
+        if json_wanted:
+            print(to_json(finite(report.to_dict()), indent=2))
+        else:
+            _show(report, every)
+    raise typer.Exit(report.exit_code)
 
-        for name in chosen(names or []):
-            activity.say(f"Checking {name}")
-            try:
-                for result in check(name, files):
-                    found.append(result)
-                    if not json_wanted:
-                        with activity.paused(), results():
-                            _print(result)
-            except NpsiglipError as error:
-                failed.append(name)
-                with activity.paused():
-                    note(f"{name}: {error}", "not compared:", "bold red")
-    if json_wanted:
-        with results():
-            print(to_json(finite([_as_json(result) for result in found]), indent=2))
-    different = [result for result in found if not result.equal]
-    note(
-        f"{len(found) - len(different)} of {len(found)} as published"
-        + (f", not compared: {', '.join(failed)}" * bool(failed))
-    )
-    if failed or different:
-        raise typer.Exit(DIFFERENT if different else NOT_COMPARED)
+
+def _verified(
+    trace: str,
+    images: list[str],
+    labels: list[str],
+    golden: Path | None,
+    names: str,
+    template: str,
+    run: str | None,
+    timeout: float,
+    options: ModelOptions,
+) -> Report:
+    with Activity() as activity:
+        if run:
+            activity.say("Running the candidate")
+            _run(run, timeout)
+        from npsiglip.verify.files import read_traces
+        from npsiglip.verify.verdict import verify as compared
+
+        tensors = read_traces(os.fspath(trace))
+        activity.say("Loading the model")
+        truth = _golden(activity, options._replace(dtype=None), golden, images, labels, template)
+        activity.say("Comparing")
+        repeat = _command(trace, golden, images, labels, options)
+        settings: Any = truth.processor
+        return compared(tensors, truth, names, options.dtype, settings, truth.tokenizer, repeat)

@@ -1,0 +1,195 @@
+"""From a candidate's tensors to a report: names, axes, element type, then inputs and taps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.errors import InputError
+from npsiglip.verify.arithmetic import DTYPES
+from npsiglip.verify.compare import Tap, Truth, compare_taps
+from npsiglip.verify.golden import DECODED, RESIZED, Golden
+from npsiglip.verify.inputs import compare_inputs
+from npsiglip.verify.layouts import arrangements, in_our_axes
+from npsiglip.verify.names import NAMINGS, Found, read_names
+from npsiglip.verify.operations import IDS, PIXELS
+from npsiglip.verify.report import CANNOT_TELL, CONFORMS, DIVERGES, Coverage, Report
+
+Array = NDArray[Any]
+LOOKS_ALIKE = 0.98  # the cosine from which a tensor without a known name is taken for a tap
+SAMPLES = 6  # tensors that are looked at for their element type
+
+
+class _Aligned(NamedTuple):
+    taps: dict[str, Array]
+    unknown: list[str]
+    assumed: list[str]
+    wrong: list[str]
+
+
+def _split(x: Array, found: Found, golden: Golden) -> list[tuple[str, Array]]:
+    """A fused tensor in its parts."""
+    if len(found.ours) == 1:
+        return [(found.ours[0], x)]
+    last = golden[found.ours[0]].shape[-1]
+    parts = len(found.ours)
+    if x.shape[-1] != parts * last:
+        return [(found.ours[0], x)]  # of a wrong shape, which will be said
+    return list(zip(found.ours, np.split(x, parts, axis=-1), strict=True))
+
+
+def _ids_of(x: Array) -> Array:
+    return np.asarray(x)[None] if np.ndim(x) == 1 else np.asarray(x)
+
+
+def _align(candidate: Mapping[str, Array], golden: Golden, names: str) -> _Aligned:
+    """The candidate's tensors under our names and in our axes."""
+    naming, found = read_names(candidate, names, golden)
+    aligned = _Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [])
+    how: dict[str, str] = {}
+    used = set()
+    for one in found:
+        used.add(one.theirs)
+        for tap, part in _split(np.asarray(candidate[one.theirs]), one, golden):
+            if tap == IDS:
+                aligned.taps[tap] = _ids_of(part)
+                continue
+            if part.dtype.kind not in "fiuV" or part.dtype == np.dtype(object):
+                raise InputError(f"{one.theirs} holds {part.dtype}; expected numbers")
+            read = in_our_axes(np.asarray(part, np.float64), np.asarray(golden[tap], np.float64))
+            if read is None:
+                aligned.wrong.append(f"{one.theirs} is {list(part.shape)}, and {tap} {list(golden[tap].shape)}")
+                continue
+            if read[0]:
+                how.setdefault(read[0], tap)
+            aligned.taps[tap] = read[1]
+    rest = [name for name in candidate if name not in used and _is_activation(name, naming)]
+    if not aligned.taps:
+        rest = _by_likeness(candidate, rest, golden, aligned)
+    aligned.unknown.extend(rest)
+    aligned.assumed.extend(f"{what}, such as {tap}" for what, tap in how.items())
+    return aligned
+
+
+def _is_activation(name: str, naming: str) -> bool:
+    return naming != "npsiglip" or not name.startswith((DECODED, RESIZED))
+
+
+def _by_likeness(candidate: Mapping[str, Array], names: list[str], golden: Golden, aligned: _Aligned) -> list[str]:
+    """Tensors without known names, by shape and likeness, in the order of the forward pass; the rest is returned."""
+    left, taps = [], [op.tap for op in golden.ops]
+    for name in names:
+        x = np.asarray(candidate[name])
+        best: tuple[float, str, Array] | None = None
+        if x.dtype.kind in "fV" and x.size > 1:
+            for tap in taps:
+                truth = np.asarray(golden[tap], np.float64)
+                if tap in aligned.taps or truth.size != x.size:
+                    continue
+                for _, turned in arrangements(np.asarray(x, np.float64), truth.shape):
+                    size = np.linalg.norm(turned) * np.linalg.norm(truth)
+                    alike = float(np.sum(turned * truth) / size) if size else 0.0
+                    if alike >= LOOKS_ALIKE and (best is None or alike > best[0]):
+                        best = alike, tap, turned
+        if best is None:
+            left.append(name)
+            continue
+        aligned.taps[best[1]] = best[2]
+        aligned.assumed.append(f"{name} is {best[1]}, by its shape and a cosine of {best[0]:.4f}")
+    return left
+
+
+def guess_dtype(candidate: Mapping[str, Array]) -> str:
+    """What a candidate computes in, by the numbers that it shows: the coarsest type that holds most of them."""
+    seen = []
+    for name in candidate:
+        x = np.asarray(candidate[name])
+        if x.dtype == ml_dtypes.bfloat16:
+            return "bfloat16"
+        if x.dtype == np.float16:
+            return "float16"
+        if x.dtype.kind == "f" and x.size >= 16 and name not in (PIXELS, "pixel_values"):
+            seen.append(np.asarray(x, np.float32).ravel()[:4096])
+        if len(seen) == SAMPLES * 4:
+            break
+    if not seen:
+        return "float32"
+    for dtype, kind in (("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)):
+        with np.errstate(over="ignore"):
+            held = [float((x.astype(kind).astype(np.float32) == x).mean()) for x in seen]
+        if float(np.median(held)) > 0.95:
+            return dtype
+    return "float32"
+
+
+def verify(
+    candidate: Mapping[str, Array],
+    golden: Golden,
+    names: str = "auto",
+    dtype: str | None = None,
+    processor: Any = None,
+    tokenizer: Any = None,
+    repeat: str = "",
+) -> Report:
+    """Compare what a candidate shows with the truth.
+
+    Args:
+        candidate: names -> arrays of any float type.
+        golden: the truth for the same model and inputs.
+        names: whose names these are, a key of `NAMINGS`, or "auto".
+        dtype: what the candidate computes in; None: by its numbers.
+        processor, tokenizer: of the model, for mistakes in pixels and ids.
+        repeat: the command that does this again.
+
+    Raises:
+        InputError: names or a dtype that are not known, tensors that hold no numbers.
+    """
+    if names != "auto" and names not in NAMINGS:
+        raise InputError(f"names must be auto or one of {', '.join(NAMINGS)}; got {names!r}")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    aligned = _align(candidate, golden, names)
+    chosen = dtype or guess_dtype(candidate)
+    assumed = [*aligned.assumed] + ([] if dtype else [f"it computes in {chosen}"])
+    shown = {op.tap for op in golden.ops if op.tap in aligned.taps}
+    missing = tuple(op.tap for op in golden.ops if op.tap not in shown)
+    inputs, notes = compare_inputs(golden, aligned.taps, chosen, processor, tokenizer)
+    coverage = Coverage(len(shown) + len(inputs), missing, tuple(aligned.unknown))
+
+    def cannot(reason: str) -> Report:
+        return Report(CANNOT_TELL, tuple(inputs), coverage, chosen, tuple(assumed), reason, repeat)
+
+    if aligned.wrong:
+        more = f" ({len(aligned.wrong) - 1} more)" if len(aligned.wrong) > 1 else ""
+        return cannot(f"{aligned.wrong[0]}{more}: is it a trace of another model, or of other inputs?")
+    if not shown and not inputs:
+        return cannot(
+            f"none of its {len(candidate)} names is known, such as {next(iter(candidate), 'none')!r}; give --names, or "
+            "save tensors under the names of docs/glossary.md"
+        )
+    taps = [*inputs, *_taps(golden, aligned.taps, chosen)]
+    if _of_other_inputs(taps, inputs):
+        return cannot("every tap is far from the truth from the first on: it is a trace of other inputs or weights")
+    verdict = DIVERGES if any(tap.diverges for tap in taps) else CONFORMS
+    return Report(verdict, tuple(taps), coverage, chosen, tuple(assumed + notes), "", repeat)
+
+
+def _taps(golden: Golden, shown: Mapping[str, Array], dtype: str) -> list[Tap]:
+    truth = Truth(golden.config, golden.params, golden.inputs.get(PIXELS), golden.inputs.get(IDS))
+    ids = shown.get(IDS)
+    if ids is not None and (ids.shape[0] != golden.inputs[IDS].shape[0] or ids.max() >= golden.config.text.vocab_size):  # type: ignore[union-attr]
+        shown = {name: x for name, x in shown.items() if name != IDS}
+    if ids is not None and ids.shape[1] != golden.inputs[IDS].shape[1]:  # its own length: taps of texts have others
+        shown = {name: x for name, x in shown.items() if name != IDS and not name.startswith("text.")}
+    return compare_taps(truth, golden, shown, dtype)
+
+
+def _of_other_inputs(taps: list[Tap], inputs: list[Tap]) -> bool:
+    """Whether nothing at all agrees, though each operation may agree with its own input."""
+    towers = [tap for tap in taps[len(inputs) :] if tap.tap.startswith(("image.", "text."))]
+    first = [tap for tap in towers if tap.tap.endswith((".patch_embed", ".embed"))]
+    return bool(first) and not inputs and all(tap.diverges and tap.error > 0.5 and not tap.diagnosis for tap in first)
