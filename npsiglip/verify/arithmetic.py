@@ -21,6 +21,10 @@ Array = NDArray[Any]
 F32 = np.float32
 
 
+def _same(x: Array) -> Array:
+    return x
+
+
 class Arithmetic(NamedTuple):
     """How numbers are multiplied, added up and kept."""
 
@@ -28,11 +32,8 @@ class Arithmetic(NamedTuple):
     dtype: Any
     matmul: Callable[[Array, Array], Array]
     store: Callable[[Array], Array]
+    weight: Callable[[Array], Array] = _same  # how parameters are held
     one_pass: bool = False  # the variance of LayerNorm as E[x^2] - E[x]^2
-
-
-def _same(x: Array) -> Array:
-    return x
 
 
 def _in_chains(length: int) -> Callable[[Array, Array], Array]:
@@ -107,11 +108,11 @@ HONEST: dict[str, tuple[Arithmetic, ...]] = {
         Arithmetic("float32, backwards", F32, _backwards, _same),
     ),
     "bfloat16": (
-        Arithmetic("bfloat16", F32, _products_of(ml_dtypes.bfloat16), BF16),
+        Arithmetic("bfloat16", F32, _products_of(ml_dtypes.bfloat16), BF16, BF16),
         Arithmetic("bfloat16 products", F32, _products_of(ml_dtypes.bfloat16), _same),
     ),
     "float16": (
-        Arithmetic("float16", F32, _products_of(np.float16), F16),
+        Arithmetic("float16", F32, _products_of(np.float16), F16, F16),
         Arithmetic("float16 products", F32, _products_of(np.float16), _same),
     ),
     "int8": (

@@ -21,7 +21,7 @@ from npsiglip.verify.replay import Replay, Step, distance, norm
 
 Array = NDArray[Any]
 
-LIMITS = {"float32": 12.0, "bfloat16": 4.0, "float16": 6.0, "int8": 4.0}
+LIMITS = {"float32": 8.0, "bfloat16": 4.0, "float16": 5.0, "int8": 4.0}
 """How many times its noise floor an operation of an honest port may be off: see docs/verify.md for the evidence."""
 
 SUBTLE = tuple(

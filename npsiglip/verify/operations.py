@@ -1,6 +1,6 @@
 """The forward pass as a list of operations: each reads taps and parameters, and gives one tap.
 
-`npsiglip.reference.model` is the same on one page, and what this is held to, bit for bit in float64. Here the
+`npsiglip.reference.model` is the same on one page, and what this is held to, bit for bit in float64, but for the order in which a logit is multiplied. Here the
 operations can be run one by one, on whatever input, in any of the arithmetics of `arithmetic`, and one of them can be
 replaced by a mistake (`mistakes`).
 
@@ -66,7 +66,7 @@ class Context:
 
     def param(self, name: str) -> Array:
         """A parameter in the arithmetic's type."""
-        return np.asarray(self.params[name], self.arithmetic.dtype)
+        return self.arithmetic.weight(np.asarray(self.params[name], self.arithmetic.dtype))
 
     def tower(self, op: Op) -> Any:
         """The configuration of the tower that an operation is in."""
@@ -195,13 +195,15 @@ def last(c: Context, op: Op, x: Array) -> Array:
 
 
 def unit(c: Context, op: Op, x: Array) -> Array:
-    """x / |x|."""
-    return np.asarray(x / np.sqrt((x * x).sum(axis=-1, keepdims=True)))
+    """x / |x|; ports keep the norm."""
+    return np.asarray(x / c.arithmetic.store(np.sqrt((x * x).sum(axis=-1, keepdims=True))))
 
 
 def logits(c: Context, op: Op, zimg: Array, ztxt: Array) -> Array:
-    """t zimg ztxt^T + bias."""
-    return np.asarray(c.matmul(np.exp(c.param("t_prime")) * zimg, ztxt.T) + c.param("bias"))
+    """t zimg ztxt^T + bias; ports keep the cosines, then the product."""
+    store = c.arithmetic.store
+    cosines = store(c.matmul(zimg, ztxt.T))
+    return np.asarray(store(cosines * store(np.exp(c.param("t_prime")))) + c.param("bias"))
 
 
 def pair_probs(c: Context, op: Op, x: Array) -> Array:

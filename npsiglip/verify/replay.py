@@ -22,6 +22,7 @@ from npsiglip.verify.operations import IDS, Context, Op, run
 
 Array = NDArray[Any]
 SAMPLE_ROWS, SAMPLE_COLUMNS = 8, 64  # of a product, whose sums are taken one by one
+FEW, JITTERS = 2048, 8  # a floor of so few numbers is itself uncertain: inputs are moved so many times
 PRODUCTS = ("linear", "patch_embed", "probe_query")
 
 
@@ -114,6 +115,7 @@ class Replay:
             found = np.asarray(candidate[op.tap], np.float64) if op.tap in candidate else None
             if found is not None:
                 unit = norm(expected)
+                noise = max(noise, self._jittered(op, exact, expected, unit))
                 floor = max(self.rounding, noise, *(distance(other, expected, unit) for other in others))
                 yield Step(op, found, expected, others, distance(found, expected, unit), floor, (*before, op), exact)
             if found is not None and np.isfinite(found).all():
@@ -125,6 +127,21 @@ class Replay:
                 for env, other in zip(honest, others, strict=True):
                     env[op.tap] = other
             self._forget(i, stretch, exact, *honest)
+
+    def _jittered(self, op: Op, env: Mapping[str, Array], expected: Array, unit: float) -> float:
+        """The error of honest arithmetics where the inputs of a small result are moved by half a last place."""
+        if expected.size > FEW or not unit:
+            return 0.0
+        rng, worst = np.random.default_rng(len(op.tap)), 0.0
+        for _ in range(JITTERS):
+            moved = {
+                tap: env[tap]
+                if tap == IDS
+                else env[tap] * (1 + 3**0.5 * self.rounding * rng.uniform(-1, 1, env[tap].shape))
+                for tap in op.inputs
+            }
+            worst = max(worst, *(distance(run(c, op, moved), expected, unit) for c in self.contexts))
+        return worst
 
     def _forget(self, i: int, stretch: dict[str, tuple[Op, ...]], *held: dict[str, Array]) -> None:
         """Drop what no operation behind number i reads, nor any of a stretch that is still open."""

@@ -51,9 +51,7 @@ def _align(candidate: Mapping[str, Array], golden: Golden, names: str) -> _Align
     naming, found = read_names(candidate, names, golden)
     aligned = _Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [])
     how: dict[str, str] = {}
-    used = set()
     for one in found:
-        used.add(one.theirs)
         for tap, part in _split(np.asarray(candidate[one.theirs]), one, golden):
             if tap == IDS:
                 aligned.taps[tap] = _ids_of(part)
@@ -67,7 +65,7 @@ def _align(candidate: Mapping[str, Array], golden: Golden, names: str) -> _Align
             if read[0]:
                 how.setdefault(read[0], tap)
             aligned.taps[tap] = read[1]
-    rest = [name for name in candidate if name not in used and _is_activation(name, naming)]
+    rest = [name for name in candidate if not NAMINGS[naming](name) and _is_activation(name, naming)]
     if not aligned.taps:
         rest = _by_likeness(candidate, rest, golden, aligned)
     aligned.unknown.extend(rest)
