@@ -11,8 +11,8 @@ from npsiglip.errors import InputError
 from npsiglip.evaluation.measure import class_texts, classification, opaque, retrieval, sample
 from npsiglip.evaluation.scores import auroc, balanced, calibration, in_best, share
 from npsiglip.pairs.guess import open_collection, open_pictures
-from tests.cli.test_cli import run
 from tests.helpers import pairs_data
+from tests.helpers.command import run
 
 SHAPES = ("circle", "star", "heart", "square")
 
