@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command import FC1, LABEL_OPTIONS, assert_refused, change_weights, run, set_nan
+from tests.helpers.command import LABEL_OPTIONS, assert_refused, change_weights, run, set_nan
 from tests.helpers.golden_data import TINY
+from tests.helpers.model_folders import FC1
 
 # What is computed in
 

@@ -11,22 +11,24 @@ from typer.testing import CliRunner
 
 from npsiglip.cli import app
 from tests.helpers.golden_data import ROOT, TINY
+from tests.helpers.model_folders import FC1
 
 LABELS = ["a cat", "two dogs"]
-
-
 LABEL_OPTIONS = ["-l", "a cat", "-l", "two dogs"]
 
 
-FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
+def invoke(*args, **options):
+    """The command line in this process."""
+    return CliRunner().invoke(app, [*map(str, args)], **options)
 
 
 def run(command, *args, model=TINY):
-    options = ["--model", str(model)] if model else []
-    return CliRunner().invoke(app, [command, *options, *map(str, args)])
+    """A command on the tiny model, or on another, or on none."""
+    return invoke(command, *(["--model", model] if model else []), *args)
 
 
 def environment(**changes):
+    """Of a process that runs the code of this tree."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
@@ -40,6 +42,7 @@ def lines_of_json(stdout):
 
 
 def run_process(*args, **options):
+    """Python in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(), **options}
     return subprocess.run([sys.executable, *map(str, args)], text=True, timeout=120, check=False, **options)
 
@@ -56,6 +59,8 @@ def assert_refused(result, *phrases):
 
 
 def change_weights(edit):
+    """What does `edit` to the tensors of a folder."""
+
     def change(folder):
         tensors = load_file(folder / "model.safetensors")
         edit(tensors)

@@ -4,12 +4,7 @@ import hashlib
 import re
 from itertools import permutations
 
-from npsiglip.world import (
-    COLOURS,
-    Background,
-    Scene,
-    Thing,
-)
+from npsiglip.world import COLOURS, Background, Scene, Thing, World
 from npsiglip.world import claims as claims_module
 from npsiglip.world.captions import (
     COLOUR_WORDS,
@@ -43,7 +38,7 @@ def at(colour, shape, x, y, size="small"):
     return Thing(colour, shape, size, "plain", "flat", x, y, 0.25, 0.0, (0, 0, 0))
 
 
-def digest(world):
+def digest(world: World):
     sha = hashlib.sha256()
     for i in (0, 1, 2, 50, 10**30):
         image, caption, scene = world.sample(i)

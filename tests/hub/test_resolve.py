@@ -14,18 +14,10 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub.cache import cache_folder, find_repository, hint, is_offline, missing_files
 from npsiglip.hub.resolve import model_folder
 from tests.helpers.golden_data import TINY
+from tests.helpers.hub_server import FILES, PLACES
 
 PACKAGE = Path(npsiglip.__file__).parent
 COMMIT, OTHER = "a" * 40, "b" * 40
-PLACES = (
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "XDG_CACHE_HOME",
-    "HF_HUB_OFFLINE",
-    "TRANSFORMERS_OFFLINE",
-)
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "spiece.model", "tokenizer_config.json")
 
 
 @pytest.fixture(autouse=True)

@@ -8,20 +8,19 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from npsiglip.cli import app
 from npsiglip.errors import InputError
 from npsiglip.world import (
     World,
 )
 from npsiglip.world.shards import write_samples
 from npsiglip.world.vocabulary import HELD_OUT_STYLES
+from tests.helpers.command import invoke
 from tests.helpers.worlds import SINGLE
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["world", *map(str, arguments)])
+    return invoke("world", *arguments)
 
 
 def contents(folder):
