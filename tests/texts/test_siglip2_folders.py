@@ -1,4 +1,4 @@
-"""SigLIP 2 model folders from end to end: texts and images, the commands, 8 bits."""
+"""siglip2.py in whole folders, from end to end: texts and images, the commands, 8 bits."""
 
 import json
 import shutil
