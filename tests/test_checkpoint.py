@@ -16,7 +16,7 @@ from npsiglip.config import SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.hf_names import layout
 from npsiglip.params import param_shapes, random_params
-from tests.helpers.model_folders import BOTH, FC1, PARAMS, TEXT, assert_same, configs, rewrite, write
+from tests.helpers.model_folders import BOTH, FC1, PARAMS, TEXT, assert_same, configs, rewrite, write, write_sparse
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -167,10 +167,7 @@ def test_opening_does_not_read_the_values(tmp_path):
         if key != "__metadata__":
             entry["shape"] = [2**26, 8] if key.endswith("token_embedding.weight") else entry["shape"]
             entry["data_offsets"] = [end, end := end + 4 * int(np.prod(entry["shape"]))]
-    head = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        file.truncate(8 + len(head) + end)
+    write_sparse(path, header, end)
     (tmp_path / "config.json").write_text(json.dumps(SigLIPConfig(None, text).to_hf()))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     checkpoint = Checkpoint.open(tmp_path)

@@ -1,6 +1,5 @@
 """Models in 8 bits that are read: the same bits as computed in int8, where the weights lie, and what is refused."""
 
-import json
 import re
 import resource
 import shutil
@@ -16,7 +15,7 @@ from npsiglip.formats.stored import Spec
 from npsiglip.kernels.pack import panels_shape
 from npsiglip.params import random_params
 from tests.helpers.golden_data import TINY
-from tests.helpers.model_folders import change_tensors, edit_json, message
+from tests.helpers.model_folders import change_tensors, edit_json, message, write_sparse
 from tests.helpers.quantized_folders import (
     ODD,
     PANELS,
@@ -139,11 +138,7 @@ def test_loading_does_not_read_the_weights(tmp_path):
     header, end = {}, 0
     for name, spec in quantized_specs(config).items():
         header[name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [end, end := end + spec.nbytes]}
-    head = json.dumps(header).encode()
-    head += b" " * (-(8 + len(head)) % 64)
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        file.truncate(8 + len(head) + end)
+    write_sparse(path, header, end)
     edit_config(tmp_path / "quantized", lambda c: c.update(vocab_size=2**27))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = SigLIP.from_pretrained(tmp_path / "quantized")

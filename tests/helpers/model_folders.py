@@ -86,6 +86,15 @@ def listing(folder):
     return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
+def write_sparse(path, header, size):
+    """A safetensors file with `size` bytes of zeros that take no place on the disk, aligned as ours are."""
+    head = json.dumps(header).encode()
+    head += b" " * (-(8 + len(head)) % 64)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + size)
+
+
 def sharded(folder):
     """The index of a folder whose weights are in several files."""
     write(folder, max_shard_bytes=4000)

@@ -1,6 +1,5 @@
 """Small SigLIP and SigLIP 2 models of transformers with random weights, and inputs for them."""
 
-
 import numpy as np
 import torch
 from torch.nn import functional as F
