@@ -37,10 +37,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from npsiglip import Checkpoint, SigLIP, SigLIPConfig, save_folder
-from npsiglip.checkpoint import save_npz
 from npsiglip.config import ClassifierConfig, ImageConfig, TextConfig
 from npsiglip.errors import NpsiglipError
 from npsiglip.params import random_params
+from npsiglip.save import save_npz
 
 ROOT = Path(__file__).parent.parent
 TINY, GEMMA = ROOT / "golden" / "tiny", ROOT / "golden" / "gemma"

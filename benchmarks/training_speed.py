@@ -27,9 +27,9 @@ from npsiglip.bench.flop import image_flop, text_flop
 from npsiglip.bench.process import Worker
 from npsiglip.bench.stats import ratio, summarize
 from npsiglip.bench.worker import Run, serve
-from npsiglip.checkpoint import save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.params import count_params, random_params
+from npsiglip.save import save_folder
 
 CONFIG = SigLIPConfig(
     ImageConfig(width=192, depth=4, num_heads=3, mlp_dim=768, image_size=64, patch_size=8),

@@ -11,9 +11,9 @@ import json
 import shutil
 from pathlib import Path
 
-from npsiglip.checkpoint import SAVE_DTYPES, save_folder
 from npsiglip.config import SigLIPConfig
 from npsiglip.params import random_params
+from npsiglip.save import SAVE_DTYPES, save_folder
 from npsiglip.variants import VARIANTS, variant
 
 TINY = Path(__file__).parent / "tiny"

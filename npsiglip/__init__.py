@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npsiglip import reference
-    from npsiglip.checkpoint import Checkpoint, save_folder
+    from npsiglip.checkpoint import Checkpoint
     from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.images.naflex import NaflexProcessor, PatchBatch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from npsiglip.loss import SigmoidLoss, sigmoid_loss
     from npsiglip.model import SigLIP
     from npsiglip.outputs import SigLIPOutput, TowerOutput
+    from npsiglip.save import save_folder
     from npsiglip.texts.siglip import Tokenizer
     from npsiglip.texts.siglip2 import Siglip2Tokenizer
     from npsiglip.variants import variant
@@ -43,7 +44,7 @@ _HOMES = {
     "SigmoidLoss": "loss",
     "TextConfig": "config",
     "Tokenizer": "texts.siglip",
-    "save_folder": "checkpoint",
+    "save_folder": "save",
     "sigmoid_loss": "loss",
     "variant": "variants",
 }

@@ -10,7 +10,7 @@ from npsiglip.towers.layers import DTYPES
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse what kernels do not compute in.
+    """Raise an error unless the kernels can compute in `dtype`.
 
     Raises:
         InputError: another name than those of `DTYPES`.

@@ -16,15 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.errors import InputError, InputWarning
-from npsiglip.formats.told import HUGGING_FACE, folder_form
 from npsiglip.images.naflex import NaflexProcessor, PatchBatch, check_patches
-from npsiglip.images.openclip import openclip_processor
 from npsiglip.images.processor import ImageProcessor, check_pixels, flatten_images
-from npsiglip.images.settings import BICUBIC, BILINEAR, RESAMPLING, has_settings, hosts_settings, read_config
 from npsiglip.texts.base import BaseTokenizer
-from npsiglip.texts.generation import generation_of
 from npsiglip.texts.load import files_of_tokenizer
 
 Images = Any  # what an ImageProcessor takes, one or a list of these; float32 pixels [N, 3, H, W]; or a PatchBatch
@@ -183,6 +179,40 @@ def naflex_images(
     return Inputs(count, batches(), name)
 
 
+def image_inputs(
+    images: Images,
+    config: ImageConfig,
+    processor: Callable[[], ImageProcessor | NaflexProcessor | None],
+    interpolate: bool,
+    max_num_patches: int | None,
+    at_once: bool = False,
+) -> Inputs:
+    """What an image tower takes of what a user gave, see `SigLIP.encode_image`.
+
+    Args:
+        images: what a user gave.
+        config: of the tower.
+        processor: finds the processor; only called where it is needed.
+        interpolate: whether pixels of another size than the model's may come.
+        max_num_patches: of an image, for NaFlex; None: the processor's.
+        at_once: all in one batch.
+
+    Raises:
+        InputError: naming the image that cannot be used; an option that the model does not have.
+    """
+    ready = isinstance(images, PatchBatch | Mapping) if config.naflex else is_pixels(images)
+    found = None if ready else processor()
+    if config.naflex:
+        if interpolate:
+            raise InputError("interpolate_pos_encoding: NaFlex always does, leave it out")
+        assert not isinstance(found, ImageProcessor)
+        return naflex_images(images, config, found, max_num_patches, at_once)
+    if max_num_patches is not None:
+        raise InputError("max_num_patches is for NaFlex models, this one takes images of one size")
+    assert not isinstance(found, NaflexProcessor)
+    return fixed_images(images, config, found, interpolate, at_once)
+
+
 def _tokenized(texts: Any, tokenizer: BaseTokenizer) -> NDArray[np.int64]:
     """Token ids [N, L] of texts, with one warning of those that are cut."""
     ids, cut = tokenizer.rows(texts)
@@ -264,93 +294,3 @@ def text_batches(texts: Texts, ids: NDArray[np.int64], mask: NDArray[np.bool_] |
     spelt = [texts] if isinstance(texts, str) else texts
     name = _namer("text", n, lambda place: _spelt(spelt[place]))
     return Inputs(n, ((part, (ids[part], None if mask is None else mask[part])) for part in parts), name)
-
-
-def default_processor(config: SigLIPConfig, source: Path | None = None) -> ImageProcessor | NaflexProcessor:
-    """The standard one for the model's size, or NaFlex's for its patches; SigLIP resizes bicubic, SigLIP 2 bilinear.
-
-    Args:
-        config: of a model with an image tower.
-        source: what it was read from, whose name may tell which of the two it is.
-    """
-    assert config.image is not None
-    if config.image.naflex:
-        return NaflexProcessor(patch_size=config.image.patch_size, max_num_patches=config.image.seq_len)
-    resample = BILINEAR if generation_of(config, source).siglip2 else BICUBIC
-    return ImageProcessor(config.image.image_size, config.image.image_size, resample=resample)
-
-
-def folder_processor(source: Path, config: SigLIPConfig) -> ImageProcessor | NaflexProcessor:
-    """What the preprocessor_config.json of a model folder says, or the standard one; a warning tells of a choice.
-
-    Of a folder of open_clip or timm, what its configuration says.
-
-    Args:
-        source: the folder, or an .npz, beside which the file may lie.
-        config: of a model with an image tower.
-
-    Raises:
-        CheckpointError: the file cannot be used, or is of another model.
-    """
-    assert config.image is not None
-    folder = source if source.is_dir() else source.parent
-    form = folder_form(folder) if source.is_dir() else HUGGING_FACE
-    if form != HUGGING_FACE:
-        return openclip_processor(folder, form, config.image.image_size)
-    if not has_settings(folder):
-        processor, (siglip2, reason) = default_processor(config, source), generation_of(config, source)
-        if source.is_dir() or not reason:  # an .npz never has one
-            warnings.warn(
-                f"{folder} has no preprocessor_config.json: images are resized with the "
-                f"{RESAMPLING[processor.resample]} filter, SigLIP{' 2' if siglip2 else ''}'s, because "
-                f"{reason or 'nothing there speaks of SigLIP 2, which has bilinear'}; if that is wrong, put the "
-                "model's own file there",
-                UserWarning,
-                stacklevel=2,
-            )
-        return processor
-    if config.image.naflex:
-        return NaflexProcessor.from_folder(folder, config.image.patch_size)
-    if read_config(folder)[1].get("resample") is None and generation_of(config, source).siglip2:
-        warnings.warn(
-            f"{folder}: preprocessor_config.json says no filter (resample): bicubic, as in transformers, though "
-            'SigLIP 2 has bilinear; add "resample": 2 to it if that was meant',
-            UserWarning,
-            stacklevel=2,
-        )
-    if (found := hosts_settings(folder)) is not None:
-        kind, options = found
-        size = config.image.image_size
-        warnings.warn(
-            f"{folder}: {kind} is the larger model's; its filter, mean and deviation are used, and each image is "
-            f"squashed to {size} x {size} as SigLIP's are: crops, tiles and padding are left out",
-            UserWarning,
-            stacklevel=2,
-        )
-        return ImageProcessor(size, size, **options)
-    return ImageProcessor.from_folder(folder, config.image.image_size)
-
-
-def preprocessor_config(processor: ImageProcessor | NaflexProcessor) -> dict[str, Any]:
-    """The content of preprocessor_config.json that transformers and `folder_processor` read as this processor."""
-    if isinstance(processor, NaflexProcessor):
-        kind = "Siglip2"
-        size: dict[str, Any] = {
-            "patch_size": processor.patch_size,
-            "max_num_patches": processor.max_num_patches,
-        }
-    else:
-        kind, size = "Siglip", {"size": {"height": processor.height, "width": processor.width}}
-    return {
-        "image_processor_type": f"{kind}ImageProcessor",
-        "processor_class": f"{kind}Processor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        **size,
-        "resample": processor.resample,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(processor.image_mean),
-        "image_std": list(processor.image_std),
-    }

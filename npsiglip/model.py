@@ -7,9 +7,8 @@ their own; here they are put together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,48 +16,37 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip import passes
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.describe import describe_model
 from npsiglip.dtypes import check_dtype, choose_dtype
 from npsiglip.errors import InputError
-from npsiglip.finite import NO_DIRECTION, check_embeds, check_logits, check_results
+from npsiglip.finite import check_embeds, check_logits
 from npsiglip.formats.told import Told
 from npsiglip.images.files import Decoding
-from npsiglip.images.naflex import NaflexProcessor, PatchBatch
-from npsiglip.images.processor import ImageProcessor
 from npsiglip.inputs import (
     Images,
     Inputs,
     Texts,
     attention_mask_of,
-    default_processor,
-    fixed_images,
-    folder_processor,
-    is_pixels,
-    naflex_images,
+    image_inputs,
     text_batches,
     token_ids,
 )
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.lazy import Deferred
-from npsiglip.outputs import SigLIPOutput, TowerOutput, put_together, sigmoid, softmax, tower_output, tower_taps
+from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax
 from npsiglip.params import Params, check_params
+from npsiglip.processors import Processor, default_processor, deferred_processor, deferred_tokenizer
 from npsiglip.texts.base import BaseTokenizer
-from npsiglip.texts.load import find_tokenizer
-from npsiglip.towers.blocks import shape_taps
 from npsiglip.towers.image import Classifier, ImageTower
 from npsiglip.towers.text import TextTower
-from npsiglip.trace import FORGET, Forget, Selected, Trace
+from npsiglip.trace import Trace
 from npsiglip.zero_shot import DEFAULT_TEMPLATE, Score, fill_template, rank
 
 Array = NDArray[np.float32]
-Processor = ImageProcessor | NaflexProcessor
-
-
-def _processor_of(source: Path, config: SigLIPConfig, decoding: Decoding) -> Processor:
-    return replace(folder_processor(source, config), **decoding._asdict())
 
 
 class SigLIP:
@@ -176,14 +164,26 @@ class SigLIP:
         threads, decoding = check_threads(threads), Decoding(max_megapixels, sixteen_bit)  # before a download
         decoding.check()
         checkpoint = Checkpoint.open(folder_or_name, revision, Told(gelu, image_heads), adapter)
-        config, folder = checkpoint.config, checkpoint.folder
-        processor: Deferred[Processor] | None = None
-        tokenizer: Deferred[BaseTokenizer | None] | None = None
-        if config.image:
-            processor = Deferred(partial(_processor_of, checkpoint.source.absolute(), config, decoding))
-        if config.text:
-            tokenizer = Deferred(partial(find_tokenizer, folder.absolute(), config.text))
-        return cls(config, checkpoint, processor, tokenizer, threads, dtype)
+        return cls.from_checkpoint(checkpoint, dtype, threads, **decoding._asdict())
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        dtype: str | None = None,
+        threads: int | None = None,
+        *,
+        max_megapixels: float | None = None,
+        sixteen_bit: str = "clip",
+    ) -> SigLIP:
+        """The model of a checkpoint that is open, with the tokenizer and image processor of its folder.
+
+        Arguments and errors as of `from_pretrained`, which opens the checkpoint first.
+        """
+        decoding = Decoding(max_megapixels, sixteen_bit)
+        decoding.check()
+        processor, tokenizer = deferred_processor(checkpoint, decoding), deferred_tokenizer(checkpoint)
+        return cls(checkpoint.config, checkpoint, processor, tokenizer, threads, dtype)
 
     @cached_property
     def tokenizer(self) -> BaseTokenizer | None:
@@ -229,7 +229,7 @@ class SigLIP:
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
         if self.config.image and not self.config.image.head and not self.config.image.mean:
             raise InputError("this image tower has no head and so no embedding: `image_output` gives its tokens")
-        return self._in_passes(self._image_tower(), inputs, normalize, FORGET)
+        return passes.embeddings(self._image_tower(), inputs, self.threads, normalize)
 
     def encode_text(self, texts: Texts, normalize: bool = True, *, attention_mask: Any = None) -> Array:
         """Texts to embeddings, float32 [N, D].
@@ -245,7 +245,8 @@ class SigLIP:
             InputError: texts, ids or a mask that cannot be used; a text whose embedding is not finite; or a model
                 without text tower.
         """
-        return self._in_passes(self._text_tower(), self._text_inputs(texts, attention_mask), normalize, FORGET)
+        inputs = self._text_inputs(texts, attention_mask)
+        return passes.embeddings(self._text_tower(), inputs, self.threads, normalize)
 
     def image_output(
         self,
@@ -264,7 +265,7 @@ class SigLIP:
             InputError: as `encode_image`; or if anything of what is asked for is not finite, which `trace` shows.
         """
         inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
-        return self._output(self._image_tower(), inputs, output_hidden_states, output_attentions)
+        return passes.output(self._image_tower(), inputs, self.threads, output_hidden_states, output_attentions)
 
     def text_output(
         self,
@@ -279,7 +280,7 @@ class SigLIP:
         Raises as `image_output` does.
         """
         inputs = self._text_inputs(texts, attention_mask)
-        return self._output(self._text_tower(), inputs, output_hidden_states, output_attentions)
+        return passes.output(self._text_tower(), inputs, self.threads, output_hidden_states, output_attentions)
 
     def class_logits(
         self, images: Images, *, interpolate_pos_encoding: bool = False, max_num_patches: int | None = None
@@ -293,18 +294,9 @@ class SigLIP:
         """
         if self._classifier is None or self.config.classifier is None:
             raise InputError("this checkpoint has no classifier: `classify` with labels of your own is zero-shot")
-        inputs, pooled = (
-            self._image_inputs(images, interpolate_pos_encoding, max_num_patches),
-            self.config.classifier.pooled,
-        )
-        tower, logits = self._image_tower(), np.empty((inputs.number, self._classifier.classes), np.float32)
-        for places, batch in inputs.batches:
-            with computing(self.threads):
-                tokens = tower(batch, FORGET, pooled=pooled)
-                # one vector is the mean of itself
-                logits[places] = self._classifier(tokens[:, None] if pooled else tokens, FORGET)
-            check_results(logits[places], places, inputs.name, "logits are")
-        return logits
+        inputs = self._image_inputs(images, interpolate_pos_encoding, max_num_patches)
+        pooled = self.config.classifier.pooled
+        return passes.class_logits(self._image_tower(), self._classifier, pooled, inputs, self.threads)
 
     def __call__(self, images: Images, texts: Texts) -> SigLIPOutput:
         """Every image against every text."""
@@ -366,12 +358,12 @@ class SigLIP:
         trace = Trace()
         if images is not None:
             inputs = self._image_inputs(images, False, None, at_once=True)
-            found = self._in_passes(self._image_tower(), inputs, True, trace)
+            found = passes.embeddings(self._image_tower(), inputs, self.threads, True, trace)
             if "image.pooled" in trace:
                 trace["zimg"] = found
         if texts is not None:
             inputs = self._text_inputs(texts, None, at_once=True)
-            trace["ztxt"] = self._in_passes(self._text_tower(), inputs, True, trace)
+            trace["ztxt"] = passes.embeddings(self._text_tower(), inputs, self.threads, True, trace)
         if images is not None and texts is not None:
             output = self._compare(trace["zimg"], trace["ztxt"])
             trace["logits"], trace["probs"] = output.logits_per_image, output.probs
@@ -386,57 +378,15 @@ class SigLIP:
     def _image_inputs(
         self, images: Images, interpolate: bool, max_num_patches: int | None, at_once: bool = False
     ) -> Inputs:
-        config = self._image_tower().config
-        ready = isinstance(images, PatchBatch | Mapping) if config.naflex else is_pixels(images)
-        processor = None if ready else self.processor
-        if config.naflex:
-            if interpolate:
-                raise InputError("interpolate_pos_encoding: NaFlex always does, leave it out")
-            assert not isinstance(processor, ImageProcessor)
-            return naflex_images(images, config, processor, max_num_patches, at_once)
-        if max_num_patches is not None:
-            raise InputError("max_num_patches is for NaFlex models, this one takes images of one size")
-        assert not isinstance(processor, NaflexProcessor)
-        return fixed_images(images, config, processor, interpolate, at_once)
+        return image_inputs(
+            images, self._image_tower().config, lambda: self.processor, interpolate, max_num_patches, at_once
+        )
 
     def _text_inputs(self, texts: Texts, mask: Any, at_once: bool = False) -> Inputs:
         config = self._text_tower().config
         tokenizer = None if isinstance(texts, np.ndarray) else self.tokenizer
         ids = token_ids(texts, config, tokenizer, self._folder)
         return text_batches(texts, ids, None if mask is None else attention_mask_of(ids, mask), at_once)
-
-    def _in_passes(self, tower: ImageTower | TextTower, inputs: Inputs, normalize: bool, trace: Forget) -> Array:
-        """Send inputs through a tower, batch by batch, or all at once for a trace."""
-        result = np.empty((0, 0), np.float32)
-        for places, batch in inputs.batches:
-            with computing(self.threads):
-                part = tower(batch, trace)
-                if not isinstance(trace, Trace):
-                    check_results(part, places, inputs.name)
-                if normalize and part.ndim == 2:
-                    similarity.l2_normalize(part, part)
-            if not isinstance(trace, Trace):
-                check_results(part, places, inputs.name, why=NO_DIRECTION)
-            if not result.size:
-                result = np.empty((inputs.number, *part.shape[1:]), np.float32)
-            result[places] = part
-        if isinstance(trace, Trace):
-            shape_taps(trace, tower.name, inputs.number)
-        return result
-
-    def _output(self, tower: ImageTower | TextTower, inputs: Inputs, hidden: bool, attentions: bool) -> TowerOutput:
-        """What is asked for of every batch, put together."""
-        names, found = tower_taps(tower.name, tower.config.depth, hidden, attentions), []
-        for places, batch in inputs.batches:
-            taps = Selected(names)
-            with computing(self.threads):
-                tower(batch, taps)
-            shape_taps(taps, tower.name, len(places))
-            for name in taps:
-                check_results(taps[name], places, inputs.name, f"intermediate {name} is")
-            found.append((places, taps))
-        together = put_together(inputs.number, found)
-        return tower_output(together, tower.name, tower.config.depth)
 
     @staticmethod
     def _refuse_tower(tower: str) -> NoReturn:

@@ -62,7 +62,7 @@ def warm_up(
     with on_compile(compiled.append), compiling_both():
         for dtype in dtypes:
             say(f"{dtype}: both towers")
-            _use(SigLIP.from_pretrained(folder_or_name, dtype))
+            _use(SigLIP.from_checkpoint(checkpoint, dtype))
         if train:
             for dtype in ("float32", "bfloat16"):
                 say(f"{dtype}: a step of training")

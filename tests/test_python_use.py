@@ -15,12 +15,13 @@ import pytest
 
 import npsiglip
 from npsiglip import SigLIP, SigLIPConfig
-from npsiglip.checkpoint import Checkpoint, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.convert.quantize import quantize_folder
 from npsiglip.errors import CheckpointError, InputWarning
 from npsiglip.formats import safetensors as safetensors_files
 from npsiglip.images.naflex import NaflexProcessor
 from npsiglip.params import random_params
+from npsiglip.save import save_npz
 from tests.helpers.golden_data import ROOT, TINY
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (50, 40, 3), np.uint8)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, UsageError, err, out, warn
+from npsiglip.cli.activity import Activity
+from npsiglip.cli.console import UsageError, err, out, warn
 from npsiglip.cli.output import check_stdout, finite, results, to_json
 from npsiglip.errors import InputError
 
@@ -42,8 +43,8 @@ class _Progress:
 @contextlib.contextmanager
 def _random_folder(name: str, config: SigLIPConfig, progress: _Progress) -> Iterator[str]:
     """A model folder with random weights, deleted afterwards."""
-    from npsiglip.checkpoint import save_folder
     from npsiglip.params import random_params
+    from npsiglip.save import save_folder
 
     with tempfile.TemporaryDirectory(prefix="npsiglip-bench-") as folder:
         progress(f"random weights for {name}")

@@ -8,34 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npsiglip.cli.console import (
-    Activity,
-    AdapterOption,
-    DtypeOption,
-    GeluOption,
-    ImageHeadsOption,
-    ModelOption,
-    ThreadsOption,
-    TruncateOption,
-    UsageError,
-    check_lengths,
-    find_model,
-    note,
-    one_line,
-    out,
-    quoted,
-)
+from npsiglip.cli.activity import Activity, check_lengths
+from npsiglip.cli.console import UsageError, note, one_line, out, quoted
+from npsiglip.cli.options import ModelOptions, SkipOption, TruncateOption, with_model_options
 from npsiglip.cli.output import check_stdout, results, to_json
-from npsiglip.cli.pictures import (
-    MegapixelsOption,
-    SixteenBit,
-    SixteenBitOption,
-    SkipOption,
-    Skipped,
-    check_images,
-    encode_good,
-    pixel_settings,
-)
+from npsiglip.cli.pictures import Skipped, check_images, encode_good
 
 if TYPE_CHECKING:
     from npsiglip.zero_shot import Score
@@ -66,32 +43,19 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     out().print(Text("\n").join(lines))
 
 
-def _has_classifier(model: str | None, gelu: str | None, image_heads: int | None) -> bool:
-    from npsiglip.checkpoint import Checkpoint
-    from npsiglip.formats.told import Told
-
-    return Checkpoint.open(find_model(model), told=Told(gelu, image_heads)).config.classifier is not None
-
-
+@with_model_options
 def classify(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
     labels: Annotated[
         list[str],
         typer.Option("--label", "-l", metavar="LABEL", help="What could be in the images; give several."),
     ] = [],  # noqa: B006  Typer copies it
-    model: ModelOption = None,
+    options: ModelOptions = ModelOptions(),  # noqa: B008
     template: Annotated[
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
     truncate: TruncateOption = False,
-    adapter: AdapterOption = None,
-    dtype: DtypeOption = None,
-    threads: ThreadsOption = None,
-    max_megapixels: MegapixelsOption = None,
-    sixteen_bit: SixteenBitOption = SixteenBit.CLIP,
     skip_bad: SkipOption = False,
-    gelu: GeluOption = None,
-    image_heads: ImageHeadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each image, at once.")] = False,
 ) -> None:
     """Tell which labels fit the images.
@@ -102,7 +66,11 @@ def classify(
     """
     from npsiglip.zero_shot import fill_template, rank
 
-    if not labels and not _has_classifier(model, gelu, image_heads):
+    checkpoint = None
+    if not labels and options.model:  # a classifier has its own
+        with Activity() as activity:
+            checkpoint = activity.open(options)
+    if not labels and (checkpoint is None or checkpoint.config.classifier is None):
         raise UsageError("give labels, one at least, such as -l 'a cat' -l 'a dog'")
     texts = fill_template(labels, template) if labels else []
     check_stdout()
@@ -110,8 +78,7 @@ def classify(
     places = check_images(images, skipped)
     skipped.check(len(images))
     with Activity() as activity:
-        settings = pixel_settings(max_megapixels, sixteen_bit) | {"gelu": gelu, "image_heads": image_heads}
-        siglip = activity.load(model, dtype, threads, adapter=adapter, **settings)
+        siglip = activity.load(options, checkpoint)
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, GeluOption, ImageHeadsOption, find_model, note, warn
+from npsiglip.cli.activity import Activity, find_model
+from npsiglip.cli.console import note, warn
+from npsiglip.cli.options import GeluOption, ImageHeadsOption
 from npsiglip.folder_names import check_folder_name
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def _warn_of_losses(original: SigLIPConfig, came: SigLIPConfig, target: Path) ->
 def _warn_of_crops(original: Checkpoint, target: Path) -> None:
     """Say that images are squashed where timm or open_clip would have cropped them."""
     from npsiglip.formats.told import HUGGING_FACE
-    from npsiglip.inputs import folder_processor
+    from npsiglip.processors import folder_processor
 
     if original.is_npz or original.form == HUGGING_FACE or original.config.image is None:
         return
@@ -139,11 +141,11 @@ def convert(
         f"{target}: {count_params(result.config) / 1e6:,.1f} M parameters in {', '.join(dtypes)}, bit for bit those of "
         f"{source}" + (f"; the shapes are those of {known.name}" if known else "")
     )
-    original_config = Checkpoint.open(path, told=told).config
-    _warn_of_losses(original_config, result.config, target)
-    original, came = original_config.image, result.config.image
+    source_checkpoint = Checkpoint.open(path, told=told)
+    _warn_of_losses(source_checkpoint.config, result.config, target)
+    original, came = source_checkpoint.config.image, result.config.image
     if came and result.form == HUGGING_FACE and not result.is_npz:
-        _warn_of_crops(Checkpoint.open(path, told=told), target)
+        _warn_of_crops(source_checkpoint, target)
     if original and came and original.image_size != came.image_size and image_size is None:
         warn(
             f"an .npz does not tell that images have {original.image_size} pixels along a side: for whoever reads it "

@@ -10,31 +10,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
 
-from npsiglip.cli.console import (
-    Activity,
-    AdapterOption,
-    DtypeOption,
-    GeluOption,
-    ImageHeadsOption,
-    ModelOption,
-    ThreadsOption,
-    TruncateOption,
-    check_lengths,
-    note,
-    quoted,
-)
-from npsiglip.cli.pictures import (
-    Kind,
-    MegapixelsOption,
-    SixteenBit,
-    SixteenBitOption,
-    SkipOption,
-    Skipped,
-    check_images,
-    encode_good,
-    kind_of,
-    pixel_settings,
-)
+from npsiglip.cli.activity import Activity, check_lengths
+from npsiglip.cli.console import note, quoted
+from npsiglip.cli.options import ModelOptions, SkipOption, TruncateOption, with_model_options
+from npsiglip.cli.pictures import Kind, Skipped, check_images, encode_good, kind_of
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
@@ -146,6 +125,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "s")
 
 
+@with_model_options
 def embed(
     inputs: Annotated[
         list[str], typer.Argument(metavar="IMAGE|TEXT", help="Image files and texts.", show_default=False)
@@ -156,20 +136,13 @@ def embed(
             "--output", "-o", metavar="FILE", help="Where to: .npy or .safetensors, float32 [N, D].", show_default=False
         ),
     ],
-    model: ModelOption = None,
+    options: ModelOptions = ModelOptions(),  # noqa: B008
     kind: Annotated[
         Kind, typer.Option("--as", help="What the arguments are; auto: what exists, or is named like it, is an image.")
     ] = Kind.AUTO,
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
     truncate: TruncateOption = False,
-    adapter: AdapterOption = None,
-    dtype: DtypeOption = None,
-    threads: ThreadsOption = None,
-    max_megapixels: MegapixelsOption = None,
-    sixteen_bit: SixteenBitOption = SixteenBit.CLIP,
     skip_bad: SkipOption = False,
-    gelu: GeluOption = None,
-    image_heads: ImageHeadsOption = None,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
@@ -187,8 +160,7 @@ def embed(
     places[Kind.IMAGE] = check_images(inputs, skipped, places[Kind.IMAGE])
     skipped.check(len(inputs))
     with Activity() as activity:
-        settings = pixel_settings(max_megapixels, sixteen_bit) | {"gelu": gelu, "image_heads": image_heads}
-        siglip = activity.load(model, dtype, threads, adapter=adapter, **settings)
+        siglip = activity.load(options)
         used, embeddings = _encode(activity, siglip, inputs, places, skipped, _Options(normalize, truncate))
     texts = frozenset(places[Kind.TEXT])
     kinds = [Kind.TEXT if place in texts else Kind.IMAGE for place in used]

@@ -8,16 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from npsiglip.cli.console import (
-    Activity,
-    DtypeOption,
-    ModelOption,
-    ThreadsOption,
-    note,
-    one_line,
-    out,
-    warn,
-)
+from npsiglip.cli.activity import Activity
+from npsiglip.cli.console import note, one_line, out, warn
+from npsiglip.cli.options import ModelOptions, with_model_options
 from npsiglip.cli.output import check_stdout, results, to_json
 
 
@@ -63,6 +56,7 @@ def _print(report: Mapping[str, Any]) -> None:
         out().print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+@with_model_options
 def evaluate(
     where: Annotated[
         list[str],
@@ -73,7 +67,7 @@ def evaluate(
             show_default=False,
         ),
     ],
-    model: ModelOption = None,
+    options: ModelOptions = ModelOptions(),  # noqa: B008
     labels: Annotated[
         list[str], typer.Option("--label", "-l", metavar="KEY", help="Column or key with the name of the class.")
     ] = [],  # noqa: B006  Typer copies it
@@ -97,8 +91,6 @@ def evaluate(
     ] = [],  # noqa: B006
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Pictures at most, drawn at random.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw reliability and classes: .png, .svg.")] = None,
-    dtype: DtypeOption = None,
-    threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object, with every digit and class.")] = False,
 ) -> None:
     """Measure a model on a collection: zero-shot accuracy or retrieval, calibration, known against unknown.
@@ -118,7 +110,7 @@ def evaluate(
     with_names = any(pairs.words(i).names for i in range(len(pairs)))
     language = captions[0].split("=")[0] if captions and "=" in captions[0] else "en"
     with Activity() as activity:
-        siglip = activity.load(model, dtype, threads)
+        siglip = activity.load(options)
         activity.say("Images")
         if with_names:
             wording: Sequence[str] = templates or (DEFAULT_TEMPLATE,)

@@ -58,7 +58,7 @@ def check_stdout() -> None:
 
 @contextlib.contextmanager
 def results() -> Iterator[None]:
-    """Around what writes to stdout: a full disk is no bug of ours. A reader who has seen enough is no error at all.
+    """A context for writing to stdout: a full disk is an error with a message, a reader who stops reading is none.
 
     Raises:
         InputError: if nothing more can be written.

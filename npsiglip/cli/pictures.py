@@ -1,4 +1,4 @@
-"""What commands that read pictures share: which arguments are pictures, options, and going on without bad ones."""
+"""What commands that read pictures share: which arguments are pictures, and going on without bad ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from npsiglip.cli.console import note, quoted
 from npsiglip.errors import InputError
@@ -29,43 +27,6 @@ class Kind(StrEnum):
     AUTO = "auto"
     IMAGE = "image"
     TEXT = "text"
-
-
-class SixteenBit(StrEnum):
-    """What becomes of grey pictures of 16 bits."""
-
-    CLIP = "clip"
-    SCALE = "scale"
-
-
-MegapixelsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-megapixels",
-        metavar="N",
-        help="The largest picture that is decoded, in millions of pixels.",
-        show_default="89, Pillow's",
-    ),
-]
-SixteenBitOption = Annotated[
-    SixteenBit,
-    typer.Option(
-        "--sixteen-bit", help="Grey pictures of 16 bits: clip them at 255, as transformers does, or scale them."
-    ),
-]
-SkipOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad",
-        help="Go on without images that cannot be used, and tell which. Exits with 0 if one at least could be used.",
-    ),
-]
-
-
-def pixel_settings(max_megapixels: float | None, sixteen_bit: SixteenBit) -> dict[str, Any]:
-    """Arguments of `SigLIP.from_pretrained`, of those options that were given."""
-    settings: dict[str, Any] = {} if max_megapixels is None else {"max_megapixels": max_megapixels}
-    return settings | ({} if sixteen_bit is SixteenBit.CLIP else {"sixteen_bit": str(sixteen_bit)})
 
 
 def is_file(path: str) -> bool:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, AdapterOption, find_model, note
+from npsiglip.cli.activity import Activity, find_model
+from npsiglip.cli.console import note
+from npsiglip.cli.options import AdapterOption
 from npsiglip.folder_names import check_folder_name
 
 

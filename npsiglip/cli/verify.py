@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npsiglip.cli.console import Activity, UsageError, note, out
+from npsiglip.cli.activity import Activity
+from npsiglip.cli.console import UsageError, note, out
 from npsiglip.cli.output import check_stdout, finite, results, to_json
 from npsiglip.errors import NpsiglipError
 

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, ModelOption, find_model, note
+from npsiglip.cli.activity import Activity, find_model
+from npsiglip.cli.console import note
+from npsiglip.cli.options import ModelOption
 
 
 def warmup(

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from npsiglip.cli.console import Activity, note
+from npsiglip.cli.activity import Activity
+from npsiglip.cli.console import note
 
 
 class Split(StrEnum):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.convert.files import TOKENIZER, check_target, copies
 from npsiglip.convert.openclip import save_openclip
@@ -27,7 +27,8 @@ from npsiglip.formats.safetensors import json_writer
 from npsiglip.formats.told import HUGGING_FACE, NOTHING_TOLD, OPEN_CLIP, OPEN_CLIP_CONFIG, TIMM, Told
 from npsiglip.images.openclip import openclip_settings
 from npsiglip.images.settings import FILES, PROCESSOR
-from npsiglip.inputs import folder_processor, preprocessor_config
+from npsiglip.processors import folder_processor, preprocessor_config
+from npsiglip.save import save_folder, save_npz
 from npsiglip.texts.load import has_tokenizer, load_tokenizer
 from npsiglip.texts.openclip import OpenClipTokenizer
 

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from npsiglip.atomic import write_all
-from npsiglip.checkpoint import check_saving, is_identity, stored_values, target_dtype
 from npsiglip.config import GELU_TANH, LAYER_NORM_EPS, ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.matching import users
@@ -25,6 +24,7 @@ from npsiglip.formats.openclip_names import TRUNK, openclip_layouts
 from npsiglip.formats.safetensors import SINGLE, json_writer
 from npsiglip.formats.told import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from npsiglip.params import Params
+from npsiglip.save import check_saving, is_identity, stored_values, target_dtype
 
 # Where open_clip finds the tokenizer of these vocabularies, if the folder is published without one.
 _TOKENIZERS = {

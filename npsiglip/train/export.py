@@ -1,6 +1,6 @@
 """A trained model as an ordinary Hugging Face folder, which `SigLIP.from_pretrained` and transformers load.
 
-Weights and config.json come from `npsiglip.checkpoint.save_folder`; here is what stands around them. config.json names
+Weights and config.json come from `npsiglip.save.save_folder`; here is what stands around them. config.json names
 the ids of the vocabulary's special tokens, whose defaults in transformers are those of another vocabulary, and float32
 to compute in, whatever type the weights are stored in: they are exact in it.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from npsiglip.atomic import write_all
-from npsiglip.checkpoint import save_folder
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.safetensors import SINGLE, json_writer
 from npsiglip.images.processor import ImageProcessor
-from npsiglip.inputs import preprocessor_config
 from npsiglip.params import Params
+from npsiglip.processors import preprocessor_config
+from npsiglip.save import save_folder
 from npsiglip.texts.base import CONFIG_FILE
 from npsiglip.texts.siglip import MODEL_FILE
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npsiglip.checkpoint import Checkpoint, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import bench as command
 from npsiglip.config import SigLIPConfig
 from npsiglip.params import random_params
+from npsiglip.save import save_npz
 from tests.helpers.golden_data import ROOT, TINY
 
 

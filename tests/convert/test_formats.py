@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from npsiglip import SigLIP
-from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.convert import formats as converter
 from npsiglip.convert.formats import check_equal, convert
 from npsiglip.convert.quantize import quantize_folder
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.params import random_params
+from npsiglip.save import save_folder, save_npz
 from tests.helpers import big_vision_npz
 from tests.helpers.command import invoke
 from tests.helpers.golden_data import GOLDEN

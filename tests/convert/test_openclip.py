@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from golden.pictures import pil_image
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import GELU_ERF, GELU_TANH, ClassifierConfig, SigLIPConfig
 from npsiglip.convert.formats import check_equal, convert
 from npsiglip.convert.quantize import quantize_folder
@@ -17,9 +17,10 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.formats import openclip_arch
 from npsiglip.formats.told import HUGGING_FACE, OPEN_CLIP
 from npsiglip.images.processor import ImageProcessor
-from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
+from npsiglip.processors import folder_processor, preprocessor_config
+from npsiglip.save import save_folder
 from npsiglip.train.initial import params_of
 from npsiglip.train.step import Engine
 from tests.helpers import openclip_golden

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from npsiglip.checkpoint import save_npz
 from npsiglip.config import ClassifierConfig, SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.formats.big_vision_config import npz_config
 from npsiglip.formats.big_vision_names import Form, npz_layouts
 from npsiglip.params import random_params
+from npsiglip.save import save_npz
 from npsiglip.variants import VARIANTS
 from tests.helpers.npz_models import BOTH, IMAGE, TEXT
 

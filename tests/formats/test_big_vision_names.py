@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npsiglip.checkpoint import save_folder
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 from tests.helpers import big_vision_npz
 from tests.helpers.model_folders import message
 from tests.helpers.npz_models import BOTH, TEXT, of_folder, write_folder

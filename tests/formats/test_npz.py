@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from npsiglip import SigLIP
-from npsiglip.checkpoint import Checkpoint, save_folder, save_npz
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.convert.formats import check_equal, convert
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.params import random_params
+from npsiglip.save import save_folder, save_npz
 from tests.helpers import big_vision_npz
 from tests.helpers.model_folders import configs, message
 from tests.helpers.npz_models import BOTH, FORMS, IMAGE, NAFLEX, TEXT, assert_same_files, of_folder, write_folder

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 
 IMAGE = ImageConfig(width=12, depth=2, num_heads=3, mlp_dim=20, image_size=17, patch_size=4)
 TEXT = TextConfig(width=8, depth=1, num_heads=2, mlp_dim=14, seq_len=5, vocab_size=11, projection_dim=12)

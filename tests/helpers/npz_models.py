@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from safetensors.numpy import load_file
 
-from npsiglip.checkpoint import save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 from tests.helpers import big_vision_npz
 
 IMAGE = ImageConfig(width=12, depth=2, num_heads=3, mlp_dim=20, image_size=16, patch_size=4)

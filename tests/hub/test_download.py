@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from npsiglip import ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.cli import console
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub import download
@@ -20,6 +20,7 @@ from npsiglip.hub.cache import cached_snapshot, repository_folder
 from npsiglip.hub.resolve import model_folder
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 from npsiglip.towers.footprint import packed_bytes
 from tests.helpers import hub_server
 from tests.helpers.command import invoke

@@ -9,10 +9,11 @@ from huggingface_hub import constants
 
 import npsiglip
 from npsiglip import SigLIP
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub.cache import cache_folder, find_repository, hint, is_offline, missing_files
 from npsiglip.hub.resolve import model_folder
+from npsiglip.save import save_folder
 from tests.helpers.golden_data import TINY
 from tests.helpers.hub_server import FILES, PLACES
 

@@ -10,10 +10,10 @@ from npsiglip.bench.cases import default_cases, parse_case, random_inputs
 from npsiglip.bench.measure import bench
 from npsiglip.bench.peers import choose_peers, peer_engine
 from npsiglip.bench.process import Worker
-from npsiglip.checkpoint import save_folder
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import NpsiglipError
 from npsiglip.params import param_shapes, random_params
+from npsiglip.save import save_folder
 
 # Two float32 computations of three blocks; 7e-7 was measured.
 APART = 5e-6

@@ -16,9 +16,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 
 VISION = {
     "hidden_size": 24,

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 import torch
 
-from npsiglip.checkpoint import save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.formats.hf_names import layout
 from npsiglip.params import param_shapes, random_params
 from npsiglip.reference import siglip_loss_and_gradients
+from npsiglip.save import save_folder
 from npsiglip.train.flat import Flat
 from npsiglip.train.step import Engine
 from tests.parity.hf_taps import hf_model

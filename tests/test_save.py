@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from npsiglip.checkpoint import Checkpoint, save_folder
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.params import random_params
+from npsiglip.save import save_folder
 from tests.helpers.model_folders import BOTH, PARAMS, assert_same, listing, sharded, write
 
 
@@ -71,7 +72,7 @@ def test_a_full_disk_leaves_all_files_as_they_were(tmp_path):
     write(tmp_path)
     before = listing(tmp_path)
     code = (
-        "import resource, signal, sys; from npsiglip.checkpoint import *; from npsiglip.params import random_params\n"
+        "import resource, signal, sys; from npsiglip.save import *; from npsiglip.params import random_params\n"
         "c = Checkpoint.open(sys.argv[1]).config; p = random_params(c, 2)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "try: save_folder(sys.argv[1], c, p)\n"

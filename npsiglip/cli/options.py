@@ -1,0 +1,144 @@
+"""Options that several commands have, with one name, one help and one meaning.
+
+Those that say which model is loaded and how come together: a command that has a parameter of type `ModelOptions`, and
+is given to `with_model_options`, has all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+
+
+class SixteenBit(StrEnum):
+    """What becomes of grey pictures of 16 bits."""
+
+    CLIP = "clip"
+    SCALE = "scale"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        envvar="NPSIGLIP_MODEL",
+        help="A name that `npsiglip models` lists, OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face Hub, or a "
+        "folder in the format of Hugging Face, open_clip or timm.",
+        show_default="builtin, a small model of drawn shapes",
+    ),
+]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="A LoRA adapter of the model, as PEFT saves it, to be merged into it.",
+        show_default=False,
+    ),
+]
+TruncateOption = Annotated[
+    bool, typer.Option("--truncate", help="Ignore the end of a text that is too long, instead of refusing it.")
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="What to compute in: float32, bfloat16 or int8.",
+        show_default="float32, or int8 for a quantised model",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads to run on.", show_default="all cores that this process may use"),
+]
+
+GeluOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gelu",
+        metavar="FORM",
+        help="The form of GELU: tanh, SigLIP's, or erf, which open_clip computes in many models; or erf,tanh for "
+        "images and texts.",
+        show_default="what the model's files say",
+    ),
+]
+ImageHeadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-heads",
+        metavar="N",
+        min=1,
+        help="Heads of the image tower, for a folder of open_clip or timm that does not tell.",
+        show_default="what the model's files say",
+    ),
+]
+MegapixelsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-megapixels",
+        metavar="N",
+        help="The largest picture that is decoded, in millions of pixels.",
+        show_default="89, Pillow's",
+    ),
+]
+SixteenBitOption = Annotated[
+    SixteenBit,
+    typer.Option(
+        "--sixteen-bit", help="Grey pictures of 16 bits: clip them at 255, as transformers does, or scale them."
+    ),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Go on without images that cannot be used, and tell which. Exits with 0 if one at least could be used.",
+    ),
+]
+
+
+class ModelOptions(NamedTuple):
+    """Which model, and how it is loaded: see `SigLIP.from_pretrained`."""
+
+    model: ModelOption = None
+    adapter: AdapterOption = None
+    dtype: DtypeOption = None
+    threads: ThreadsOption = None
+    max_megapixels: MegapixelsOption = None
+    sixteen_bit: SixteenBitOption = SixteenBit.CLIP
+    gelu: GeluOption = None
+    image_heads: ImageHeadsOption = None
+
+
+def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of its parameter of type `ModelOptions`."""
+    hints = get_type_hints(command, include_extras=True)
+    fields = get_type_hints(ModelOptions, include_extras=True)
+    name = next(name for name, kind in hints.items() if kind is ModelOptions)
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name != name:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+        else:
+            parameters += [
+                inspect.Parameter(
+                    field, parameter.kind, default=ModelOptions._field_defaults[field], annotation=fields[field]
+                )
+                for field in ModelOptions._fields
+            ]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        options = ModelOptions(**{field: given.pop(field) for field in ModelOptions._fields})
+        command(**given, **{name: options})
+
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return wrapped
