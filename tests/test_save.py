@@ -1,4 +1,7 @@
-"""Model folders that are written: whole or as they were, whatever happens."""
+"""Model folders that are written: whole or as they were, whatever happens.
+
+Covers atomic.py as well.
+"""
 
 import os
 import signal

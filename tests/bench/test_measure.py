@@ -1,6 +1,8 @@
 """What is compared before it is timed, the order of rounds, exports, dtypes, on stand-ins. No test looks at a time.
 
 tests/parity/test_bench_parity.py runs the real peers.
+
+Covers bench/machine.py, bench/report.py and bench/results.py as well.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""process.py and worker.py: the pipe between them, and a worker that fails, is killed or writes what is no answer."""
+"""process.py and worker.py: the pipe between them, and a worker that fails, is killed or writes what is no answer.
+
+Covers bench/worker.py as well.
+"""
 
 import os
 import subprocess

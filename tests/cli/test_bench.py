@@ -1,4 +1,7 @@
-"""`npsiglip bench`: its table, its JSON, peers that are not there, what is refused before anything starts."""
+"""`npsiglip bench`: its table, its JSON, peers that are not there, what is refused before anything starts.
+
+Covers bench/kernels.py as well.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""The command line as a person meets it: help, versions, exit codes, models, dtypes, and input that cannot be used."""
+"""The command line as a person meets it: help, versions, exit codes, models, dtypes, and input that cannot be used.
+
+Covers cli/options.py as well.
+"""
 
 import gc
 import json

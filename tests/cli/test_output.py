@@ -1,4 +1,7 @@
-"""What commands leave behind: results on a stdout that fails, JSON, names of outputs."""
+"""What commands leave behind: results on a stdout that fails, JSON, names of outputs.
+
+Covers folder_names.py as well.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""Between an npz and a folder, both ways: the same bits, what is refused, and nothing half-written."""
+"""Between an npz and a folder, both ways: the same bits, what is refused, and nothing half-written.
+
+Covers convert/files.py and cli/convert.py as well.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""What `npsiglip evaluate` counts, by hand; what it reads and says; a model that is measured on the world it knows."""
+"""What `npsiglip evaluate` counts, by hand; what it reads and says; a model that is measured on the world it knows.
+
+Covers evaluation/scores.py, evaluation/plots.py and cli/evaluate.py as well.
+"""
 
 import json
 

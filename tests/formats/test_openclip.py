@@ -1,4 +1,7 @@
-"""Folders of open_clip and timm against what these libraries compute of them: golden/openclip, by make_openclip.py."""
+"""Folders of open_clip and timm against what these libraries compute of them: golden/openclip, by make_openclip.py.
+
+Covers formats/openclip_names.py as well.
+"""
 
 import shutil
 

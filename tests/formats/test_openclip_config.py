@@ -1,4 +1,7 @@
-"""Configurations of open_clip and timm: what has to be told, and what is refused."""
+"""Configurations of open_clip and timm: what has to be told, and what is refused.
+
+Covers formats/told.py as well.
+"""
 
 import pytest
 

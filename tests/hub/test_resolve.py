@@ -1,4 +1,7 @@
-"""From names to folders without any network: the built-in model, paths, and the Hub's cache as it lies on the disk."""
+"""From names to folders without any network: the built-in model, paths, and the Hub's cache as it lies on the disk.
+
+Covers hub/cache.py as well.
+"""
 
 import importlib
 import shutil

@@ -1,4 +1,7 @@
-"""image_files.py and image_formats.py: limits of size, 16 bits, content instead of paths, and what is refused."""
+"""image_files.py and image_formats.py: limits of size, 16 bits, content instead of paths, and what is refused.
+
+Covers images/kinds.py as well.
+"""
 
 import errno
 import io

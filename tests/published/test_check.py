@@ -1,4 +1,7 @@
-"""`npsiglip verify --published`: what is compared with what, on a stand-in, since no released checkpoint is here."""
+"""`npsiglip verify --published`: what is compared with what, on a stand-in, since no released checkpoint is here.
+
+Covers published/inputs.py, published/numbers.py and cli/verify.py as well.
+"""
 
 import io
 import json

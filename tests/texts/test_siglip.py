@@ -1,4 +1,7 @@
-"""SigLIP's tokenizer: goldens from transformers, properties, and texts that cannot be used."""
+"""SigLIP's tokenizer: goldens from transformers, properties, and texts that cannot be used.
+
+Covers texts/base.py as well.
+"""
 
 import re
 import string

@@ -1,4 +1,7 @@
-"""Pictures show what the scene says: places, colours."""
+"""Pictures show what the scene says: places, colours.
+
+Covers world/masks.py and world/scene.py as well.
+"""
 
 from collections import Counter
 

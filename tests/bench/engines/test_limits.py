@@ -1,4 +1,7 @@
-"""The loops that measure what the machine can do at most do the work that they say."""
+"""The loops that measure what the machine can do at most do the work that they say.
+
+Covers bench/limit_kernels.py as well.
+"""
 
 import numpy as np
 import pytest
