@@ -56,6 +56,10 @@ def some_ids(n=3, length=12):
     return np.random.default_rng(1).integers(0, 99, (n, length))
 
 
+def some_pixels():
+    return np.random.default_rng(6).uniform(-1, 1, (2, 3, 40, 40)).astype(np.float32)
+
+
 def some_patches(grids=GRIDS, most=36, size=4):
     rng = np.random.default_rng(2)
     shapes = np.array(grids)

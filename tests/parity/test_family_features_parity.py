@@ -41,6 +41,7 @@ from tests.parity.hf_family import (
     randomized,
     some_ids,
     some_patches,
+    some_pixels,
     tensors,
     truth,
 )
@@ -198,7 +199,7 @@ EVERYTHING = {"output_hidden_states": True, "output_attentions": True}
 
 
 def test_hidden_states_and_attentions(fixed):
-    pixels = np.random.default_rng(6).uniform(-1, 1, (2, 3, 40, 40)).astype(np.float32)
+    pixels = some_pixels()
     ids = some_ids(2)
     ours = load(fixed)
     with torch.no_grad():
@@ -234,7 +235,7 @@ def test_hidden_states_of_naflex(flexible):
 
 
 def test_stand_alone_towers(fixed, flexible, tmp_path):
-    pixels = np.random.default_rng(6).uniform(-1, 1, (2, 3, 40, 40)).astype(np.float32)
+    pixels = some_pixels()
     whole = load(fixed)
     model = SiglipModel.from_pretrained(fixed)
     for kind, part, name in (
@@ -256,7 +257,7 @@ def test_stand_alone_towers(fixed, flexible, tmp_path):
 def test_towers_without_head(tmp_path, family):
     if family == "siglip":
         kind, config = SiglipVisionModel, SiglipVisionConfig(**FIXED, vision_use_head=False)
-        images = np.random.default_rng(6).uniform(-1, 1, (2, 3, 40, 40)).astype(np.float32)
+        images = some_pixels()
         given = {"pixel_values": torch.from_numpy(images)}
     else:
         kind, config = Siglip2VisionModel, Siglip2VisionConfig(**FLEXIBLE, vision_use_head=False)
@@ -283,7 +284,7 @@ def test_classifiers(tmp_path, family, problem):
     if family == "siglip":
         kind = SiglipForImageClassification
         config = SiglipConfig(vision_config=FIXED, text_config=TEXT, problem_type=problem, **labels)
-        images = np.random.default_rng(6).uniform(-1, 1, (2, 3, 40, 40)).astype(np.float32)
+        images = some_pixels()
         given = {"pixel_values": torch.from_numpy(images)}
     else:
         kind = Siglip2ForImageClassification
