@@ -23,9 +23,7 @@ attention, with which much goes unnoticed.
 """
 
 import argparse
-import hashlib
 import importlib
-import json
 import platform
 import sys
 from collections.abc import Iterator
@@ -42,6 +40,7 @@ HERE = Path(__file__).parent
 TINY = HERE / "tiny"
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "parity")]
 
+from golden import manifest  # noqa: E402 (the folder has to be on the path)
 from tests.parity.hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
 
 SEED = 20230315
@@ -200,16 +199,8 @@ def golden_files() -> list[Path]:
 
 def write_manifest(seeds: dict[str, int]) -> None:
     """manifest.json; file names sorted, relative to this folder."""
-    files = {
-        path.relative_to(HERE).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in golden_files()
-    }
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    manifest = {"versions": versions, "seeds": seeds, "files": files}
-    (HERE / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    manifest.write({"versions": versions, "seeds": seeds, "files": manifest.entries(golden_files())})
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ with the adapter beside the model, not merged into it.
 """
 
 import json
+import sys
 import tempfile
-from hashlib import sha256
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the root of the repository
 
 import numpy as np
 import peft
@@ -17,6 +19,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import SiglipModel
+
+from golden import manifest
 
 HERE = Path(__file__).parent
 SEED = 20210617
@@ -66,11 +70,7 @@ def main() -> None:
             arrays[f"{case}/ztxt"] = inner.get_text_features(input_ids=ids).pooler_output.numpy()
     path = HERE / "adapters.safetensors"
     save_file(arrays, path, metadata)
-    manifest = json.loads((HERE / "manifest.json").read_text())
-    data = path.read_bytes()
-    manifest["files"][path.name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
-    manifest["files"] = dict(sorted(manifest["files"].items()))
-    (HERE / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    manifest.replace(path.name, [path])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ double precision.
     classes     erf, an image tower alone              a classifier on the MAP head; timm; a squashing transform
 """
 
-import hashlib
 import json
 import shutil
 import sys
@@ -33,6 +32,7 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import _registry
 from transformers import T5Tokenizer
 
+from golden import manifest
 from golden.make_spiece import corpus
 from golden.pictures import pil_image
 from golden.strings import strings
@@ -249,16 +249,10 @@ def main():
     content = {"versions": {name: version(name) for name in packages}, "seed": SEED}
     content["tokens"] = {"t5": tokens["siglip"], "gemma": tokens["siglip2"]}
     (FOLDER / "golden.json").write_text(json.dumps(content, ensure_ascii=True, separators=(",", ":")) + "\n")
-    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
-    files = {name: entry for name, entry in manifest["files"].items() if not name.startswith("openclip/")}
-    for path in FOLDER.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)
-            data = path.read_bytes()
-            entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            files[path.relative_to(HERE).as_posix()] = entry
-    manifest["files"] = dict(sorted(files.items()))
-    (HERE / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(0o644)
+    manifest.replace("openclip/", files)
 
 
 if __name__ == "__main__":

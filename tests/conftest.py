@@ -1,6 +1,7 @@
 """Fixtures of all tests. tests/parity compares with torch and transformers and is left out where they are not."""
 
 import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
+from tests.helpers import openclip_golden
 from tests.helpers.golden_data import TINY, load_golden
 
 collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["parity"]
@@ -54,3 +56,33 @@ def tiny_config() -> SigLIPConfig:
 def tiny_params() -> dict[str, np.ndarray]:
     """The tiny model's parameters in float64, for the reference."""
     return {name: np.asarray(value, np.float64) for name, value in Checkpoint.open(TINY).items()}
+
+
+@pytest.fixture(scope="session")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in 8 bits. Copy it before writing to it."""
+    from npsiglip.convert.quantize import quantize_folder
+
+    folder = tmp_path_factory.mktemp("quantized") / "tiny"
+    quantize_folder(TINY, folder)
+    return folder
+
+
+@pytest.fixture
+def quantized_copy(quantized: Path, tmp_path: Path) -> Path:
+    """The tiny model in 8 bits, to write to."""
+    return Path(shutil.copytree(quantized, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def openclip_arrays() -> dict[str, dict[str, np.ndarray]]:
+    """Of every model of golden/openclip, what it was given and computed."""
+    return openclip_golden.arrays()
+
+
+@pytest.fixture(scope="session")
+def openclip_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every model of golden/openclip, whole. Copy one before writing to it."""
+    place = tmp_path_factory.mktemp("openclip")
+    names = (*openclip_golden.OPEN_CLIP, *openclip_golden.TIMM)
+    return {name: openclip_golden.copy_folder(place, name) for name in names}

@@ -1,4 +1,7 @@
-"""config.json: what is read, what its defaults are, what is refused and with which words."""
+"""config.json: what is read, what its defaults are, what is refused and with which words.
+
+Covers json_files.py as well.
+"""
 
 import json
 from dataclasses import replace

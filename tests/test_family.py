@@ -231,7 +231,7 @@ def test_a_tower_without_head(dtype):
 
 
 def test_a_quantised_classifier(checkpoints, batch, tmp_path):
-    """What is stored in 8 bits computes what a model packs in 8 bits; with texts: tests/formats/test_quantized.py."""
+    """What is stored in 8 bits computes what a model packs in 8 bits; with texts: tests/convert/test_quantize.py."""
     quantize_folder(checkpoints["classifier"].folder, tmp_path / "int8")
     stored = SigLIP.from_pretrained(tmp_path / "int8")
     packed = SigLIP(CONFIGS["classifier"], checkpoints["classifier"], dtype="int8")

@@ -4,17 +4,20 @@ import json
 import re
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from npsiglip import Checkpoint, CheckpointError, InputError, SigLIP, reference, sigmoid_loss
-from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.finite import all_finite
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
 from npsiglip.towers.layers import DTYPES
+from tests.helpers.command import invoke
 from tests.helpers.golden_data import TINY
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -191,10 +194,29 @@ def test_the_command_line_prints_no_nan(tmp_path, monkeypatch):
         if file.suffix in (".json", ".model") and "golden" not in file.name:
             (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
     for arguments in (["classify", "a.png", "-l", "a cat", "--json"], ["classify", "a.png", "-l", "a cat"]):
-        result = CliRunner().invoke(app, [*arguments, "--model", "model"])
+        result = invoke(*arguments, "--model", "model")
         assert result.exit_code != 0 and "nan" not in result.stdout.lower() and result.stdout == ""
         assert "'a.png'" in str(result.exception) + result.stderr
-    result = CliRunner().invoke(app, ["embed", "a.png", "-o", "x.npy", "--model", "model"])
+    result = invoke("embed", "a.png", "-o", "x.npy", "--model", "model")
     assert result.exit_code != 0 and not (tmp_path / "x.npy").exists()
-    result = CliRunner().invoke(app, ["classify", "a.png", "-l", "a cat", "--json", "--model", str(TINY)])
+    result = invoke("classify", "a.png", "-l", "a cat", "--json", "--model", TINY)
     assert json.loads(result.stdout, parse_constant=pytest.fail)["scores"]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_all_finite_on_the_edges_of_each_type(dtype):
+    info = ml_dtypes.finfo(dtype)
+    good = np.array([info.max, info.min, info.smallest_subnormal, -info.smallest_subnormal, 0, -0.0], dtype)
+    assert all_finite(np.stack([good] * 5)) and all_finite(np.stack([good] * 5).T)
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        for i in range(good.size):
+            x = np.stack([good] * 5)
+            x[3, i] = bad
+            assert not all_finite(x) and not all_finite(x.T)
+    assert all_finite(good[0]) and not all_finite(np.array(np.nan, dtype))
+
+
+@given(st.lists(st.integers(0, 2**16 - 1), min_size=1), st.sampled_from([np.float16, ml_dtypes.bfloat16]))
+def test_all_finite_is_isfinite_on_all_bit_patterns(bits, dtype):
+    x = np.array(bits, np.uint16).view(dtype)
+    assert all_finite(x) == np.isfinite(x).all()

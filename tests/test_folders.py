@@ -1,4 +1,7 @@
-"""Model folders as people have them: what they lack is asked for when it is needed, what is chosen for them is said."""
+"""Model folders as people have them: what they lack is asked for when it is needed, what is chosen for them is said.
+
+Covers formats/sentence_transformers.py, texts/generation.py and processors.py as well.
+"""
 
 import json
 import shutil

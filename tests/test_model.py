@@ -1,3 +1,8 @@
+"""A model as users call it: inputs, passes, threads, what it gives back.
+
+Covers inputs.py, passes.py, trace.py and dtypes.py as well.
+"""
+
 import os
 import subprocess
 import sys

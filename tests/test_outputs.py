@@ -1,4 +1,7 @@
-"""Probabilities from logits, against float64; and labels in their order."""
+"""Probabilities from logits, against float64; and labels in their order.
+
+Covers zero_shot.py as well.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Names, shapes and counts of the parameters, and the random ones."""
+"""Names, shapes and counts of the parameters, and the random ones.
+
+Covers variants.py as well.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""A model in Python: pickled, copied, shown, given texts that are too long, on disks that cannot be mapped."""
+"""A model in Python: pickled, copied, shown, given texts that are too long, on disks that cannot be mapped.
+
+Covers describe.py and errors.py as well.
+"""
 
 import copy
 import errno

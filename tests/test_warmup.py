@@ -1,4 +1,7 @@
-"""`npsiglip warmup`: after it, nothing is compiled, on one thread or on several; also where nothing can be written."""
+"""`npsiglip warmup`: after it, nothing is compiled, on one thread or on several; also where nothing can be written.
+
+Covers cli/warmup.py as well.
+"""
 
 import os
 import subprocess

@@ -8,13 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from npsiglip import SigLIP
-from npsiglip.cli import app, console
 from npsiglip.train.config import load_config
 from npsiglip.train.measure import top1
 from npsiglip.train.trainer import Trainer
+from tests.helpers.command import invoke
 from tests.helpers.golden_data import ROOT, TINY
 from tests.helpers.train_standin import StandIn
 
@@ -25,13 +24,6 @@ train = { steps = 3, batch = 4 }
 data.tokenizer_captions = 100
 run = { log_every = 1, eval_pictures = 8, final_pictures = 8 }
 """
-
-
-@pytest.fixture(autouse=True)
-def no_terminal(monkeypatch):
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    console.err.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +41,7 @@ def run(tmp_path_factory, settings):
 
 
 def train(*args):
-    return CliRunner().invoke(app, ["train", *map(str, args)])
+    return invoke("train", *args)
 
 
 def test_a_run_of_the_command(run, settings):

@@ -1,4 +1,4 @@
-"""Between open_clip's and timm's folders and the other formats; downloads of them; commands."""
+"""Between open_clip's and timm's folders and the other formats; and commands."""
 
 import json
 from dataclasses import replace
@@ -7,19 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from golden.pictures import pil_image
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.cli import app
 from npsiglip.config import GELU_ERF, GELU_TANH, ClassifierConfig, SigLIPConfig
 from npsiglip.convert.formats import check_equal, convert
 from npsiglip.convert.quantize import quantize_folder
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.formats import openclip_arch
 from npsiglip.formats.told import HUGGING_FACE, OPEN_CLIP
-from npsiglip.hub.cache import missing_files
-from npsiglip.hub.resolve import model_folder
 from npsiglip.images.processor import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
@@ -27,11 +23,9 @@ from npsiglip.processors import folder_processor, preprocessor_config
 from npsiglip.save import save_folder
 from npsiglip.train.initial import params_of
 from npsiglip.train.step import Engine
-from tests.helpers import hub_server, openclip_golden
-from tests.helpers.openclip_golden import change_json, copy_folder
-from tests.hub.test_download import hub  # noqa: F401  a fixture
-
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+from tests.helpers import openclip_golden
+from tests.helpers.command import invoke
+from tests.helpers.openclip_golden import CONFIG, WEIGHTS, change_json, copy_folder
 
 
 @pytest.fixture
@@ -47,10 +41,6 @@ def narrow_folder(place):
     folder = copy_folder(place, "siglip")
     change_json(folder / CONFIG, "model_cfg", "vision_cfg", timm_model_name="vit_base_patch8_siglip_32")
     return folder
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("name", ["siglip", "i18n", "siglip2"])
@@ -197,61 +187,6 @@ def test_training_refuses_gelu_by_erf(tmp_path):
         params_of(copy_folder(tmp_path, "i18n"), Checkpoint.open(folder).config)
 
 
-# Downloads
-
-
-def published(hub, tmp_path, name, **others):  # noqa: F811
-    """A repository with the files of open_clip or timm, and some that are not read."""
-    folder = copy_folder(tmp_path, name)
-    for file, data in {"README.md": b"not read", "open_clip_pytorch_model.bin": b"not read", **others}.items():
-        (folder / file).write_bytes(data)
-    hub.repositories[f"timm/{name}"] = hub_server.repository(folder)
-    return folder
-
-
-def test_download_of_open_clip(hub, tmp_path):  # noqa: F811
-    source = published(hub, tmp_path, "siglip")
-    folder = model_folder("timm/siglip")
-    assert hub.fetched == sorted([CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"])
-    assert missing_files(folder) == []
-    hub.forget()
-    assert SigLIP.from_pretrained("timm/siglip").config == Checkpoint.open(source).config
-    assert hub.requests == []
-    (folder / "tokenizer.json").unlink()
-    assert missing_files(folder) == ["tokenizer.json or spiece.model or tokenizer.model"]
-    result = run("models")
-    assert "timm/siglip" in result.output, result.output
-
-
-def test_download_of_timm(hub, tmp_path):  # noqa: F811
-    published(hub, tmp_path, "gap")
-    folder = model_folder("timm/gap")
-    assert hub.fetched == ["config.json", "model.safetensors"]
-    assert Checkpoint.open(folder).config.image.mean
-
-
-def test_other_models_are_refused_before_their_weights_come(hub, tmp_path):  # noqa: F811
-    source = copy_folder(tmp_path, "siglip")
-    change_json(source / CONFIG, "model_cfg", "vision_cfg", timm_model_name=None, layers=12)
-    hub.repositories["timm/clip"] = hub_server.repository(source)
-    with pytest.raises(CheckpointError, match="this is another model, such as CLIP"):
-        model_folder("timm/clip")
-    assert hub.fetched == [CONFIG]
-    change_json(copy_folder(tmp_path, "gap") / "config.json", architecture="resnet50")
-    hub.repositories["timm/resnet"] = hub_server.repository(tmp_path / "gap")
-    with pytest.raises(CheckpointError, match="no SigLIP's image tower"):
-        model_folder("timm/resnet")
-    assert hub.fetched == ["config.json", CONFIG]
-
-
-def test_a_repository_of_two_formats(hub, tmp_path):  # noqa: F811
-    config = json.dumps({"model_type": "somebody-siglip", "architectures": ["X"]}).encode()
-    published(hub, tmp_path, "siglip", **{"config.json": config, "model.safetensors": b"not read"})
-    folder = model_folder("timm/siglip")
-    assert hub.fetched == sorted(["config.json", CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"])
-    assert Checkpoint.open(folder).form == OPEN_CLIP
-
-
 # Commands
 
 
@@ -261,32 +196,32 @@ def test_commands(tmp_path):
     results = []
     for i, options in enumerate(([], ["--gelu", "tanh"])):
         target = tmp_path / f"{i}.npy"
-        result = run("embed", picture, "a_cat", "-o", target, "--model", folder, *options)
+        result = invoke("embed", picture, "a_cat", "-o", target, "--model", folder, *options)
         assert result.exit_code == 0, result.output
         results.append(np.load(target))
     assert np.isfinite(results).all() and 1e-5 < np.abs(results[0] - results[1]).max() < 0.05
     expected = SigLIP.from_pretrained(folder).encode_image(picture)
     np.testing.assert_array_equal(results[0][:1], expected)
     change_json(folder / CONFIG, "model_cfg", "vision_cfg", timm_model_name="mine_siglip")
-    result = run("classify", picture, "-l", "a cat", "--model", folder)
+    result = invoke("classify", picture, "-l", "a cat", "--model", folder)
     assert result.exit_code == 1 and "--image-heads N and --gelu tanh or erf" in result.output.replace("\n", " ")
-    result = run("classify", picture, "-l", "a cat", "--model", folder, "--image-heads", 12, "--gelu", "erf")
+    result = invoke("classify", picture, "-l", "a cat", "--model", folder, "--image-heads", 12, "--gelu", "erf")
     assert result.exit_code == 0, result.output
-    result = run("classify", picture, "--model", copy_folder(tmp_path, "classes"))
+    result = invoke("classify", picture, "--model", copy_folder(tmp_path, "classes"))
     assert result.exit_code == 0 and {"ant", "bee", "cow"} <= set(result.output.split()), result.output
 
 
 def test_convert_command(tmp_path):
     folder = copy_folder(tmp_path, "siglip")
-    result = run("convert", folder, tmp_path / "hf", "--to", "hugging-face")
+    result = invoke("convert", folder, tmp_path / "hf", "--to", "hugging-face")
     assert result.exit_code == 0 and "bit for bit those of" in result.stderr, result.output
     assert "has no tokenizer: put spiece.model" in result.stderr and "no place to say so" not in result.stderr
-    result = run("convert", folder, tmp_path / "x.npz")
+    result = invoke("convert", folder, tmp_path / "x.npz")
     assert result.exit_code == 0
     assert result.stderr.count("has no place to say so: whoever reads it computes gelu_tanh") == 2, result.stderr
-    result = run("convert", folder, tmp_path / "y.npz", "--gelu", "tanh")
+    result = invoke("convert", folder, tmp_path / "y.npz", "--gelu", "tanh")
     assert result.exit_code == 0 and "no place to say so" not in result.stderr
-    result = run("convert", copy_folder(tmp_path, "gap"), tmp_path / "gap-hf")
+    result = invoke("convert", copy_folder(tmp_path, "gap"), tmp_path / "gap-hf")
     assert result.exit_code == 0 and "the mean of the tokens is the embedding" in result.stderr
     assert "images are resized to 35 and cropped in the original" in result.stderr
 

@@ -1,4 +1,7 @@
-"""What `npsiglip evaluate` counts, by hand; what it reads and says; a model that is measured on the world it knows."""
+"""What `npsiglip evaluate` counts, by hand; what it reads and says; a model that is measured on the world it knows.
+
+Covers evaluation/scores.py, evaluation/plots.py and cli/evaluate.py as well.
+"""
 
 import json
 
@@ -11,8 +14,8 @@ from npsiglip.errors import InputError
 from npsiglip.evaluation.measure import class_texts, classification, opaque, retrieval, sample
 from npsiglip.evaluation.scores import auroc, balanced, calibration, in_best, share
 from npsiglip.pairs.guess import open_collection, open_pictures
-from tests.cli.test_cli import run
 from tests.helpers import pairs_data
+from tests.helpers.command import run
 
 SHAPES = ("circle", "star", "heart", "square")
 

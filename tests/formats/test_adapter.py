@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from npsiglip import Checkpoint, CheckpointError, SigLIP, SigLIPConfig, reference, save_folder
-from npsiglip.cli import app
 from npsiglip.convert.formats import convert
 from npsiglip.convert.quantize import quantize_folder
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast
+from tests.helpers.command import invoke
 from tests.helpers.golden_data import GOLDEN, TINY
 
 FILE = GOLDEN / "adapters.safetensors"
@@ -74,13 +73,11 @@ def test_public_interface(tmp_path, golden):
 
 def test_commands(tmp_path, golden):
     folder = write(tmp_path / "adapter")
-    result = CliRunner().invoke(
-        app, ["embed", "a cat", "--model", str(TINY), "--adapter", str(folder), "-o", str(tmp_path / "x.npy")]
-    )
+    result = invoke("embed", "a cat", "--model", TINY, "--adapter", folder, "-o", tmp_path / "x.npy")
     assert result.exit_code == 0, result.stderr
     expected = SigLIP.from_pretrained(TINY, adapter=folder).encode_text("a cat")
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
-    result = CliRunner().invoke(app, ["embed", "a cat", "--model", str(folder), "-o", str(tmp_path / "y.npy")])
+    result = invoke("embed", "a cat", "--model", folder, "-o", tmp_path / "y.npy")
     assert result.exit_code == 1 and "is an adapter" in result.stderr
 
 

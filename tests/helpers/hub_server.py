@@ -18,6 +18,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".model")  # stored as LFS objects, which have a SHA-256
+PLACES = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "XDG_CACHE_HOME",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+)
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "spiece.model", "tokenizer_config.json")
+REPO, WEIGHTS = "owner/tiny", "model.safetensors"
+NOT_READ = dict.fromkeys(("pytorch_model.bin", "flax_model.msgpack", "model.onnx", "README.md"), b"not read")
+CHUNK = 1 << 14  # bytes, in which the client receives; 10 MB usually
 
 
 @dataclass

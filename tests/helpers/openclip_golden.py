@@ -10,6 +10,7 @@ from tests.helpers.golden_data import GOLDEN, group
 OPEN_CLIP = ("siglip", "i18n", "siglip2")
 TIMM = ("gap", "classes")
 FOLDER = GOLDEN / "openclip"
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 SEED = 20230927  # of make_openclip.py, for its pictures
 SIZES = ((45, 61), (61, 45), (32, 32), (20, 90))
 

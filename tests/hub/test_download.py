@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
-from typer.testing import CliRunner
 
 from npsiglip import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.checkpoint import Checkpoint
-from npsiglip.cli import app, console
+from npsiglip.cli import console
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.hub import download
 from npsiglip.hub.cache import cached_snapshot, repository_folder
@@ -25,32 +23,9 @@ from npsiglip.params import random_params
 from npsiglip.save import save_folder
 from npsiglip.towers.footprint import packed_bytes
 from tests.helpers import hub_server
+from tests.helpers.command import invoke
 from tests.helpers.golden_data import ROOT, TINY
-from tests.hub.test_resolve import FILES, PLACES
-
-REPO, WEIGHTS = "owner/tiny", "model.safetensors"
-NOT_READ = dict.fromkeys(("pytorch_model.bin", "flax_model.msgpack", "model.onnx", "README.md"), b"not read")
-CHUNK = 1 << 14  # bytes, in which the client receives; 10 MB usually
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub with a tiny model, and an empty cache."""
-    files = {name: (TINY / name).read_bytes() for name in FILES} | NOT_READ | {"tokenizer.json": b"not read"}
-    folder = tmp_path / "published"
-    folder.mkdir()
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    for name in (*PLACES, "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
-    monkeypatch.chdir(tmp_path)
-    with hub_server.serve({REPO: hub_server.repository(folder)}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
+from tests.helpers.hub_server import CHUNK, FILES, REPO, WEIGHTS
 
 
 def commit(hub, **files):
@@ -271,7 +246,7 @@ def test_a_repository_without_tokenizer_and_image_processor(hub):
 def run(*args):
     console.out.cache_clear()
     console.err.cache_clear()
-    return CliRunner().invoke(app, args)
+    return invoke(*args)
 
 
 def test_fetch_prints_the_folder(hub):

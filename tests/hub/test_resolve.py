@@ -1,4 +1,7 @@
-"""From names to folders without any network: the built-in model, paths, and the Hub's cache as it lies on the disk."""
+"""From names to folders without any network: the built-in model, paths, and the Hub's cache as it lies on the disk.
+
+Covers hub/cache.py as well.
+"""
 
 import importlib
 import shutil
@@ -15,18 +18,10 @@ from npsiglip.hub.cache import cache_folder, find_repository, hint, is_offline, 
 from npsiglip.hub.resolve import model_folder
 from npsiglip.save import save_folder
 from tests.helpers.golden_data import TINY
+from tests.helpers.hub_server import FILES, PLACES
 
 PACKAGE = Path(npsiglip.__file__).parent
 COMMIT, OTHER = "a" * 40, "b" * 40
-PLACES = (
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "XDG_CACHE_HOME",
-    "HF_HUB_OFFLINE",
-    "TRANSFORMERS_OFFLINE",
-)
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "spiece.model", "tokenizer_config.json")
 
 
 @pytest.fixture(autouse=True)

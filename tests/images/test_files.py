@@ -1,4 +1,7 @@
-"""image_files.py and image_formats.py: limits of size, 16 bits, content instead of paths, and what is refused."""
+"""image_files.py and image_formats.py: limits of size, 16 bits, content instead of paths, and what is refused.
+
+Covers images/kinds.py as well.
+"""
 
 import errno
 import io
@@ -14,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from golden.pictures import picture
 from npsiglip import SigLIP
-from npsiglip.errors import InputError, InputWarning
+from npsiglip.errors import InputWarning
 from npsiglip.images import files as image_files
 from npsiglip.images.decode import flatten_images
 from npsiglip.images.files import Decoding
@@ -22,19 +25,12 @@ from npsiglip.images.kinds import COMMON_SUFFIXES, SUFFIXES, is_picture_name
 from npsiglip.images.naflex import NaflexProcessor
 from npsiglip.images.processor import ImageProcessor, load_image
 from tests.helpers.golden_data import TINY
-
-SMALL = ImageProcessor(10, 7)
+from tests.helpers.images import SMALL, refusal
 
 
 @pytest.fixture(autouse=True)
 def nothing_was_warned_of(monkeypatch):
     monkeypatch.setattr(image_files, "_warned", set())
-
-
-def refusal(call, *arguments):
-    with pytest.raises(InputError) as info:
-        call(*arguments)
-    return str(info.value)
 
 
 def png(image):

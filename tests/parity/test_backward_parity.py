@@ -27,6 +27,7 @@ from npsiglip.params import param_shapes
 from npsiglip.reference import backward, siglip_loss_and_gradients, softmax_loss
 from npsiglip.reference import siglip as siglip_forward
 from npsiglip.variants import variant
+from tests.helpers.embeddings import pairs
 from tests.parity.hf_taps import hf_model
 
 # What the project promises. float64 against float64: measured were 9e-15 at most on the tiny model, 5e-14 on those
@@ -165,10 +166,7 @@ def test_width_of_base_patch16_224(tmp_path):
 )
 def test_softmax_loss(size, width, t, alike, seed):
     """torch subtracts numbers of the size of t, so its errors are a rounding or two of t, of a probability of 1."""
-    rng = np.random.default_rng(seed)
-    zimg, ztxt = rng.standard_normal((2, size, width))
-    ztxt = alike * zimg + (1.0 - alike) * ztxt
-    zimg, ztxt = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (zimg, ztxt))
+    zimg, ztxt = pairs(size, width, seed, alike)
     leaves = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (zimg, ztxt, np.log(t))]
     truth = cross_entropies(leaves[0] @ leaves[1].T * leaves[2].exp())
     truth.backward()

@@ -1,4 +1,7 @@
-"""`npsiglip bench` beside the real peers: that it finds the same embeddings there; no test looks at a time."""
+"""`npsiglip bench` beside the real peers: that it finds the same embeddings there; no test looks at a time.
+
+Covers bench/engines/peer_transformers.py and bench/engines/peer_openvino.py as well.
+"""
 
 import sys
 from dataclasses import replace

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import npsiglip
 from npsiglip.reference import sigmoid_loss
+from tests.helpers.embeddings import pairs
 from tests.helpers.golden_data import above
 from tests.parity.hf_taps import hf_model
 
@@ -41,10 +42,7 @@ def torch_loss(zimg, ztxt, t_prime, bias):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_loss_and_gradients(size, width, t, bias, alike, seed):
-    rng = np.random.default_rng(seed)
-    zimg, ztxt = rng.standard_normal((2, size, width))
-    ztxt = alike * zimg + (1.0 - alike) * ztxt
-    zimg, ztxt = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (zimg, ztxt))
+    zimg, ztxt = pairs(size, width, seed, alike)
     t_prime = float(np.log(t))
 
     theirs, scales = torch_loss(zimg, ztxt, t_prime, bias)

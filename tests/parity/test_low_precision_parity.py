@@ -4,6 +4,8 @@ Same weights, same inputs; also with outliers, three channels of the residual st
 
 int8 is compared by the cosine of the embeddings to those of float64, the least of all inputs; the largest error of the
 logits is printed beside it.
+
+Covers bench/engines/export_onnx.py and bench/engines/peer_onnxruntime.py as well.
 """
 
 import numpy as np

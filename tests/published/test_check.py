@@ -1,4 +1,7 @@
-"""`npsiglip verify --published`: what is compared with what, on a stand-in, since no released checkpoint is here."""
+"""`npsiglip verify --published`: what is compared with what, on a stand-in, since no released checkpoint is here.
+
+Covers published/inputs.py, published/numbers.py and cli/verify.py as well.
+"""
 
 import io
 import json
@@ -11,16 +14,15 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from npsiglip import InputError, SigLIP, reference
-from npsiglip.cli import app
 from npsiglip.errors import CheckpointError
 from npsiglip.published import check, inputs
 from npsiglip.published import numbers as published
 from npsiglip.published.numbers import Case
 from npsiglip.reference.model import l2_normalize
 from npsiglip.variants import VARIANTS
+from tests.helpers.command import invoke
 from tests.helpers.golden_data import TINY
 
 NAME = "siglip-base-patch16-224"
@@ -172,7 +174,7 @@ def test_circles_are_blue_on_red_with_a_green_border():
 
 
 def run(*arguments):
-    result = CliRunner().invoke(app, ["verify", *map(str, arguments)], catch_exceptions=False)
+    result = invoke("verify", *arguments, catch_exceptions=False)
     return result.exit_code, result.stdout, result.stderr
 
 

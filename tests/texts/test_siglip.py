@@ -1,7 +1,9 @@
-import ast
-import json
+"""SigLIP's tokenizer: goldens from transformers, properties, and texts that cannot be used.
+
+Covers texts/base.py as well.
+"""
+
 import re
-import shutil
 import string
 import subprocess
 import sys
@@ -14,22 +16,20 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
 from golden.make_spiece import train
-from npsiglip.errors import CheckpointError, InputError
+from npsiglip.errors import InputError
 from npsiglip.texts.siglip import Tokenizer, canonicalize
 from tests.helpers.golden_data import ROOT, TINY
+from tests.helpers.siglip_tokenizer import TOK, TOKENIZERS, TOKENS
 
-TOKENS = json.loads((ROOT / "golden" / "tokens.json").read_text(encoding="ascii"))
-TOKENIZERS = {
-    (seq_len, canon): Tokenizer(TINY / "spiece.model", seq_len, canon)
-    for seq_len, canon in [(64, True), (64, False), (16, True), (8, True), (1, True)]
-}
-TOK = TOKENIZERS[64, True]
 EOS = 1
+
 
 # what the steps treat in a special way, put side by side, and any text
 FRAGMENTS = st.sampled_from(
     ["</s>", "<unk>", "</S>", "▁", "_", " ", "\t\n", "\x00", "\u0338", "a", "photo", "Σ", "İ", "…", ".", "😀", "\u3000"]
 )
+
+
 TEXTS = st.one_of(st.text(), st.lists(st.one_of(FRAGMENTS, st.text(max_size=3)), max_size=40).map("".join))
 
 
@@ -129,73 +129,6 @@ def test_the_padding_token_is_special_too():
     a = TOK.encode("a")[0]
     assert tok(["a", "a<pad>"]).tolist() == [[a, 1, 0, 0, 0, 0, 0, 0], [a, 0, 1, 0, 0, 0, 0, 0]]
     assert tok.decode(tok("a")[0]) == "a"
-
-
-# ---- the truth table ----
-
-
-def _pieces_of_4(text):
-    """transformers 4.x: lowers letter by letter, then looks for special tokens; SentencePiece adds no prefix."""
-    # four bytes more, in protobuf: normalizer_spec { add_dummy_prefix: false }
-    model = SentencePieceProcessor(model_proto=(TINY / "spiece.model").read_bytes() + b"\x1a\x02\x18\x00")
-    count = len(model.encode("<unk>"))
-    pieces = []
-    for part in re.split("(</s>|<unk>)", "".join(char.lower() for char in "▁" + text.replace("▁", " "))):
-        if part in ("</s>", "<unk>"):
-            pieces.append(part)
-        else:
-            part = re.sub(r"\s+", " ", part.lower().translate(str.maketrans("", "", string.punctuation))).strip()
-            pieces += model.encode("<unk>" + part, out_type=str)[count:]
-    return pieces[1:] if pieces[:1] == ["▁"] and pieces[1:2] in (["</s>"], ["<unk>"]) else pieces
-
-
-def _pieces_of_class_name(text):
-    """big_vision, `_canonicalize(name, keep_punctuation_exact_string=",")`, then SentencePiece."""
-    text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation.replace(",", "")))
-    return _pieces_of_caption(re.sub(r"\s+", " ", text.lower()).strip())
-
-
-def _pieces_of_caption(text):
-    """big_vision, `tf.strings.lower` without an encoding, which is ASCII, then SentencePiece."""
-    model = SentencePieceProcessor(model_file=str(TINY / "spiece.model"))
-    return model.encode("".join(char.lower() if char.isascii() else char for char in text), out_type=str)
-
-
-COLUMNS = {
-    "npsiglip = transformers 5.x": TOK.tokenize,
-    "transformers 4.x": _pieces_of_4,
-    "big_vision, class name": _pieces_of_class_name,
-    "big_vision, caption": _pieces_of_caption,
-}
-
-
-def _truth_table():
-    """The rows of the table of examples: the input, and the pieces in each column."""
-    rows = []
-    page = (ROOT / "docs" / "divergences.md").read_text(encoding="utf-8")
-    lines = iter(page.split("\n## Tokenizer\n")[1].split("\n## ")[0].splitlines())
-    header = next(line for line in lines if line.startswith("| input "))
-    assert [cell.strip() for cell in header.strip("|").split("|")][1:] == list(COLUMNS)
-    next(lines)
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        text, *cells = (cell.strip().strip("`") for cell in line.strip("|").split("|"))
-        rows.append((ast.literal_eval(text), [[] if cell == "–" else cell.split(" ") for cell in cells]))
-    return rows
-
-
-@pytest.mark.parametrize(("text", "cells"), _truth_table())
-def test_truth_table(text, cells):
-    assert dict(zip(COLUMNS, cells, strict=True)) == {name: pieces(text) for name, pieces in COLUMNS.items()}
-
-
-def test_truth_table_shows_each_divergence():
-    rows = [cells for _, cells in _truth_table()]
-    assert len(rows) > 20
-    for column in (1, 2, 3):
-        assert sum(cells[0] != cells[column] for cells in rows) >= 3
-    assert sum(cells[2] != cells[3] for cells in rows) >= 3
 
 
 # ---- properties ----
@@ -341,130 +274,7 @@ def test_seq_len_that_cannot_be_used(seq_len):
         Tokenizer(TINY / "spiece.model", seq_len)
 
 
-# ---- folders ----
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("spiece.model", "tokenizer_config.json"):
-        shutil.copy(TINY / name, tmp_path)
-    return tmp_path
-
-
-def configure(folder, **settings):
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-
-
-def test_from_folder(folder):
-    texts = [case["text"] for case in TOKENS["cases"]]
-    assert Tokenizer.from_folder(folder, 16)(texts).tolist() == TOKENIZERS[16, True](texts).tolist()
-    assert Tokenizer.from_folder(str(folder))(texts).tolist() == TOK(texts).tolist()
-    assert Tokenizer.from_folder(folder, canonicalize=False)(texts).tolist() == TOKENIZERS[64, False](texts).tolist()
-    configure(folder, do_lower_case=False)
-    assert Tokenizer.from_folder(folder)(texts).tolist() == TOKENIZERS[64, False](texts).tolist()
-    assert Tokenizer.from_folder(folder, canonicalize=True)(texts).tolist() == TOK(texts).tolist()
-    (folder / "tokenizer_config.json").unlink()
-    assert Tokenizer.from_folder(folder)(texts).tolist() == TOK(texts).tolist()
-
-
-def test_from_folder_padding_token(folder):
-    configure(folder, pad_token={"content": "<pad>", "lstrip": True, "rstrip": True})
-    assert Tokenizer.from_folder(folder, 3)("").tolist() == [[1, 0, 0]]
-
-
-def test_from_folder_as_older_versions_wrote_it(folder):
-    (folder / "tokenizer_config.json").write_text("{}")
-    special = {"eos_token": {"content": "</s>"}, "unk_token": "<unk>", "pad_token": "<pad>"}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "added_tokens.json").write_text('{"<pad>": 0}')
-    assert Tokenizer.from_folder(folder, 3)("").tolist() == [[1, 0, 0]]
-    (folder / "added_tokens.json").write_text('{"<image>": 1000}')
-    with pytest.raises(CheckpointError, match="'<image>'"):
-        Tokenizer.from_folder(folder)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"legacy": False}, "legacy False, expected True"),
-        ({"padding_side": "left"}, "padding_side 'left', expected 'right'"),
-        ({"truncation_side": "left"}, "truncation_side 'left'"),
-        ({"split_special_tokens": True}, "split_special_tokens True"),
-        ({"sp_model_kwargs": {"enable_sampling": True}}, "sp_model_kwargs"),
-        ({"tokenizer_class": "T5Tokenizer"}, "tokenizer_class 'T5Tokenizer', expected 'SiglipTokenizer'"),
-        ({"tokenizer_class": "GemmaTokenizerFast"}, "tokenizer_class 'GemmaTokenizerFast', expected"),
-        ({"additional_special_tokens": ["<image>"]}, r"added tokens \['<image>'\]"),
-        ({"extra_special_tokens": {"image_token": "<image>"}}, r"added tokens \['<image>'\]"),
-        ({"extra_special_tokens": [{"content": "<image>"}]}, r"added tokens \['<image>'\]"),
-        ({"mask_token": "<mask>"}, r"added tokens \['<mask>'\]"),
-        ({"added_tokens_decoder": {"7": {"content": "<x>"}}}, r"added tokens \['<x>'\]"),
-        ({"added_tokens_decoder": {"0": {}}}, "a token {}, expected"),
-        ({"added_tokens_decoder": "<x>"}, "added_tokens_decoder '<x>', expected an object"),
-        ({"extra_special_tokens": 3}, "extra_special_tokens 3, expected"),
-        ({"legacy": None}, "legacy None, expected True"),
-        ({"eos_token": 1}, "a token 1, expected"),
-        ({"eos_token": "<eos>"}, "no piece '<eos>'"),
-        ({"pad_token": ""}, "no piece ''"),
-    ],
-)
-def test_settings_that_cannot_be_used(folder, settings, message):
-    configure(folder, **settings)
-    with pytest.raises(CheckpointError, match=message):
-        Tokenizer.from_folder(folder)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"tokenizer_class": None},
-        {"sp_model_kwargs": None},
-        {"additional_special_tokens": None},
-        {"extra_special_tokens": {}},
-        {"bos_token": None},
-        {"add_bos_token": False},
-        {"mask_token": "</s>"},
-    ],
-)
-def test_settings_that_say_nothing(folder, settings):
-    configure(folder, **settings)
-    assert Tokenizer.from_folder(folder)("a cat").tolist() == TOK("a cat").tolist()
-
-
-def test_folder_without_a_model(folder):
-    (folder / "spiece.model").unlink()
-    with pytest.raises(CheckpointError, match=r"spiece\.model does not exist, expected .* download"):
-        Tokenizer.from_folder(folder)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        Tokenizer.from_folder(folder / "no")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"0 bytes\) is not a SentencePiece model"),
-        (b"junk" * 99, "is not a SentencePiece model or is cut short"),
-        ((TINY / "spiece.model").read_bytes()[:3000], "is cut short: download"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer, .*git lfs pull"),
-    ],
-)
-def test_a_model_that_cannot_be_used(folder, content, message):
-    (folder / "spiece.model").write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
-        Tokenizer.from_folder(folder)
-
-
-def test_a_model_that_is_a_folder(tmp_path):
-    (tmp_path / "spiece.model").mkdir()
-    with pytest.raises(CheckpointError, match="cannot read"):
-        Tokenizer.from_folder(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
-def test_a_config_that_cannot_be_read(folder, content):
-    (folder / "tokenizer_config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"tokenizer_config.json .*download it again"):
-        Tokenizer.from_folder(folder)
+# ---- the module and the file ----
 
 
 def test_import_is_lazy():

@@ -1,3 +1,8 @@
+"""SigLIP 2's tokenizer: goldens from transformers, its steps, errors.
+
+Covers texts/load.py as well.
+"""
+
 import json
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""SigLIP 2 model folders from end to end: texts and images, the commands, 8 bits."""
+"""siglip2.py in whole folders, from end to end: texts and images, the commands, 8 bits."""
 
 import json
 import shutil
@@ -6,13 +6,12 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from npsiglip import CheckpointError, NaflexProcessor, SigLIP, Siglip2Tokenizer, save_folder
-from npsiglip.cli import app
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.convert.quantize import quantize_folder
 from npsiglip.params import random_params
+from tests.helpers.command import invoke
 from tests.helpers.golden_data import GOLDEN
 
 GEMMA = GOLDEN / "gemma"
@@ -59,7 +58,7 @@ def test_texts(folder):
 
 def test_commands(folder, images):
     def run(*args):
-        result = CliRunner().invoke(app, [*map(str, args), "--model", str(folder)])
+        result = invoke(*args, "--model", folder)
         assert result.exit_code == 0, result.stderr
         return result.stdout
 
