@@ -73,7 +73,7 @@ class Truth:
 
 def _cosine(a: Array, b: Array) -> float:
     size = norm(a) * norm(b)
-    return float(np.sum(a * b) / size) if size else float("nan")
+    return float(np.sum(a * b) / size) if 0 < size < float("inf") else float("nan")
 
 
 def compare_taps(truth: Truth, golden: Mapping[str, Array], candidate: Mapping[str, Array], dtype: str) -> list[Tap]:

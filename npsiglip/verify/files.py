@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from npsiglip.errors import InputError
 
 Array = NDArray[Any]
-MANIFEST = "manifest.json"
+MANIFEST, ORIGIN = "manifest.json", "npsiglip.json"
 FORMS = (
     "a .safetensors or .npz file; a folder of .safetensors or .npy files; a folder with manifest.json and raw numbers; "
     "or a folder of ONNX's .pb files"
@@ -33,7 +35,7 @@ class Tensors(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         try:
             return self._readers[name]()
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
             raise InputError(f"{self.source}: {name} cannot be read ({error}): write the trace again") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -56,16 +58,17 @@ def _safetensors(path: Path) -> Tensors:
 
 
 def _npz(path: Path) -> Tensors:
+    def read(name: str) -> Array:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
+            return np.asarray(opened[name])
+
     try:
-        file = np.load(path, allow_pickle=False)
-        names = list(file.files)
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
+            names = list(opened.files)
+    except Exception as error:  # whatever a damaged zip makes of it
         raise InputError(f"{path} is no whole npz file ({error}): write it again") from None
-    except Exception as error:  # zipfile.BadZipFile
-        raise InputError(f"{path} is no whole npz file ({error}): write it again") from None
-    origin = json.loads(str(file["npsiglip.json"])) if "npsiglip.json" in names else {}
-    readers = {name: (lambda name=name: file[name]) for name in names if name != "npsiglip.json"}
-    return Tensors(readers, str(path), origin)
+    origin = json.loads(str(read(ORIGIN))) if ORIGIN in names else {}
+    return Tensors({name: partial(read, name) for name in names if name != ORIGIN}, str(path), origin)
 
 
 def _folder_of_arrays(folder: Path, files: list[Path]) -> Tensors:

@@ -21,6 +21,7 @@ from npsiglip.images.decode import to_rgb
 from npsiglip.images.processor import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.verify.arithmetic import EXACT, HONEST
+from npsiglip.verify.files import ORIGIN
 from npsiglip.verify.operations import IDS, PIXELS, Context, Op, operations, run
 
 Array = NDArray[Any]
@@ -171,7 +172,7 @@ def write_trace(path: Path, golden: Golden, patterns: Sequence[str] = (), dtype:
 
     def npz(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, **wanted, **{"npsiglip.json": np.array(json.dumps(origin))})  # type: ignore[arg-type]
+            np.savez(file, **wanted, **{ORIGIN: np.array(json.dumps(origin))})  # type: ignore[arg-type]
 
     try:
         write_all(path.parent, {path.name: safetensors if path.suffix == ".safetensors" else npz})

@@ -1,8 +1,8 @@
 """The forward pass as a list of operations: each reads taps and parameters, and gives one tap.
 
-`npsiglip.reference.model` is the same on one page, and what this is held to, bit for bit in float64, but for the order in which a logit is multiplied. Here the
-operations can be run one by one, on whatever input, in any of the arithmetics of `arithmetic`, and one of them can be
-replaced by a mistake (`mistakes`).
+`npsiglip.reference.model` is the same on one page, and what this is held to, bit for bit in float64, but for the order
+in which a logit is multiplied. Here the operations can be run one by one, on whatever input, in any of the arithmetics
+of `arithmetic`, and one of them can be replaced by a mistake (`mistakes`).
 
 Dimensions: N batch, L tokens, D width, H heads, Dh head width, M mlp width, P patch.
 """

@@ -46,7 +46,8 @@ class Step(NamedTuple):
 
 def norm(x: Array) -> float:
     """The Euclidean norm of all elements, in float64."""
-    return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
 
 
 def distance(x: Array, expected: Array, unit: float) -> float:
