@@ -67,3 +67,16 @@ def links(page):
 def spans(text):
     """The `code spans` of a text."""
     return re.findall(r"`([^`]+)`", text)
+
+
+def tables(page):
+    """Every table of a page: (line number, row) of its lines, without the one that only draws a rule."""
+    found, before = [], False
+    for number, line in enumerate(prose(page), 1):
+        if line.startswith("|"):
+            if not before:
+                found.append([])
+            if set(line) - set("|-: "):
+                found[-1].append((number, line.strip()))
+        before = line.startswith("|")
+    return found

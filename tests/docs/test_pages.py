@@ -71,14 +71,12 @@ def broken_links(page):
             yield f"{number}: {target} does not exist"
         elif anchor and anchor not in anchors(path):
             yield f"{number}: {target}: no such heading"
-        elif name and "/" in name[1] and not f"/{path.as_posix()}/".endswith(f"/{name[1].rstrip('/')}/"):
-            yield f"{number}: {name[1]} is not {file}"
-        elif (
-            name
-            and path.suffix == ".py"
-            and not {name[1], name[1].rpartition("/")[2]} & (defined_names(path) | {path.name})
-        ):
-            yield f"{number}: {name[1]} is not defined in {file}"
+        elif name and path.suffix == ".py":
+            folder, _, last = name[1].rpartition("/")
+            if folder and not f"/{path.as_posix()}".endswith(f"/{name[1]}"):
+                yield f"{number}: {name[1]} is not {file}"
+            elif last not in defined_names(path) | {path.name}:
+                yield f"{number}: {last} is not defined in {file}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
