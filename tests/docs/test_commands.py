@@ -1,8 +1,8 @@
 """Every `npsiglip ...` in the documentation and in the code is one that the command line takes.
 
-Looked at are code spans, indented lines, and blocks of a shell in Markdown; code spans and indented lines in docstrings;
-code spans in every other text of the code, such as help pages and errors. The real command line parses them, and runs
-nothing. Words that stand for something (FOLDER, DTYPE, `IMAGE...`) are given a value first.
+Looked at are code spans, indented lines, and blocks of a shell in Markdown; code spans and indented lines in
+docstrings; code spans in every other text of the code, such as help pages and errors. The real command line parses
+them, and runs nothing. Words that stand for something (FOLDER, DTYPE, `IMAGE...`) are given a value first.
 """
 
 import ast
