@@ -1,5 +1,6 @@
 """Reading Markdown: blocks, prose, links, code spans, tables. What the tests of the documentation share."""
 
+import importlib.util
 import re
 from dataclasses import dataclass
 
@@ -80,3 +81,11 @@ def tables(page):
                 found[-1].append((number, line.strip()))
         before = line.startswith("|")
     return found
+
+
+def load_script(path):
+    """A script of the repository that lies in no package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
