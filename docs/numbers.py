@@ -25,17 +25,20 @@ def of_facts(text):
 
 
 def of_benchmarks(text):
-    """Medians of the towers' tables, in whole milliseconds: `speed.float32.image:1.npsiglip`; and the loss's times."""
+    """Of the towers' tables medians in whole milliseconds (`speed.float32.image:1.npsiglip`) and shares of the limit
+    (`of_limit...`); and the loss's times.
+    """
     found = {}
     section = text.partition("## The towers\n")[2].partition("### So400m")[0]
     for part in section.split("\n### ")[1:]:
         dtype, _, rest = part.partition("\n")
         case = ""
         for line in rest.split("case     limit")[0].split("\n"):
-            match = re.match(r"(\S+:\d+)?\s+([a-z]+)(?: \([^)]*\))?\s+([\d.,]+)\s+[\d.,]+ - ", line)
+            match = re.match(r"(\S+:\d+)?\s+([a-z]+)(?: \([^)]*\))?\s+([\d.,]+)\s+[\d.,]+ - .*?([\d.]+)%", line)
             if match:
                 case = match[1] or case
                 found[f"speed.{dtype}.{case}.{match[2]}"] = f"{float(match[3].replace(',', '')):,.0f}"
+                found[f"of_limit.{dtype}.{case}.{match[2]}"] = f"{match[4]} %"
     seconds = sorted(float(value) for value in re.findall(r"^\| \d+ \| ([\d.]+) \| \d+ MB \|$", text, re.MULTILINE))
     return found | {"loss_seconds": f"{seconds[0]:.0f} to {seconds[-1]:.0f}"}
 
