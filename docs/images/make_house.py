@@ -1,6 +1,6 @@
 """Draws docs/images/house.svg, the map of the rooms, from the code's own imports: `python docs/images/make_house.py`.
 
-Floors and rooms are those of tests/test_imports.py. An arrow leads from a room to one that it imports; where it gets
+Floors and rooms are those of tests/helpers/floors.py. An arrow leads from a room to one that it imports; where it gets
 there through another room as well, there is none: with `cli -> train -> model` drawn, `cli -> model` is left out.
 
 The layout is Sugiyama's: an arrow that passes a floor gets a place there, floors are ordered so that few arrows cross,
@@ -15,7 +15,7 @@ from textwrap import wrap
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the root of the repository
 
-from tests.test_imports import FLOORS, GRAPH, ROOMS, place
+from tests.helpers.floors import FLOORS, GRAPH, ROOMS, place
 
 TARGET = Path(__file__).with_name("house.svg")
 WIDTH, GAP, RISE, HEAD, LINE = 142, 18, 34, 26, 13  # a box, between boxes, between floors, a box's title, a line in it

@@ -3,7 +3,7 @@
 import re
 
 from tests.docs.markdown import DOCS, load_script
-from tests.test_imports import FLOORS
+from tests.helpers.floors import FLOORS
 
 ROOMS = [room for rooms in FLOORS for room in rooms]
 
