@@ -1,6 +1,7 @@
-"""The job of `npsiglip classify --json` by transformers: `transformers_classify.py FOLDER THREADS IMAGE LABEL ...`.
+"""The job of `npsiglip classify IMAGE... -l LABEL --json` by transformers.
 
-Written for the least time: the classes of this model, no Auto classes, no pipeline, no torchvision.
+Run it as `transformers_classify.py FOLDER THREADS IMAGE LABEL ...`. Written for the least time: the classes of this
+model, no Auto classes, no pipeline, no torchvision.
 """
 
 import json

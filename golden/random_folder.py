@@ -1,7 +1,7 @@
 """Writes a released shape as a model folder with random weights: `python golden/random_folder.py NAME FOLDER`.
 
 For timings and comparisons at full size where a trained checkpoint is not at hand; needs npsiglip, no framework.
-`npsiglip classify --model FOLDER` and transformers both load the folder. The weights are those of
+`npsiglip classify IMAGE... -l LABEL --model FOLDER` and transformers both load the folder. The weights are those of
 `npsiglip.params.random_params`, so the probabilities mean nothing; the tokenizer is the tiny golden one, whose ids
 are the first thousand of the token table.
 """

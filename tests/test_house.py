@@ -25,7 +25,6 @@ NO_MODULE = {
     "towers/test_classifier.py": "a head on the image tower, which has no module of its own",
     "train/test_sources.py": "the train room's use of all of npsiglip/pairs",
     "test_builtin.py": "npsiglip/data/builtin, which is no code",
-    "test_docs.py": "the documentation",
     "test_family.py": "NaFlex, masks and classifiers from end to end, against golden/family.npz",
     "test_folders.py": "folders as people have them, from end to end",
     "test_golden.py": "the golden files, and the reference on them",

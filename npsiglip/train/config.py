@@ -88,7 +88,7 @@ class DataSettings:
     tokenizer_captions: Annotated[int, Range(100)] = 10_000
     """How many, in equal shares from all phases."""
     label_noise: Annotated[float, Range(0, 1)] = 0.0
-    """The share of a batch's pairs that exchange their captions (`npsiglip.train.data.mislabelled`)."""
+    """The share of a batch's pairs that exchange their captions (`npsiglip.train.worlds.mislabelled`)."""
 
 
 @dataclass(frozen=True)
