@@ -36,7 +36,7 @@ FLOORS = (
     {"hub": "hub/", "images": "images/", "texts": "texts/", "towers": "towers/"},
     {"checkpoint": "checkpoint save", "results": "outputs zero_shot loss", "pairs": "pairs/"},
     {"model": "model inputs passes processors dtypes"},
-    {"convert": "convert/", "published": "published/", "bench": "bench/", "evaluation": "evaluation/"},
+    {"convert": "convert/", "published": "published/", "bench": "bench/", "evaluation": "evaluation/", "verify": "verify/"},
     {"train": "train/"},
     {"warmup": "warmup"},
     {"cli": "cli/ __main__"},
