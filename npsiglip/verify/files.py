@@ -38,6 +38,9 @@ class Tensors(Mapping[str, Array]):
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
             raise InputError(f"{self.source}: {name} cannot be read ({error}): write the trace again") from None
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor
+        return name in self._readers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
 

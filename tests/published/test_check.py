@@ -1,6 +1,6 @@
 """`npsiglip verify --published`: what is compared with what, on a stand-in, since no released checkpoint is here.
 
-Covers published/inputs.py, published/numbers.py and cli/verify.py as well.
+Covers published/inputs.py, published/numbers.py and cli/published.py as well.
 """
 
 import io
@@ -213,7 +213,7 @@ def test_command_goes_on_when_something_cannot_be_compared(standin, files, monke
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "say what to compare with: --published"),
+        ((), 2, "give the trace of a port, or --published"),
         (("--published", "siglip-base-patch16-223"), 1, "did you mean siglip-base-patch16-224"),
         (
             ("--published", "google/siglip2-base-patch16-224"),

@@ -1,4 +1,4 @@
-"""Traces in every form that is read; what is no trace, or a damaged one."""
+"""Traces in every form that is read; what is no trace, or a damaged one. Covers verify/golden.py as well."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Mistakes in pixels and token ids: each is named, and honest differences are not."""
+"""Mistakes in pixels and token ids: each is named, and honest differences are not. Covers verify/inputs.py as well."""
 
 import numpy as np
 import pytest

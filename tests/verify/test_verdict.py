@@ -1,4 +1,7 @@
-"""Candidates as people have them: names and axes of others, element types, traces of other things; and what is said."""
+"""Candidates as people have them: names and axes of others, element types, traces of other things; and what is said.
+
+Covers verify/names.py, verify/layouts.py and verify/report.py as well.
+"""
 
 import json
 from xml.etree import ElementTree
