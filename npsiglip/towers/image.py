@@ -10,9 +10,9 @@ import numpy as np
 from npsiglip.config import ImageConfig, SigLIPConfig
 from npsiglip.kernels import map_pool, patch_embed
 from npsiglip.params import Params
-from npsiglip.reference.model import grid_positions
 from npsiglip.towers.blocks import Blocks, Pass, Tower
 from npsiglip.towers.layers import Array, Layers, Matrix, Room
+from npsiglip.towers.positions import interpolated
 from npsiglip.trace import FORGET, Forget
 
 GRIDS_KEPT = 32  # whose positions are kept: with NaFlex, those that photographs usually have
@@ -100,8 +100,7 @@ class ImageTower(Tower):
             return self.pos_embed
         known = self._positions.pop((rows, columns), None)
         if known is None:
-            stored = {"image.pos_embed": np.asarray(self.pos_embed, np.float64)}
-            known = grid_positions(stored, self.config, rows, columns).astype(np.float32)
+            known = interpolated(self.pos_embed, rows, columns, antialias=self.config.naflex)
         self._positions[rows, columns] = known
         if len(self._positions) > GRIDS_KEPT:
             del self._positions[next(iter(self._positions))]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip import reference
 from npsiglip.config import GELU_TANH, SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import RUN_LOCK
@@ -20,6 +19,7 @@ from npsiglip.loss import sigmoid_loss
 from npsiglip.params import param_shapes
 from npsiglip.train.flat import Flat
 from npsiglip.train.layers import KINDS, Array, Scratch
+from npsiglip.train.softmax_loss import softmax_loss
 from npsiglip.train.towers import ImageTower, Made, TextTower, part_size
 
 LOSSES = ("sigmoid", "softmax")
@@ -125,7 +125,7 @@ class Engine:
     def _loss(self, zimg: NDArray[np.float64], ztxt: NDArray[np.float64], t_prime: float, bias: float) -> Any:
         if self.loss == "sigmoid":
             return sigmoid_loss(zimg, ztxt, t_prime, bias)
-        return reference.softmax_loss(zimg, ztxt, t_prime)
+        return softmax_loss(zimg, ztxt, t_prime)
 
     def _check(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> None:
         """What kernels rely on: they read and write wherever shapes and ids say."""
