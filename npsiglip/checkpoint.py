@@ -48,7 +48,7 @@ from npsiglip.formats.stored import FLOATS, TYPES, Layout, StoredTensor, is_alig
 from npsiglip.formats.told import HUGGING_FACE, NOTHING_TOLD, Told, folder_form
 from npsiglip.hub.cache import hint
 from npsiglip.hub.resolve import model_folder
-from npsiglip.params import Params, Shape, param_shapes
+from npsiglip.params import Params, Shape, StoredParams, param_shapes
 
 SAVE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -74,7 +74,7 @@ def _describe_non_finite(x: NDArray[Any]) -> str:
     return f"{int(bad.sum()):,} of {x.size:,} values not finite, the first {float(x[first])} at {list(first)}"
 
 
-class Checkpoint(Mapping[str, NDArray[Any]]):
+class Checkpoint(StoredParams):
     """Parameter name -> array of a model folder or an npz; a lazy, read-only mapping.
 
     The names and shapes are those of `npsiglip.params.param_shapes(config)`, in its order; the values have the type
