@@ -48,8 +48,7 @@ def _windows(dense: Wide) -> Windows:
 
 def _centre(n_in: int, n_out: int) -> Wide:
     """[n_out]: where the outputs lie among the inputs."""
-    centre: Wide = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
-    return centre
+    return np.asarray((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, np.float64)
 
 
 def cubic_windows(n_in: int, n_out: int) -> Windows:

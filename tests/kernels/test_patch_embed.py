@@ -8,6 +8,7 @@ import pytest
 
 from npsiglip.kernels import patch_embed
 from npsiglip.reference import model
+from npsiglip.towers.image import by_channel
 from npsiglip.towers.layers import Layers
 
 sizes = pytest.mark.parametrize("size", [14, 16, 32])
@@ -35,7 +36,8 @@ def test_packed_weights(size):
     """A parameter's rows are ordered (row, column, channel)."""
     w = np.random.default_rng(0).standard_normal((3 * size**2, 5)).astype(np.float32)
     params = {"image.patch_embed.w": w, "image.patch_embed.b": np.zeros(5, np.float32)}
-    panels = Layers(params, "float32").linear("image.patch_embed", "float32").packed(keep=True).panels
+    layer = Layers(params, "float32").linear("image.patch_embed", "float32", order=by_channel)
+    panels = layer.packed(keep=True).panels
     expected = [w[(row * size + column) * 3 + channel] for channel, row, column in places(size)]
     np.testing.assert_array_equal(panels[0, :, :5].view(np.float32), expected)
 

@@ -25,8 +25,8 @@ from npsiglip.formats.hf_names import layout
 from npsiglip.metrics import relative_l2
 from npsiglip.params import param_shapes
 from npsiglip.reference import backward, siglip_loss_and_gradients, softmax_loss
-from npsiglip.train.softmax_loss import softmax_loss as of_training
 from npsiglip.reference import siglip as siglip_forward
+from npsiglip.train.softmax_loss import softmax_loss as of_training
 from npsiglip.variants import variant
 from tests.parity.hf_taps import hf_model
 
