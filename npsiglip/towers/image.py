@@ -24,7 +24,7 @@ RECENT_GRIDS = 32  # whose positions are at hand: with NaFlex, those that photog
 def by_channel(w: NDArray[Any]) -> NDArray[Any]:
     """Weights [P * P * 3, D] of patches ordered (row, column, channel) -> [D, 3 * P * P], (channel, row, column).
 
-    An `Order`: the first is how the parameters are stored, the second how `extract_patches` of the kernels gives
+    An `Order`: the first is how the parameters are stored, the second how the kernel `patches_by_channel` gives
     patches, where a channel's rows lie together.
     """
     size = int((len(w) // 3) ** 0.5)
@@ -168,7 +168,7 @@ class ImageTower(Tower):
         else:
             x, (rows, columns) = images, (side // size for side in images.shape[2:])
             patches, run = self.passes(len(x), rows, columns, pooled)
-            patch_embed.extract_patches(x, size, patches.out)
+            patch_embed.patches_by_channel(x, size, patches.out)
             patches.ready()
         result = run(trace, repeat)
         if pooled and self.map_head:

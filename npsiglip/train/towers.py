@@ -272,7 +272,7 @@ class ImageTower(Tower):
         for part, (patches, blocks, head) in zip(self.parts(), self._kept, strict=True):
             if self.locked and len(patches) != (part.stop - part.start) * self.length:
                 patches, blocks, head = self._keep(part.stop - part.start)
-            patch_embed.extract_patches(pixels[part], self.config.patch_size, patches)
+            patch_embed.patches_by_channel(pixels[part], self.config.patch_size, patches)
             self.patch_embed.forward(patches, blocks[0]["x"], residual=self.params["image.pos_embed"])
             tokens = self.blocks.forward(blocks, self.length)
             self.embeds[part] = self.head.forward(tokens, head)

@@ -24,7 +24,7 @@ def test_extracted_patches(size):
     height, width = 2 * size + 3, 3 * size + 1
     pixels = np.arange(2.0 * 3 * height * width, dtype=np.float32).reshape(2, 3, height, width)
     out = np.empty((2 * 2 * 3, 3 * size**2), np.float32)
-    patch_embed.extract_patches(pixels, size, out)
+    patch_embed.patches_by_channel(pixels, size, out)
     corners = [(image, row * size, column * size) for image in range(2) for row in range(2) for column in range(3)]
     for found, (image, top, left) in zip(out, corners, strict=True):
         expected = [pixels[image, channel, top + row, left + column] for channel, row, column in places(size)]

@@ -140,12 +140,12 @@ def test_packing(dtype, stored):
 
 @dtypes
 def test_patch_embedding_reads_patches_in_the_order_of_their_kernel(dtype):
-    """Parameters order a patch (row, column, channel), `extract_patches` (channel, row, column)."""
+    """Parameters order a patch (row, column, channel), `patches_by_channel` (channel, row, column)."""
     pixels, w = normal(0, 2, 3, 10, 10), normal(1, 75, 20)
     weights = {"image.patch_embed.w": w, "image.patch_embed.b": normal(2, 20)}
     layer = Layers(weights, dtype).linear("image.patch_embed", dtype, order=by_channel)
     patches = Matrix(8, 75, dtype, from_float32=True)
-    patch_embed.extract_patches(pixels, 5, patches.out)
+    patch_embed.patches_by_channel(pixels, 5, patches.out)
     patches.ready()
     expected = model.extract_patches(pixels.astype(np.float64), 5).reshape(8, 75) @ w + normal(2, 20)
     assert relative_l2(layer(patches, np.empty((8, 20), np.float32), FORGET), expected) < ERRORS[dtype]
