@@ -25,7 +25,7 @@ from npsiglip.inputs import folder_processor, preprocessor_config
 from npsiglip.model import SigLIP
 from npsiglip.params import random_params
 from npsiglip.train.initial import params_of
-from npsiglip.train.step import Engine
+from npsiglip.train.step import Gradients
 from tests.helpers import hub_server, openclip_golden
 from tests.helpers.openclip_golden import change_json, copy_folder
 from tests.hub.test_download import hub  # noqa: F401  a fixture
@@ -189,7 +189,7 @@ def test_training_refuses_gelu_by_erf(tmp_path):
     folder = copy_folder(tmp_path, "siglip")
     config = Checkpoint.open(folder).config
     with pytest.raises(InputError, match="training computes GELU by tanh"):
-        Engine(config, 2, 16)
+        Gradients(config, 2, 16)
     with pytest.raises(InputError, match=r"the image tower of .* computes GELU by erf"):
         params_of(folder, config)
     with pytest.raises(InputError, match=r"the text tower of .* computes GELU by erf"):

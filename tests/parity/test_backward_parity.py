@@ -5,7 +5,7 @@ With -s the largest errors are printed.
 Two traps for whoever compares gradients:
 - Eager attention computes its softmax in float32 even in a double model; `hf_model` asks for SDPA.
 - The gradient of the bias of keys is zero: that bias adds one number to all scores of a query, and softmax does not
-  see it. What an engine computes for it is rounding, with no digit in common with another's. It is measured by the
+  see it. What anybody computes for it is rounding, with no digit in common with another's. It is measured by the
   gradient of the keys' weights, which is a sum over the same terms. So it is with `bias` in the softmax loss.
 """
 

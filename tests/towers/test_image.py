@@ -17,8 +17,8 @@ from npsiglip.reference import interpolate_antialias, interpolate_bicubic
 from npsiglip.towers import image as image_tower
 from npsiglip.towers.layers import DTYPES
 from npsiglip.train.layers import Scratch
-from npsiglip.train.step import Engine
-from npsiglip.train.towers import ImageTower, Made
+from npsiglip.train.step import Gradients
+from npsiglip.train.towers import Common, TrainedImageTower
 from tests.train.test_step import data, filled, flat_params
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -68,11 +68,11 @@ def test_patches_of_every_size(tmp_path, size):
     batch = {"pixel_values": patches, "pixel_attention_mask": np.ones((2, 4), int), "spatial_shapes": [[2, 2]] * 2}
     batch["spatial_shapes"] = np.array(batch["spatial_shapes"])
     assert relative_l2(flexible.trace(batch)["image.patch_embed"], expected) < ROUNDING["float32"]
-    engine_params = flat_params(config)
+    trained = flat_params(config)
     for name, value in params.items():
-        engine_params.views[name][...] = value
-    made_of = Made(engine_params.views, filled(engine_params).views, Scratch(), "float32")
-    tower = ImageTower(config.image, 2, made_of, 0, False)
+        trained.views[name][...] = value
+    common = Common(trained.views, filled(trained).views, Scratch(), "float32")
+    tower = TrainedImageTower(config.image, 2, common, 0, False)
     zimg = tower.forward(pixels)
     exact = reference.image_tower(cast(params, np.float64), config.image, pixels)
     assert relative_l2(zimg, exact) < 3e-6
@@ -124,7 +124,7 @@ def test_gradients_with_another_epsilon():
     wide = {name: value.astype(np.float64) for name, value in params.views.items()}
     loss, truth = reference.siglip_loss_and_gradients(wide, LARGE_EPS, pixels, ids)
     grads = flat_params(LARGE_EPS)
-    assert Engine(LARGE_EPS, 3, 9).step(params, pixels, ids, grads) == pytest.approx(loss, rel=1e-5)
+    assert Gradients(LARGE_EPS, 3, 9).step(params, pixels, ids, grads) == pytest.approx(loss, rel=1e-5)
     for name, expected in truth.items():
         if not name.endswith("attn.k.b"):
             assert relative_l2(grads.views[name], expected) < 3e-5, name

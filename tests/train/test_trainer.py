@@ -48,7 +48,7 @@ class Recorder:
 
 
 class Descent:
-    """Instead of the engine: gradients that depend on everything and cost nothing."""
+    """Instead of kernels: gradients that depend on everything and cost nothing."""
 
     def __init__(self, shapes, batch, text_len, loss, locked, dtype):
         assert (batch, text_len) == (4, 8)
@@ -62,8 +62,8 @@ class Descent:
         return float((params.vector.astype(np.float64) ** 2).sum())
 
 
-def run(folder, settings=None, source=None, resume=False, watcher=None, engine=None):
-    make = {"make_engine": engine} if engine else {}
+def run(folder, settings=None, source=None, resume=False, watcher=None, gradients=None):
+    make = {"make_gradients": gradients} if gradients else {}
     settings = settings or config()
     return Trainer(settings, folder, resume, watcher, source or StandIn(), evaluation=evaluation, **make)
 
@@ -86,7 +86,7 @@ def bits(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of the real engine that nothing interrupts."""
+    """A run on kernels that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     watcher = Recorder()
     result = run(folder, watcher=watcher).run()
@@ -162,10 +162,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(whole, tmp_path, number
 
 def test_a_window_of_losses_goes_on(tmp_path):
     settings = config(run={"log_every": 4})
-    run(tmp_path / "each", engine=Descent).run()
-    run(tmp_path / "whole", settings, engine=Descent).run()
-    run(tmp_path / "parts", settings, watcher=Recorder(2), engine=Descent).run()
-    run(tmp_path / "parts", settings, resume=True, engine=Descent).run()
+    run(tmp_path / "each", gradients=Descent).run()
+    run(tmp_path / "whole", settings, gradients=Descent).run()
+    run(tmp_path / "parts", settings, watcher=Recorder(2), gradients=Descent).run()
+    run(tmp_path / "parts", settings, resume=True, gradients=Descent).run()
     each, whole, parts = (
         [line["loss"] for line in read_metrics(tmp_path / name) if "loss" in line]
         for name in ("each", "whole", "parts")
@@ -227,7 +227,7 @@ def test_other_settings_are_refused_those_of_run_are_not(whole):
 
 def test_another_tokenizer_is_refused(whole, tmp_path):
     folder = tmp_path / "run"
-    run(folder, watcher=Recorder(2), engine=Descent).run()
+    run(folder, watcher=Recorder(2), gradients=Descent).run()
     (folder / "spiece.model").write_bytes(b"other")
     with pytest.raises(CheckpointError, match="not the tokenizer that the checkpoint was trained with"):
         run(folder, resume=True)
@@ -250,13 +250,13 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_begins(tmp_path):
 def test_threads_are_those_of_the_settings(tmp_path):
     used = []
 
-    class Engine(Descent):
+    class Own(Descent):
         def step(self, *arguments):
             used.append(current())
             return super().step(*arguments)
 
     before = current()
-    run(tmp_path, config(run={"threads": 1}), engine=Engine).run()
+    run(tmp_path, config(run={"threads": 1}), gradients=Own).run()
     assert used == [1] * 6
     assert current() == before
 
@@ -300,18 +300,18 @@ class Broken(Descent):
     ],
 )
 def test_what_is_not_finite_stops_the_run(tmp_path, loss, name, message):
-    class Engine(Broken):
+    class Own(Broken):
         bad_loss, bad_name = loss, name
 
     settings = config(run={"checkpoint_minutes": 1e-9})
     with pytest.raises(TrainingError, match=message):
-        run(tmp_path, settings, engine=Engine).run()
+        run(tmp_path, settings, gradients=Own).run()
     assert saving.load_state(tmp_path).step == 3
     assert len(read_metrics(tmp_path)) == 3
 
 
 def test_parameters_out_of_hand(tmp_path):
-    """With the real engine: the embeddings overflow, which the loss tells."""
+    """On kernels: the embeddings overflow, which the loss tells."""
     settings = config(optimizer={"rate": 1e30, "warmup": 0})
     with pytest.raises(TrainingError, match=r"step 2: the loss (.|\n)*there is no checkpoint yet. Training diverged"):
         run(tmp_path, settings).run()
@@ -319,9 +319,9 @@ def test_parameters_out_of_hand(tmp_path):
 
 def test_drawing_that_fails_loses_no_step(tmp_path):
     with pytest.raises(TrainingError, match="no more paint"):
-        run(tmp_path, source=StandIn(fail_at=4), engine=Descent).run()
+        run(tmp_path, source=StandIn(fail_at=4), gradients=Descent).run()
     assert saving.load_state(tmp_path).step == 4
-    assert run(tmp_path, resume=True, engine=Descent).run().finished
+    assert run(tmp_path, resume=True, gradients=Descent).run().finished
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch):
@@ -329,14 +329,14 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    run(tmp_path, watcher=Recorder(2), engine=Descent).run()
+    run(tmp_path, watcher=Recorder(2), gradients=Descent).run()
     before = (tmp_path / saving.FILE).read_bytes()
     monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(CheckpointError, match=r"step 6 cannot be written .*No space left.*the checkpoint before it"):
-        run(tmp_path, resume=True, engine=Descent).run()
+        run(tmp_path, resume=True, gradients=Descent).run()
     assert (tmp_path / saving.FILE).read_bytes() == before
     monkeypatch.undo()
-    assert run(tmp_path, resume=True, engine=Descent).run().finished
+    assert run(tmp_path, resume=True, gradients=Descent).run().finished
 
 
 # -- other beginnings -------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def test_a_checkpoint_from_before_a_setting_goes_on(whole, tmp_path, monkeypatch
 
 
 def test_a_whole_model_to_start_from(whole, tmp_path):
-    started = run(tmp_path / "run", config(train={"init": str(whole[0] / "model")}), StandIn(seed=1), engine=Descent)
+    started = run(tmp_path / "run", config(train={"init": str(whole[0] / "model")}), StandIn(seed=1), gradients=Descent)
     stored = Checkpoint.open(whole[0] / "model")
     for name in param_shapes(started.shapes):
         np.testing.assert_array_equal(started.params.views[name], stored[name])
@@ -421,6 +421,6 @@ def test_a_whole_model_to_start_from(whole, tmp_path):
 
 def test_evaluation_on_the_way(tmp_path):
     watcher = Recorder()
-    run(tmp_path, config(run={"eval_every": 2}), watcher=watcher, engine=Descent).run()
+    run(tmp_path, config(run={"eval_every": 2}), watcher=watcher, gradients=Descent).run()
     assert [line["step"] for line in read_metrics(tmp_path) if "seen" in line] == [2, 4, 6]
     assert [bool(p.evaluation) for p in watcher.progress] == [False, False, True, True, True, True]
