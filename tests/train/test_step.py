@@ -16,11 +16,12 @@ from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import thread_count
 from npsiglip.metrics import relative_l2
-from npsiglip.params import count_params, param_shapes, random_params
+from npsiglip.params import count_params, param_shapes
 from npsiglip.train import towers
 from npsiglip.train.flat import Flat
 from npsiglip.train.initial import frozen_params
 from npsiglip.train.step import LOSSES, Gradients
+from tests.helpers.train_steps import data, filled, flat_params
 
 CONFIG = SigLIPConfig(
     ImageConfig(width=20, depth=2, num_heads=4, mlp_dim=33, image_size=23, patch_size=5),
@@ -37,30 +38,6 @@ SIZES_OF_PARTS = {"one part": 2048, "ragged": 40, "single inputs": 1}
 # temperature of the beginning of training; 1.5e-5 at that of the end, t = 117, which makes of an error of 1e-7 in a
 # cosine one of 1e-5 in the loss's gradient.
 BOUND = 3e-5
-
-
-def data(config, batch, text_len, seed=0):
-    rng = np.random.default_rng(seed)
-    size = config.image.image_size
-    pixels = rng.uniform(-1, 1, (batch, 3, size, size)).astype(np.float32)
-    ids = rng.integers(0, config.text.vocab_size, (batch, text_len), np.int32)
-    ids[:, text_len // 2 :] = 1  # as padded texts are: most rows of the table get nothing, one gets much
-    return pixels, ids
-
-
-def flat_params(config, seed=0, temperature=10.0, bias=-10.0):
-    params = Flat(param_shapes(config))
-    for name, value in random_params(config, seed).items():
-        params.views[name][...] = value
-    params.views["t_prime"][...], params.views["bias"][...] = np.log(temperature), bias
-    return params
-
-
-def filled(params):
-    """Gradients that hold something already, which must not matter."""
-    grads = Flat(params.shapes)
-    grads.vector[:] = 17
-    return grads
 
 
 def run(config, params, pixels, ids, **options):

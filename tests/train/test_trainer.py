@@ -17,34 +17,10 @@ from npsiglip.kernels.jit import current, max_threads
 from npsiglip.params import param_shapes
 from npsiglip.train import TrainingError, saving, trainer
 from npsiglip.train.config import Config
-from npsiglip.train.memory import available_memory, check_memory, memory_needed
 from npsiglip.train.metrics_log import read_metrics
-from npsiglip.train.trainer import Trainer
 from tests.helpers.golden_data import ROOT
+from tests.helpers.train_runs import SEEN, Recorder, bits, run
 from tests.helpers.train_standin import StandIn, config
-
-SEEN = {"seen": 0.5, "held_out": 0.25}
-NOT_BITS = ("seconds", "pairs_per_second", "waiting")  # of a line of metrics
-
-
-def evaluation(model):
-    assert model.tokenizer is not None
-    return SEEN
-
-
-class Recorder:
-    """A watcher that sends a signal after a step."""
-
-    def __init__(self, stop_after=None, number=signal.SIGINT):
-        self.progress, self.said, self.stop_after, self.number = [], [], stop_after, number
-
-    def step(self, progress, logged):
-        self.progress.append(progress)
-        if progress.step == self.stop_after:
-            os.kill(os.getpid(), self.number)
-
-    def say(self, text):
-        self.said.append(text)
 
 
 class Descent:
@@ -62,26 +38,8 @@ class Descent:
         return float((params.vector.astype(np.float64) ** 2).sum())
 
 
-def run(folder, settings=None, source=None, resume=False, watcher=None, gradients=None):
-    make = {"make_gradients": gradients} if gradients else {}
-    settings = settings or config()
-    return Trainer(settings, folder, resume, watcher, source or StandIn(), evaluation=evaluation, **make)
-
-
 def without(settings, names):
     return {name: value for name, value in settings.items() if name not in names}
-
-
-def bits(folder):
-    """What must be the same: the checkpoint but for its times, the metrics but for theirs, the model."""
-    state = saving.load_state(folder)
-    state.times = {}
-    with (folder / saving.FILE).open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        file.seek(8 + size)
-        vectors = file.read()
-    lines = [{k: v for k, v in line.items() if k not in NOT_BITS} for line in read_metrics(folder)]
-    return state, vectors, lines, (folder / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +135,8 @@ def test_a_window_of_losses_goes_on(tmp_path):
 KILLED = """
 import sys
 sys.path.insert(0, ".")
-from tests.train.test_trainer import config, run
-from tests.helpers.train_standin import StandIn
+from tests.helpers.train_runs import run
+from tests.helpers.train_standin import StandIn, config
 if __name__ == "__main__":
     often = config(train={"steps": 24}, run={"checkpoint_minutes": 1e-9})
     run(sys.argv[1], often, StandIn(), resume=True).run()
@@ -233,20 +191,6 @@ def test_another_tokenizer_is_refused(whole, tmp_path):
         run(folder, resume=True)
 
 
-def test_a_batch_that_does_not_fit_is_refused_before_anything_begins(tmp_path):
-    settings = config(train={"batch": 64})
-    with pytest.raises(InputError, match=r"a batch of 64 needs about 0.\d GB of memory, and 0.0 GB are available"):
-        check_memory(settings, 10_000_000)
-    need = memory_needed(config(train={"batch": 16}))
-    with pytest.raises(InputError, match="a batch of 16 would fit"):
-        check_memory(settings, need)
-    check_memory(settings, memory_needed(settings))
-    with pytest.raises(InputError, match="a batch of 10000000 needs about"):
-        run(tmp_path / "run", config(train={"batch": 10_000_000}))
-    assert not list((tmp_path / "run").iterdir())
-    assert available_memory() > 50_000_000
-
-
 def test_threads_are_those_of_the_settings(tmp_path):
     used = []
 
@@ -259,18 +203,6 @@ def test_threads_are_those_of_the_settings(tmp_path):
     run(tmp_path, config(run={"threads": 1}), gradients=Own).run()
     assert used == [1] * 6
     assert current() == before
-
-
-def test_too_many_threads(tmp_path):
-    with pytest.raises(InputError, match=f"run.threads must be at most {max_threads()} here"):
-        run(tmp_path, config(run={"threads": max_threads() + 1}))
-
-
-def test_a_vocabulary_larger_than_the_model(tmp_path, tiny_folder):
-    with pytest.raises(InputError, match=r"the tokenizer has \d+ pieces, the model 96 rows"):
-        run(tmp_path / "run", config(data={"tokenizer": str(tiny_folder / "spiece.model")}))
-    with pytest.raises(InputError, match="tokenizer nowhere cannot be copied"):
-        run(tmp_path / "run", config(data={"tokenizer": "nowhere"}))
 
 
 # -- what goes wrong on the way ---------------------------------------------------------------------------------------
