@@ -79,6 +79,7 @@ def sigmoid_loss(
 
 
 def _embeddings(name: str, value: ArrayLike) -> Array:
+    """The argument `name` as float32 [B, D], checked."""
     z = np.ascontiguousarray(value, np.float32)
     if z.ndim != 2 or not z.size:
         raise InputError(f"{name} must be [B, D] with at least one row and column, got {list(z.shape)}")

@@ -204,6 +204,7 @@ def random_params(
 
 
 def _spike(name: str, values: NDArray[np.float64], outlier: float) -> NDArray[np.float64]:
+    """The values [..., D] of a parameter that writes to a residual stream or scales it, changed in three channels."""
     width = values.shape[-1] if values.ndim else 0
     channels, signs = [width // 7, width // 3, width - 2], np.array([1.0, -1.0, 1.0])
     if name.endswith((".patch_embed.b", "text.pos_embed")):

@@ -144,7 +144,7 @@ class Pass:
     weights in turn. Later passes repeat what one of them did, without Python (`npsiglip.kernels.tasks`).
     """
 
-    def __init__(self, body: Callable[[Forget], Array]) -> None:
+    def __init__(self, body: Callable[[Forget], Array]) -> None:  # what it gives lies in a work array
         self._body = body
         self._program: Program | None = None
         self._result: Array = np.empty(0, np.float32)

@@ -60,7 +60,7 @@ class TrainedLinear:
         grads: where gradients are added.
         scratch: work arrays.
         dtype: of the products.
-        order: of the rows of w, where the input has another than the parameter.
+        order: [K], which row of w each number of the input meets; None: that of its own place.
         frozen: its weights do not change: they are read once, and there is no backward pass.
 
     Attributes:
@@ -105,6 +105,7 @@ class TrainedLinear:
             self.d_w[:], self.d_b[:] = 0, 0
 
     def _pack(self, columns: Array, panels: NDArray[np.uint32]) -> None:
+        """Weights [N, K], a row for each column of the product, to panels [ceil(N / 16), steps, 16]."""
         pack.pack(self._rounded(columns, "columns").view(np.uint32), 0, panels)
 
     def _rounded(self, x: NDArray[Any], purpose: str) -> NDArray[Any]:
@@ -120,6 +121,7 @@ class TrainedLinear:
         self, x: NDArray[Any], panels: NDArray[np.uint32], b: Array, activation: int, residual: Array, before: Array,
         out: NDArray[Any], transposed: bool = False,
     ) -> NDArray[Any]:  # fmt: skip
+        """`gemm.linear` of x [M, K] and packed weights, into `out` [M, N]; or of x^T, with `transposed`."""
         gemm.linear(x, panels, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
         return out
 

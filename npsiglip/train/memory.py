@@ -44,7 +44,7 @@ def memory_needed(config: Config) -> int:
 
 
 def check_memory(config: Config, available: int | None = None) -> None:
-    """Refuse a batch that does not fit memory, before anything is begun.
+    """Check that the batch fits memory, before anything is begun.
 
     Args:
         config: the settings.

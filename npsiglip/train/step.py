@@ -134,12 +134,13 @@ class Gradients:
             return float(result.loss)
 
     def _loss(self, zimg: NDArray[np.float64], ztxt: NDArray[np.float64], t_prime: float, bias: float) -> Any:
+        """The loss of zimg and ztxt [B, D], and its gradients, by `sigmoid_loss` or `softmax_loss`."""
         if self.loss == "sigmoid":
             return sigmoid_loss(zimg, ztxt, t_prime, bias)
         return softmax_loss(zimg, ztxt, t_prime)
 
     def _check(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> None:
-        """What kernels rely on: they read and write wherever shapes and ids say."""
+        """Check what kernels rely on: they read and write wherever shapes and ids say; arguments as for `step`."""
         image, text = self.config.image, self.config.text
         assert image is not None and text is not None
         shape = self.batch, 3, image.image_size, image.image_size
