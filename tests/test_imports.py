@@ -105,6 +105,13 @@ def test_what_is_judged_does_not_run_the_judges_code():
             assert not {other for other in imports_of(path) if other.startswith("npsiglip.reference")}, name
 
 
+def test_whoever_computes_takes_turns_in_one_way():
+    """By `computing`: the lock behind it is nobody else's."""
+    for name, path in MODULES.items():
+        if not name.startswith("npsiglip.kernels"):
+            assert "RUN_LOCK" not in path.read_text(encoding="utf-8"), name
+
+
 def test_the_reference_imports_nothing_of_ours():
     for name in sorted(GRAPH):
         if place(name) == "reference/":
