@@ -16,7 +16,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 from benchmarks import family_parity as family
 from npsiglip.params import count_params
 from npsiglip.variants import VARIANTS, variant
-from tests.test_family_features_parity import REFERENCE_BOUND, in_double
+from tests.parity.test_family_features_parity import REFERENCE_BOUND, in_double
 
 
 @pytest.fixture
