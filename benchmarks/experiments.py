@@ -150,11 +150,11 @@ def softmax_loss(zimg, ztxt, t_prime):
     return PairLoss(loss, d_zimg, d_ztxt, float((zimg * d_zimg).sum()), 0.0)
 
 
-def make_engine(*arguments, **keywords):
-    """The trainer's engine with the softmax above: of 4,096 pairs, the reference's takes longer than all the rest."""
-    from npsiglip.train.step import Engine
+def make_gradients(*arguments, **keywords):
+    """The trainer's gradients with the softmax above: its own, of 4,096 pairs, takes longer than all the rest."""
+    from npsiglip.train.step import Gradients
 
-    class Quick(Engine):
+    class Quick(Gradients):
         def _loss(self, zimg, ztxt, t_prime, bias):
             if self.loss == "softmax":
                 return softmax_loss(zimg, ztxt, t_prime)
@@ -303,7 +303,7 @@ def train(config, source, test, folder):
     from npsiglip.train.trainer import Trainer
 
     watch = Watch()
-    result = Trainer(config, folder, False, watch, source, make_engine, test).run()
+    result = Trainer(config, folder, False, watch, source, make_gradients, test).run()
     if not result.finished:
         raise KeyboardInterrupt
     lines = [line for line in read_metrics(Path(folder)) if "shape" in line]

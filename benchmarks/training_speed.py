@@ -87,14 +87,14 @@ class Ours(Steps):
         from npsiglip.train.config import OptimizerSettings
         from npsiglip.train.flat import Flat
         from npsiglip.train.optimizer import AdamW
-        from npsiglip.train.step import Engine
+        from npsiglip.train.step import Gradients
 
         checkpoint = Checkpoint.open(self.folder)
         shapes = {name: value.shape for name, value in checkpoint.items()}
         params, grads = Flat(shapes), Flat(shapes)
         for name, value in checkpoint.items():
             params.views[name][...] = value
-        engine = Engine(checkpoint.config, *ids.shape, dtype=self.dtype)
+        engine = Gradients(checkpoint.config, *ids.shape, dtype=self.dtype)
         settings = OptimizerSettings(RATE, *BETAS, eps=EPS, weight_decay=0.0, clip_norm=CLIP)
         optimizer = AdamW(shapes, settings)
 

@@ -42,10 +42,10 @@ from npsiglip.formats.stored import FLOATS, TYPES, StoredTensor, is_aligned
 from npsiglip.formats.told import HUGGING_FACE, NOTHING_TOLD, Told, folder_form
 from npsiglip.hub.cache import hint
 from npsiglip.hub.resolve import model_folder
-from npsiglip.params import param_shapes
+from npsiglip.params import StoredParams, param_shapes
 
 
-class Checkpoint(Mapping[str, NDArray[Any]]):
+class Checkpoint(StoredParams):
     """Parameter name -> array of a model folder or an npz; a lazy, read-only mapping.
 
     The names and shapes are those of `npsiglip.params.param_shapes(config)`, in its order; the values have the type

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from npsiglip.describe import describe_fields
 from npsiglip.errors import InputError
 from npsiglip.kernels import sigmoid_loss as kernels
-from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.kernels.jit import computing
 from npsiglip.kernels.tile import ROWS
 from npsiglip.kernels.vector import LANES
 
@@ -67,7 +67,7 @@ def sigmoid_loss(
         )
     if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
         raise InputError(f"chunk must be a whole number of at least 1, or None for the whole batch; got {chunk!r}")
-    with RUN_LOCK, np.errstate(all="ignore"):  # what is not finite is reported below
+    with np.errstate(all="ignore"):  # what is not finite is reported below
         result = _run(x, y, float(t_prime), float(bias), min(int(chunk or len(x)), len(x)))
     for name, found in result._asdict().items():
         if not np.isfinite(found).all():
@@ -79,6 +79,7 @@ def sigmoid_loss(
 
 
 def _embeddings(name: str, value: ArrayLike) -> Array:
+    """The argument `name` as float32 [B, D], checked."""
     z = np.ascontiguousarray(value, np.float32)
     if z.ndim != 2 or not z.size:
         raise InputError(f"{name} must be [B, D] with at least one row and column, got {list(z.shape)}")
@@ -88,26 +89,32 @@ def _embeddings(name: str, value: ArrayLike) -> Array:
 
 
 def _run(zimg: Array, ztxt: Array, t_prime: float, bias: float, chunk: int) -> SigmoidLoss:
+    """The dense loss and gradients of zimg [B, D] and ztxt [B, D], unchecked, in blocks of `chunk` by `chunk` pairs."""
     batch, width = zimg.shape
     t = float(np.exp(t_prime))
     d_zimg, d_ztxt = np.zeros_like(zimg), np.zeros_like(ztxt)
     loss = sum_g = sum_gs = 0.0
     for j in range(0, batch, chunk):
+        # the texts of a column of blocks: in panels for the logits, in rows for the gradients of the images
         texts = ztxt[j : j + chunk]
-        text_panels = np.empty(-(-len(texts) // LANES) * LANES * width, np.float64)
-        kernels.pack_f64(texts.astype(np.float64), text_panels)
-        text_rows = np.empty(len(texts) * -(-width // LANES) * LANES, np.float32)
-        kernels.pack_rows(texts, text_rows)
+        with computing(None):
+            text_panels = np.empty(-(-len(texts) // LANES) * LANES * width, np.float64)
+            kernels.pack_f64(texts.astype(np.float64), text_panels)
+            text_rows = np.empty(len(texts) * -(-width // LANES) * LANES, np.float32)
+            kernels.pack_rows(texts, text_rows)
         for i in range(0, batch, chunk):
             images = zimg[i : i + chunk]
             size = len(images) * len(texts)
             g = np.empty(size + ROWS, np.float32)[:size].reshape(len(images), -1)  # its product reads whole tiles
             sums = np.empty((-(-len(images) // kernels.ROWS_EACH), 3), np.float64)
             images64 = images.astype(np.float64)
-            kernels.block_gradient(images64, text_panels, len(texts), i - j, t, bias, float(batch), g, sums)
+            with computing(None):  # others, and Ctrl-C, have their turn between two blocks
+                # g = d loss / d z of the block's logits, and its part of the loss and of the scalars' gradients
+                kernels.block_gradient(images64, text_panels, len(texts), i - j, t, bias, float(batch), g, sums)
+                # d_zimg += t g ztxt, d_ztxt += t g^T zimg
+                image_rows = np.empty(len(images) * -(-width // LANES) * LANES, np.float32)
+                kernels.pack_rows(images, image_rows)
+                kernels.add_gradient(g, False, text_rows, np.float32(t), d_zimg[i : i + chunk])
+                kernels.add_gradient(g, True, image_rows, np.float32(t), d_ztxt[j : j + chunk])
             loss, sum_g, sum_gs = (total + part for total, part in zip((loss, sum_g, sum_gs), sums.sum(0), strict=True))
-            image_rows = np.empty(len(images) * -(-width // LANES) * LANES, np.float32)
-            kernels.pack_rows(images, image_rows)
-            kernels.add_gradient(g, False, text_rows, np.float32(t), d_zimg[i : i + chunk])
-            kernels.add_gradient(g, True, image_rows, np.float32(t), d_ztxt[j : j + chunk])
     return SigmoidLoss(loss / batch, d_zimg, d_ztxt, t * sum_gs / batch, sum_g / batch)

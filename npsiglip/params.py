@@ -9,7 +9,9 @@ Source: big_vision `models/vit.py`, `models/proj/image_text/text_transformer.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,38 @@ from npsiglip.errors import InputError
 
 Params = Mapping[str, NDArray[np.floating]]
 Shape = tuple[int, ...]
+
+
+class StoredParams(Mapping[str, NDArray[Any]]):
+    """Parameters that lie in files: a mapping like any other, `get` and `in` and all, and two things beyond.
+
+    Where weights are quantised it has, in place of `<layer>.w` of a linear layer, `<layer>.panels` as kernels read
+    them, and `.scale` and `.total` for int8; in place of a table its `.q` and `.scale` (`npsiglip.formats.quantized`).
+    """
+
+    @abstractmethod
+    def rows(self, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Copies of the rows with these numbers, of any shape, of the table `name` [V, D]: [*rows.shape, D].
+
+        Raises:
+            CheckpointError: a value of the table is not finite.
+        """
+
+    @abstractmethod
+    def release(self, name: str) -> None:
+        """Let the memory go that the values of `name` were read into; they are read again when they are used."""
+
+
+def rows_of(params: Params, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+    """The rows with these numbers of the table `name`, [*rows.shape, D]; see `StoredParams.rows`."""
+    return params.rows(name, rows) if isinstance(params, StoredParams) else params[name][rows]
+
+
+def release(params: Params, names: Iterable[str]) -> None:
+    """Let go of what has been read for good; parameters in memory are their owner's, and stay."""
+    if isinstance(params, StoredParams):
+        for name in names:
+            params.release(name)
 
 
 def linear_shapes(name: str, n_in: int, n_out: int) -> dict[str, Shape]:
@@ -170,6 +204,7 @@ def random_params(
 
 
 def _spike(name: str, values: NDArray[np.float64], outlier: float) -> NDArray[np.float64]:
+    """The values [..., D] of a parameter that writes to a residual stream or scales it, changed in three channels."""
     width = values.shape[-1] if values.ndim else 0
     channels, signs = [width // 7, width // 3, width - 2], np.array([1.0, -1.0, 1.0])
     if name.endswith((".patch_embed.b", "text.pos_embed")):

@@ -96,7 +96,7 @@ def _train(dtype: str) -> None:
     from npsiglip.train.config import OptimizerSettings
     from npsiglip.train.flat import Flat
     from npsiglip.train.optimizer import AdamW
-    from npsiglip.train.step import Engine
+    from npsiglip.train.step import Gradients
 
     config = SigLIPConfig.from_folder(Checkpoint.open("builtin").folder)
     assert config.image is not None and config.text is not None
@@ -105,6 +105,6 @@ def _train(dtype: str) -> None:
     params.vector[:] = np.random.default_rng(0).normal(0, 0.02, params.vector.size)
     size, length = config.image.image_size, config.text.seq_len
     pixels, ids = np.zeros((PAIRS, 3, size, size), np.float32), np.zeros((PAIRS, length), np.int64)
-    Engine(config, PAIRS, length, dtype=dtype).step(params, pixels, ids, grads)
+    Gradients(config, PAIRS, length, dtype=dtype).step(params, pixels, ids, grads)
     optimizer = AdamW(shapes, OptimizerSettings())
     optimizer.step(params, grads, optimizer.norm(grads), 1.0)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import npsiglip
-from tests.helpers.floors import GRAPH, MODULES, ROOMS, place
+from tests.helpers.floors import GRAPH, MODULES, ROOMS, imports_of, place
 from tests.helpers.golden_data import ROOT
 
 
@@ -43,6 +43,23 @@ def test_kernels_import_errors_and_interrupts_only():
         if place(name) == "kernels/":
             others = {other for other in GRAPH[name] if not other.startswith("npsiglip.kernels")}
             assert others <= {"npsiglip.errors", "npsiglip.interrupts"}, name
+
+
+JUDGES = {"reference/", "__init__", "verify/"}  # the truth, the public door to it, and what compares with it
+
+
+def test_what_is_judged_does_not_run_the_judges_code():
+    """Otherwise a comparison with the reference could not fail."""
+    for name, path in MODULES.items():
+        if name != "npsiglip" and place(name) not in JUDGES:
+            assert not {other for other in imports_of(path) if other.startswith("npsiglip.reference")}, name
+
+
+def test_whoever_computes_takes_turns_in_one_way():
+    """By `computing`: the lock behind it is nobody else's."""
+    for name, path in MODULES.items():
+        if not name.startswith("npsiglip.kernels"):
+            assert "RUN_LOCK" not in path.read_text(encoding="utf-8"), name
 
 
 def test_the_reference_imports_nothing_of_ours():

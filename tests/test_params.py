@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
-from npsiglip.params import cast, count_params, param_shapes, random_params
+from npsiglip.params import StoredParams, cast, count_params, param_shapes, random_params, release, rows_of
 from npsiglip.variants import VARIANTS, variant
+from tests.helpers.golden_data import ROOT
 
 TINY = SigLIPConfig(
     ImageConfig(width=12, depth=2, num_heads=3, mlp_dim=20, image_size=17, patch_size=4),
@@ -117,3 +119,38 @@ def test_outliers_leave_alone_what_does_not_touch_the_residual_streams():
     inside = (".q.", ".k.", ".v.", ".fc1.", "map_head.", "text.head.", "t_prime", "bias")
     assert [name for name in changed if any(part in name for part in inside)] == []
     assert all(np.isfinite(value).all() for value in spiked.values())
+
+
+class Filed(StoredParams):
+    """Parameters that lie elsewhere, and what was asked of them."""
+
+    def __init__(self, values):
+        self.values, self.asked = values, []
+
+    def __getitem__(self, name):
+        return self.values[name]
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def rows(self, name, rows):
+        self.asked.append(("rows", name))
+        return self.values[name][rows]
+
+    def release(self, name):
+        self.asked.append(("release", name))
+
+
+def test_parameters_in_files_and_in_memory():
+    """Rows of a table are the same from both; what lies in memory cannot be let go, and nobody minds."""
+    values = {"table": np.arange(12.0).reshape(6, 2), "w": np.zeros(3)}
+    rows = np.array([[5, 0], [2, 2]])
+    filed = Filed(values)
+    for params in (values, filed):
+        np.testing.assert_array_equal(rows_of(params, "table", rows), values["table"][rows])
+        release(params, ["w", "table"])
+    assert filed.asked == [("rows", "table"), ("release", "w"), ("release", "table")]
+    assert isinstance(Checkpoint.open(ROOT / "golden" / "tiny"), StoredParams)

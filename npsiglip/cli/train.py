@@ -16,7 +16,7 @@ from npsiglip.folder_names import check_folder_name
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from npsiglip.train.trainer import Progress
+    from npsiglip.train.progress import Progress
 
 LINE_SECONDS = 10.0  # from one line to the next, where there is no terminal
 SIGNAL_EXIT = 128  # the shells' exit code for a signal, and its number

@@ -28,7 +28,7 @@ from npsiglip.formats.quantized import DTYPE, MARKER, QUERY, TABLE, marker, quan
 from npsiglip.formats.safetensors import SINGLE, json_writer, write_tensors
 from npsiglip.formats.told import HUGGING_FACE
 from npsiglip.images.settings import has_settings
-from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.kernels.jit import computing
 from npsiglip.texts.generation import NAME_KEY, telling_name
 from npsiglip.towers.image import Classifier, ImageTower
 from npsiglip.towers.layers import Linear
@@ -55,7 +55,7 @@ class _Tensors:
         self.specs = quantized_specs(config)
         self.small: dict[str, NDArray[Any]] = {}
         self.linears: dict[str, Linear] = {}
-        with RUN_LOCK:
+        with computing(None):
             if config.image:
                 image = ImageTower(checkpoint, config.image, DTYPE)
                 self.linears |= image.linears
@@ -82,7 +82,7 @@ class _Tensors:
 
     def _panels(self, layer: str) -> NDArray[Any]:
         linear = self.linears[layer]
-        with RUN_LOCK:
+        with computing(None):
             panels, scale, total = linear.packed(keep=False)
         self.small |= {f"{layer}.scale": scale, f"{layer}.total": total, f"{layer}.b": linear.b}
         return panels.view(np.int8 if linear.dtype == DTYPE else ml_dtypes.bfloat16)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.stored import Spec
-from npsiglip.params import Params, Shape, param_shapes
+from npsiglip.params import Params, Shape, param_shapes, rows_of
 
 MARKER = "quantization_config"  # the entry in config.json; without a `quant_method` transformers refuses the folder
 LIBRARY = "npsiglip"
@@ -133,7 +133,7 @@ def gather_rows(params: Params, name: str, ids: NDArray[np.integer], dtype: str)
     if f"{name}.q" in params:
         q, scale = params[f"{name}.q"][ids], params[f"{name}.scale"][ids]
     else:
-        found = params.rows(name, ids) if hasattr(params, "rows") else params[name][ids]
+        found = rows_of(params, name, ids)
         if dtype != "int8":
             return np.asarray(found, np.float32)
         q, scale = quantize_table(found)

@@ -11,7 +11,7 @@ from npsiglip.kernels.vector import LANES, load_n, store_n
 
 @callback
 def worker(op, threads):
-    """Tasks of `extract_patches`, rows of patches, until none is left."""
+    """Tasks of `patches_by_channel`, rows of patches, until none is left."""
     n, channels, height, width, size = number(op, 0), number(op, 1), number(op, 2), number(op, 3), number(op, 4)
     rows, columns = height // size, width // size
     pixels = array_at(number(op, 5), n * channels * height * width, np.float32(0))
@@ -35,7 +35,7 @@ def _worker():
     return worker_address(worker)
 
 
-def extract_patches(pixels, patch_size, out):
+def patches_by_channel(pixels, patch_size, out):
     """Patches, row by row, of pixels [N, 3, H, W] -> out [N * L, 3 * P * P], each ordered (channel, row, column).
 
     What the patch does not divide is left out at the right and at the bottom, as a VALID convolution does. Float32.

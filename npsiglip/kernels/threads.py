@@ -1,8 +1,12 @@
 """On how many threads kernels run, whose turn it is, and what is left of both after a fork.
 
-Kernels run on Numba's thread pool, which is started when more than one thread is first wanted. A whole forward pass
-holds `RUN_LOCK`: one of the pool's possible backends (workqueue) is not safe for concurrent callers, and two passes at
-once would only share the same cores.
+Kernels run on Numba's thread pool, which is started when more than one thread is first wanted. Whoever computes does
+so within `computing`, and nobody has locks of their own for it: a tower from its packing to its result, a step of
+training and one of the optimiser, each block of the loss. It holds `RUN_LOCK`, since
+
+- a model's work arrays, packed weights and recorded passes are used again by its next pass;
+- one of the pool's possible backends (workqueue) is not safe for concurrent callers;
+- two passes at once would only share the same cores.
 
 A process that is forked has the memory of its parent, but one thread of it. So a fork waits until no other thread
 computes or compiles: then no lock is held by a thread that is gone, and nothing is half done. A pool that was started

@@ -1,21 +1,42 @@
-"""The image tower on Numba kernels, its MAP head, and a classifier on its tokens; see `npsiglip.towers.blocks`.
+"""The image tower on Numba kernels, its ways to pool tokens, and a classifier on them; see `npsiglip.towers.blocks`.
 
 Dimensions: N batch, L tokens, D width, P patch, K classes.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from npsiglip.config import ImageConfig, SigLIPConfig
 from npsiglip.kernels import map_pool, patch_embed
 from npsiglip.params import Params
-from npsiglip.reference.model import grid_positions
 from npsiglip.towers.blocks import Blocks, Pass, Tower
-from npsiglip.towers.layers import Array, Layers, Matrix, Room
+from npsiglip.towers.layers import ACTIVATIONS, Array, Layers, Matrix, Room
+from npsiglip.towers.positions import interpolated
 from npsiglip.trace import FORGET, Forget
 
-GRIDS_KEPT = 32  # whose positions are kept: with NaFlex, those that photographs usually have
+RECENT_GRIDS = 32  # whose positions are at hand: with NaFlex, those that photographs usually have
+
+
+def by_channel(w: NDArray[Any]) -> NDArray[Any]:
+    """Weights [P * P * 3, D] of patches ordered (row, column, channel) -> [D, 3 * P * P], (channel, row, column).
+
+    An `Order`: the first is how the parameters are stored, the second how the kernel `patches_by_channel` gives
+    patches, where a channel's rows lie together.
+    """
+    size = int((len(w) // 3) ** 0.5)
+    return w.reshape(size, size, 3, -1).transpose(3, 2, 0, 1).reshape(-1, len(w))
+
+
+def mean_of_tokens(tokens: Array) -> NDArray[np.float64]:
+    """Tokens [N, L, D] -> [N, D], accumulated in float64, image by image: the same bits in any batch."""
+    means = np.empty((len(tokens), tokens.shape[2]), np.float64)
+    for mean, image in zip(means, tokens, strict=True):
+        image.mean(axis=0, dtype=np.float64, out=mean)
+    return means
 
 
 class PoolBuffers:
@@ -31,15 +52,15 @@ class PoolBuffers:
 
 
 class MapHead:
-    """Attention pooling by a learned probe, then an MLP with residual."""
+    """Attention pooling by a learned probe, then an MLP with residual; `activation` is the MLP's, see `Linear`."""
 
-    def __init__(self, layers: Layers, name: str, config: ImageConfig) -> None:
+    def __init__(self, layers: Layers, name: str, config: ImageConfig, activation: int) -> None:
         self.name, self.config, self.dtype = name, config, layers.outer
         self.q = layers.array(f"{name}.query") if f"{name}.query" in layers.params else self._query(layers.params)
         self.kv = layers.linear(f"{name}.attn", layers.outer, ("k", "v"))
         self.out = layers.linear(f"{name}.attn.out", layers.outer)
         self.ln = layers.layer_norm(f"{name}.ln", config.layer_norm_eps)
-        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.outer, gelu=config.activation)
+        self.fc1 = layers.linear(f"{name}.mlp.fc1", layers.outer, activation=activation)
         self.fc2 = layers.linear(f"{name}.mlp.fc2", layers.outer)
 
     def _query(self, params: Params) -> Array:
@@ -59,16 +80,19 @@ class MapHead:
     def __call__(self, work: PoolBuffers, trace: Forget) -> Array:
         """The tokens of `work` [N * L, D] -> [N, D]."""
         n, _, _, length = work.probs.shape
+        # k, v = tokens w + b; q has been computed once for all images
         self.kv(work.tokens, work.kv, FORGET)
         trace[f"{self.name}.attn.q"] = np.broadcast_to(self.q, (n, len(self.q)))
         trace.parts(f"{self.name}.attn", "kv", work.kv)
+        # x = (softmax(q k^T / sqrt(Dh)) v) w + b
         map_pool.map_pool(self.q, work.kv, length, self.config.num_heads, work.probs, work.mix.out)
         trace[f"{self.name}.attn.probs"] = work.probs
         trace[f"{self.name}.attn.mix"] = work.mix
         work.mix.ready()
         self.out(work.mix, work.x, trace)
+        # x += mlp(ln(x))
         self.ln(work.x, work.y, trace)
-        self.fc1(work.y, work.mlp.out, trace, gelu=True)
+        self.fc1(work.y, work.mlp.out, trace)
         trace[f"{self.name}.mlp.gelu"] = work.mlp
         work.mlp.ready()
         self.fc2(work.mlp, work.x, trace, residual=work.x)
@@ -85,25 +109,24 @@ class ImageTower(Tower):
     name = "image"
 
     def __init__(self, params: Params, config: ImageConfig, dtype: str = "float32") -> None:
-        layers = Layers(params, dtype)
+        layers, activation = Layers(params, dtype), ACTIVATIONS[config.activation]
         super().__init__(layers, self._make_pass)
         self.config = config
-        self.patch_embed = layers.linear("image.patch_embed", layers.outer)
+        self.patch_embed = layers.linear("image.patch_embed", layers.outer, order=by_channel)
         self.pos_embed = layers.array("image.pos_embed")
-        self.blocks = Blocks(layers, "image", config)
-        self.map_head = MapHead(layers, "image.map_head", config) if config.head else None
+        self.blocks = Blocks(layers, "image", config, activation)
+        self.map_head = MapHead(layers, "image.map_head", config, activation) if config.head else None
         self._positions: dict[tuple[int, int], Array] = {}
 
     def positions(self, rows: int, columns: int) -> Array:
-        """Of a grid, [rows * columns, D]; interpolated ones are computed in float64, rounded, and the last few kept."""
+        """Those of a grid, [rows * columns, D]; interpolated ones of the last few grids are not computed again."""
         if (rows, columns) == (self.config.grid_size, self.config.grid_size):
             return self.pos_embed
         known = self._positions.pop((rows, columns), None)
         if known is None:
-            stored = {"image.pos_embed": np.asarray(self.pos_embed, np.float64)}
-            known = grid_positions(stored, self.config, rows, columns).astype(np.float32)
+            known = interpolated(self.pos_embed, rows, columns, antialias=self.config.naflex)
         self._positions[rows, columns] = known
-        if len(self._positions) > GRIDS_KEPT:
+        if len(self._positions) > RECENT_GRIDS:
             del self._positions[next(iter(self._positions))]
         return known
 
@@ -117,6 +140,7 @@ class ImageTower(Tower):
         tokens = pool.tokens if pool else Matrix(n * length, self.config.width, "float32", room=room)
 
         def body(trace: Forget) -> Array:
+            # x = patches w + b + positions
             trace["image.embed"] = self.patch_embed(patches, work.x, trace, residual=positions)
             self.blocks(work, work, tokens, trace)
             if head is None or pool is None:
@@ -136,16 +160,15 @@ class ImageTower(Tower):
             trace: for every intermediate.
             pooled: whether by the MAP head, or the mean of the tokens where the model has that.
         """
-        repeat, size = self.keep(), self.config.patch_size
+        repeat, size = self.used_before(), self.config.patch_size
         if isinstance(images, tuple):
             x, rows, columns = images
             patches, run = self.passes(len(x), rows, columns, pooled)
-            by_channel = x.reshape(-1, size * size, 3).transpose(0, 2, 1)
-            patches.fill(by_channel)
+            patches.fill(x.reshape(-1, size * size, 3).transpose(0, 2, 1))  # in the order of `by_channel`
         else:
             x, (rows, columns) = images, (side // size for side in images.shape[2:])
             patches, run = self.passes(len(x), rows, columns, pooled)
-            patch_embed.extract_patches(x, size, patches.out)
+            patch_embed.patches_by_channel(x, size, patches.out)
             patches.ready()
         result = run(trace, repeat)
         if pooled and self.map_head:
@@ -153,9 +176,7 @@ class ImageTower(Tower):
         tokens = result.reshape(len(x), rows * columns, -1)
         if not (pooled and self.config.mean):
             return tokens
-        vectors = np.empty((len(x), tokens.shape[2]), np.float32)
-        for vector, image in zip(vectors, tokens, strict=True):  # image by image: the same bits in any batch
-            vector[:] = image.mean(axis=0, dtype=np.float64)
+        vectors = mean_of_tokens(tokens).astype(np.float32)
         trace["image.pooled"] = vectors
         return vectors
 
@@ -170,9 +191,9 @@ class Classifier:
         self.linear = layers.linear("classifier", layers.outer)
 
     def __call__(self, tokens: Array, trace: Forget) -> Array:
-        """Tokens [N, L, D] -> logits [N, K]; the mean is accumulated in float64, image by image."""
+        """Tokens [N, L, D] -> logits [N, K]."""
         n = len(tokens)
         means = Matrix(n, tokens.shape[2], self.outer)
-        means.fill(np.array([image.mean(axis=0, dtype=np.float64) for image in tokens]))
+        means.fill(mean_of_tokens(tokens))
         trace["image.mean"] = means
         return self.linear(means, np.empty((n, self.classes), np.float32), trace)

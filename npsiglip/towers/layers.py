@@ -5,11 +5,17 @@
     bfloat16    bfloat16                                  float32    float32
     int8        int8 per column, uint8 per row            int32      float32
 
+A layer knows nothing of the model that it is part of: which activation it has, and in which order its input comes, is
+said by whoever makes it.
+
+Dimensions: M rows (tokens of all inputs), K numbers in, N numbers out, D width.
+
 Left out: which layers there are and what they compute together; that is `npsiglip.towers.blocks`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -19,7 +25,7 @@ from numpy.typing import NDArray
 from npsiglip.config import GELU_ERF, GELU_TANH
 from npsiglip.errors import InputError
 from npsiglip.kernels import gemm, layer_norm, pack, quantize
-from npsiglip.params import Params
+from npsiglip.params import Params, release
 from npsiglip.trace import Forget, widen
 
 Array = NDArray[np.float32]
@@ -27,11 +33,18 @@ Lanes = NDArray[np.uint32]
 
 DTYPES = ("float32", "bfloat16", "int8")
 NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
-GELUS = {GELU_TANH: gemm.GELU_TANH, GELU_ERF: gemm.GELU_ERF}
+ACTIVATIONS = {GELU_TANH: gemm.GELU_TANH, GELU_ERF: gemm.GELU_ERF}  # a configuration's name -> the kernel's number
+Order = Callable[[NDArray[np.floating]], NDArray[np.floating]]
+"""Weights [K, N] as they are stored -> [N, K], the weights of each output in the order in which its input comes."""
+
+
+def as_stored(w: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The `Order` of nearly all layers: weights [K, N] -> [N, K], for inputs in the order of the weights' rows."""
+    return w.T
 
 
 def padded(k: int, dtype: str) -> int:
-    """K numbers, rounded up to whole steps (`npsiglip.kernels.pack`)."""
+    """How long a row of `k` numbers is in whole steps (`npsiglip.kernels.pack`)."""
     return pack.steps(k, dtype) * pack.PER_STEP[dtype]
 
 
@@ -43,9 +56,9 @@ def _read_only(a: NDArray[Any]) -> NDArray[Any]:
 
 
 class Room:
-    """Where packed weights and work arrays lie: scratch arrays for a single use, large blocks for those that are kept.
+    """Where packed weights and work arrays lie: what is lent for a single use, and what is given for good.
 
-    The system backs large blocks with large pages.
+    The latter is cut from large blocks: the system backs large blocks with large pages.
     """
 
     BLOCK = 1 << 23  # lanes, 32 MB
@@ -61,7 +74,7 @@ class Room:
             self._scratch[purpose] = self._aligned(size)
         return self._scratch[purpose][:size]
 
-    def keep(self, size: int) -> Lanes:
+    def give(self, size: int) -> Lanes:
         """An array of one's own."""
         if len(self._block) < size:
             self._block = self._aligned(max(size, self.BLOCK))
@@ -77,7 +90,7 @@ class Room:
     def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array of one's own, of any type; uninitialised."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        found: NDArray[Any] = self.keep(-(-size // 4)).view(np.uint8)[:size].view(dtype).reshape(shape)
+        found: NDArray[Any] = self.give(-(-size // 4)).view(np.uint8)[:size].view(dtype).reshape(shape)
         return found
 
 
@@ -118,7 +131,13 @@ class Matrix:
         self.out = _read_only(self._written)
 
     def fill(self, x: NDArray[np.floating]) -> None:
-        """Hold these M * K numbers, of any float type; nothing is left for `ready`. Not in a pass that is recorded."""
+        """Hold the numbers x, M * K of them in any shape and float type; nothing is left for `ready`.
+
+        Not in a pass that is recorded.
+
+        Raises:
+            TypeError: x is of another type.
+        """
         if x.dtype.kind not in "fV":  # V: ml_dtypes' bfloat16
             raise TypeError(f"a matrix is filled with floats, got {x.dtype}")
         if self._written.dtype == np.float32:
@@ -152,15 +171,6 @@ class Packed(NamedTuple):
     total: NDArray[np.int32]
 
 
-def _rows(params: Params, name: str) -> NDArray[np.floating]:
-    """The weights of each output, [N, K]."""
-    w = params[name]
-    if name == "image.patch_embed.w":  # in the order of `extract_patches`, where a channel's rows lie together
-        size = int((len(w) // 3) ** 0.5)
-        return w.reshape(size, size, 3, -1).transpose(3, 2, 0, 1).reshape(-1, len(w))
-    return w.T
-
-
 class Packer:
     """Packs the weights of linear layers beside each other, of any float type.
 
@@ -171,42 +181,54 @@ class Packer:
         names: of the weights, [K, N] each.
         dtype: that they are packed in.
         room: where they are packed to.
+        order: in which their input comes.
     """
 
-    def __init__(self, params: Params, names: list[str], dtype: str, room: Room) -> None:
-        self.params, self.names, self.dtype, self.room = params, names, dtype, room
+    def __init__(self, params: Params, names: list[str], dtype: str, room: Room, order: Order = as_stored) -> None:
+        self.params, self.names, self.dtype, self.room, self.order = params, names, dtype, room, order
 
     def __call__(self, keep: bool) -> Packed:
-        """The packed weights, in memory of their own or in scratch memory that the next layer overwrites."""
-        weights = [_rows(self.params, name) for name in self.names]
+        """The packed weights, to `keep` in memory of their own, or in memory that the next layer overwrites.
+
+        Raises:
+            InputError: int8 with more terms than its sums have room for.
+        """
+        # the weights of each output, [N, K]: views of what is stored
+        weights = [self.order(self.params[name]) for name in self.names]
         n, k = sum(map(len, weights)), weights[0].shape[1]
         if self.dtype == "int8" and k > quantize.MAX_K:
             raise InputError(
                 f"{', '.join(self.names)}: int8 products have at most {quantize.MAX_K:,} terms, this has {k:,}; use "
                 "bfloat16"
             )
+        # room for the panels of all layers, and for the scales and totals of all columns
         shape = pack.panels_shape(k, n, self.dtype)
         size = int(np.prod(shape))
-        panels = (self.room.keep(size) if keep else self.room.lend("panels", size))[:size].reshape(shape)
+        panels = (self.room.give(size) if keep else self.room.lend("panels", size))[:size].reshape(shape)
         sums = n if self.dtype == "int8" else 0
         scale, total = np.empty(sums, np.float32), np.empty(sums, np.int32)
+        # one layer after the other: to its element type, and into its columns of the panels
         first = 0
         for weight in weights:
             end = first + len(weight)
             lanes = self._lanes(weight, scale[first:end], total[first:end])
             pack.pack(_read_only(lanes), first, panels)
             first = end
-        if hasattr(self.params, "release"):
-            for name in self.names:
-                self.params.release(name)
+        # files that were read for this are not read again soon
+        release(self.params, self.names)
         return Packed(_read_only(panels), scale, total)
 
     def _lanes(self, weight: NDArray[np.floating], scale: Array, total: NDArray[np.int32]) -> Lanes:
-        """[N, steps]: what each column holds, in its element type."""
+        """What each column holds in its element type, [N, steps], of a layer's weights [N, K].
+
+        `scale` [N] and `total` [N] are filled for int8, and otherwise empty.
+        """
         n, k = weight.shape
         width = padded(k, self.dtype)
+        # bfloat16 as it is stored, in whole steps: the bits are those already
         if self.dtype == "bfloat16" and weight.dtype == ml_dtypes.bfloat16 and width == k:
             return np.ascontiguousarray(weight).view(np.uint32)
+        # everything else starts from float32, and is rounded from there
         w = np.ascontiguousarray(weight, np.float32)
         if self.dtype == "float32":
             return w.view(np.uint32)
@@ -222,25 +244,27 @@ class Packer:
 class Linear:
     """A linear layer, or several with the same input beside each other.
 
-    Weights that nobody has kept are packed into scratch memory, which stays in the cache, whenever they are needed; to
-    keep them lets the originals go. So a program that classifies one image does not fill memory with weights that it
-    uses once.
+    Until its weights are kept, they are packed whenever they are needed, into memory that all layers share and that
+    stays in the cache; to keep them lets the originals go. So a program that classifies one image does not fill memory
+    with weights that it uses once.
 
     Args:
         name: of the trace's tap.
         weights: packed already, or what packs them.
-        b: float32, of all layers together.
+        b: [N] float32, of all layers together.
         dtype: of the weights, and of the matrices that it reads.
-        gelu: which form of GELU it has, where it has one.
+        activation: that ends it: `gemm.NO_ACTIVATION`, `gemm.GELU_TANH` or `gemm.GELU_ERF`.
     """
 
-    def __init__(self, name: str, weights: Packed | Packer, b: Array, dtype: str, gelu: str = GELU_TANH) -> None:
-        self.name, self.b, self.dtype, self.gelu = name, b, dtype, GELUS[gelu]
+    def __init__(
+        self, name: str, weights: Packed | Packer, b: Array, dtype: str, activation: int = gemm.NO_ACTIVATION
+    ) -> None:
+        self.name, self.b, self.dtype, self.activation = name, b, dtype, activation
         self._packed = weights if isinstance(weights, Packed) else None
         self._packer = None if isinstance(weights, Packed) else weights
 
     def packed(self, keep: bool) -> Packed:
-        """The packed weights; with `keep` they stay, and the originals are let go."""
+        """The packed weights; to `keep` them lets the originals go, and they stay as they are."""
         if self._packed is not None:
             return self._packed
         assert self._packer is not None
@@ -249,14 +273,20 @@ class Linear:
             self._packed, self._packer = packed, None
         return packed
 
-    def __call__(
-        self, x: Matrix, out: NDArray[Any], trace: Forget, *, gelu: bool = False, residual: Array = NO_RESIDUAL
-    ) -> NDArray[Any]:
-        """Out = residual + gelu(x w + b); what comes before gelu and residual is traced under the layer's name."""
+    def __call__(self, x: Matrix, out: NDArray[Any], trace: Forget, *, residual: Array = NO_RESIDUAL) -> NDArray[Any]:
+        """residual + activation(x w + b), into `out`.
+
+        Args:
+            x: [M, K].
+            out: [M, N], float32 or the bits of bfloat16; it may be the residual.
+            trace: for x w + b, under the layer's name, before activation and residual.
+            residual: [M, N]; or fewer rows, which are repeated; or none.
+        """
         panels, scale, total = self.packed(keep=False)
-        fused = gelu or residual.size > 0
+        # what the product makes is the tap, unless something follows in the same kernel, which then writes both
+        activation = self.activation
+        fused = activation != gemm.NO_ACTIVATION or residual.size > 0
         before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
-        activation = self.gelu if gelu else gemm.NO_ACTIVATION
         gemm.linear(x.values, panels, (*x.scales, scale, total), self.b, activation, residual, before, out)
         if not fused:
             trace[self.name] = out
@@ -264,7 +294,7 @@ class Linear:
 
 
 class LayerNorm(NamedTuple):
-    """Scale and bias of a LayerNorm."""
+    """A LayerNorm: `scale` and `b` [D]."""
 
     name: str
     scale: Array
@@ -272,7 +302,7 @@ class LayerNorm(NamedTuple):
     eps: float
 
     def __call__(self, x: Array, out: Matrix, trace: Forget) -> Matrix:
-        """Normalise the rows of x."""
+        """(x - mean) / sqrt(var + eps) * scale + b, of each row of x [M, D], into `out` [M, D]."""
         layer_norm.layer_norm(x, self.scale, self.b, self.eps, out.out)
         trace[self.name] = out
         out.ready()
@@ -283,8 +313,7 @@ class Layers:
     """Makes the layers of a tower from its parameters.
 
     Args:
-        params: of a float checkpoint; or of a quantised one, which has `panels`, `scale` and `total` of each linear
-            layer in place of its weights.
+        params: of a float checkpoint; or of a quantised one, see `npsiglip.params.StoredParams`.
         dtype: of the blocks' linear layers.
 
     Attributes:
@@ -303,8 +332,23 @@ class Layers:
         """A parameter as float32, a copy."""
         return np.array(self.params[name], np.float32)
 
-    def linear(self, name: str, dtype: str, parts: tuple[str, ...] = (), gelu: str = GELU_TANH) -> Linear:
-        """The linear layer `name`, or the `parts` of it beside each other: q, k and v are stored as qkv."""
+    def linear(
+        self,
+        name: str,
+        dtype: str,
+        parts: tuple[str, ...] = (),
+        activation: int = gemm.NO_ACTIVATION,
+        order: Order = as_stored,
+    ) -> Linear:
+        """The linear layer `name`, or the `parts` of it beside each other: q, k and v are stored as qkv.
+
+        Args:
+            name: of the layer.
+            dtype: of its weights, unless they are packed already.
+            parts: letters.
+            activation: that ends it.
+            order: in which its input comes; weights that are packed already have it.
+        """
         stored = f"{name}.{''.join(parts)}" if parts else name
         if f"{stored}.panels" in self.params:
             panels = self.params[f"{stored}.panels"]
@@ -315,9 +359,9 @@ class Layers:
             b = self.array(f"{stored}.b")
         else:
             names = [f"{name}.{part}" for part in parts] or [name]
-            weights = Packer(self.params, [f"{n}.w" for n in names], dtype, self._room)
+            weights = Packer(self.params, [f"{n}.w" for n in names], dtype, self._room, order)
             b = np.concatenate([self.array(f"{n}.b") for n in names])
-        self.linears[stored] = Linear(name, weights, b, dtype, gelu)
+        self.linears[stored] = Linear(name, weights, b, dtype, activation)
         return self.linears[stored]
 
     def layer_norm(self, name: str, eps: float) -> LayerNorm:

@@ -12,7 +12,7 @@ from npsiglip.config import TextConfig
 from npsiglip.formats.quantized import gather_rows
 from npsiglip.params import Params
 from npsiglip.towers.blocks import Blocks, Pass, Tower
-from npsiglip.towers.layers import Array, Layers, Matrix, Room
+from npsiglip.towers.layers import ACTIVATIONS, Array, Layers, Matrix, Room
 from npsiglip.trace import Forget, Trace
 
 
@@ -29,7 +29,7 @@ class TextTower(Tower):
         super().__init__(layers, self._make_pass)
         self.config, self.dtype, self.params = config, dtype, params
         self.pos_embed = layers.array("text.pos_embed")
-        self.blocks = Blocks(layers, "text", config)
+        self.blocks = Blocks(layers, "text", config, ACTIVATIONS[config.activation])
         self.head = layers.linear("text.head", layers.outer)
 
     def _make_pass(self, n: int, length: int, masked: bool) -> tuple[tuple[Array, NDArray[np.uint8]], Pass]:
@@ -42,6 +42,7 @@ class TextTower(Tower):
 
         def body(trace: Forget) -> Array:
             trace["text.embed"] = work.x
+            # all blocks; a trace wants every token of the last one, the result only the last token of each text
             if isinstance(trace, Trace):
                 every = Matrix(n * length, self.config.width, self.outer)
                 self.blocks(work, work, every, trace)
@@ -59,8 +60,9 @@ class TextTower(Tower):
         Keys where the mask is False are not attended to.
         """
         ids, mask = texts
-        repeat = self.keep()
+        repeat = self.used_before()
         n, length = ids.shape
+        # the stream begins with the rows of the ids and of their positions
         (x, valid), run = self.passes(n, length, mask is not None)
         if mask is not None:
             valid[:] = mask

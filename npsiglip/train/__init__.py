@@ -1,8 +1,9 @@
 """Training a SigLIP model from nothing, or from another model, on the pictures of `npsiglip.world`.
 
-`config` reads the settings, `data` draws batches in processes of their own, `step` computes gradients, `optimizer`
-and `schedule` make steps of them, `saving` keeps checkpoints, `trainer` puts them together, `export` writes the model
-folder and `measure` measures it.
+`config` reads the settings, `preparing` makes of them what a run begins with, `data` draws batches in processes of
+their own, `step` computes gradients (with `towers` of `layers`), `optimizer` and `schedule` make steps of them,
+`saving` writes checkpoints, `trainer` puts them together and tells of its `progress`, `export` writes the model folder
+and `measure` measures it.
 """
 
 from npsiglip.errors import NpsiglipError

@@ -278,7 +278,7 @@ def _check(config: Config) -> None:
 
 
 def check_world_settings(config: Config, world: Callable[..., Any]) -> None:
-    """Refuse phases with a setting that the world does not have.
+    """Check that the world has all settings that phases give it.
 
     Raises:
         InputError: naming the setting, and the one that was probably meant.

@@ -36,17 +36,17 @@ class ClassTest:
     def __init__(self, settings: SourceSettings, where: str, size: int, count: int) -> None:
         self.name = settings.name or settings.kind
         pairs = open_pairs(settings, where)
-        kept = of_class(pairs, settings)
+        indices = of_class(pairs, settings)
         named: dict[str, Any] = {}
-        for index in kept:
+        for index in indices:
             named.setdefault(pairs.class_of(index) or "", pairs.words(index).names)
         classes = list(named)
         if classes in ([], [""]):
             raise InputError(f"{where}: a test needs classes (`class_by`) with names (`labels`)")
         languages = list(settings.languages) or ["en"]
         self.texts = {code: [next(iter(named[c].get(code, ())), "") for c in classes] for code in languages}
-        order = np.random.default_rng(0).permutation(len(kept))[:count]
-        chosen = [kept[int(i)] for i in sorted(order)]
+        order = np.random.default_rng(0).permutation(len(indices))[:count]
+        chosen = [indices[int(i)] for i in sorted(order)]
         self.labels = np.array([classes.index(pairs.class_of(i) or "") for i in chosen])
         self.pictures = np.stack([_picture(pairs, i, size, settings) for i in chosen])
 

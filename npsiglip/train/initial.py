@@ -129,9 +129,9 @@ def frozen_params(config: SigLIPConfig, blocks: int | None) -> frozenset[str]:
     found: set[str] = set()
     for tower, depth in (("image", config.image.depth), ("text", config.text.depth)):
         first = max(0, depth - blocks)
-        kept = [f"{block_name(tower, i)}." for i in range(first)]
-        kept += [f"{tower}.{name}" for name in ("patch_embed.", "pos_embed", "token_embed")] if first else []
-        found |= {name for name in param_shapes(config) if name.startswith(tuple(kept))}
+        frozen = [f"{block_name(tower, i)}." for i in range(first)]
+        frozen += [f"{tower}.{name}" for name in ("patch_embed.", "pos_embed", "token_embed")] if first else []
+        found |= {name for name in param_shapes(config) if name.startswith(tuple(frozen))}
     return frozenset(found)
 
 

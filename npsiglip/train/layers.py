@@ -1,4 +1,8 @@
-"""Layers that are trained: forward and backward on kernels, from parameters and into gradients.
+"""Layers in training: forward and backward on kernels, from parameters and into gradients.
+
+Other layers than those of `npsiglip.towers.layers`, which pack their weights once, from any float type and for three
+element types, and write traces. These read float32 parameters that change at every step, pack them for both directions,
+and add up gradients. What both are made of is shared: the kernels.
 
 Parameters, gradients, sums and the residual stream are float32. Linear layers multiply in float32 or in bfloat16: then
 their inputs, weights and what comes back to them are rounded to bfloat16 (uint16 holds its bits) before each product.
@@ -7,7 +11,7 @@ Each layer is used once by each part of a batch: `forward` may be called for all
 the arrays that its `forward` was given. Gradients are added to what is there. The order of all sums is fixed: the same
 bits for any number of threads. The plain form is `npsiglip.reference.backward`.
 
-Dimensions: M rows (tokens of all inputs), D width, K in, N out.
+Dimensions: M rows (tokens of all inputs), D width, K numbers in, N numbers out.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ class Scratch:
         return self._arrays[key][:size].reshape(shape)
 
 
-class Linear:
+class TrainedLinear:
     """A linear layer, or several with the same input beside each other.
 
     Args:
@@ -56,8 +60,8 @@ class Linear:
         grads: where gradients are added.
         scratch: work arrays.
         dtype: of the products.
-        order: of the rows of w, where the input has another than the parameter.
-        frozen: it keeps its weights: they are read once, and there is no backward pass.
+        order: [K], which row of w each number of the input meets; None: that of its own place.
+        frozen: its weights do not change: they are read once, and there is no backward pass.
 
     Attributes:
         kind: of the input's array: float32, or uint16 for bfloat16.
@@ -82,7 +86,7 @@ class Linear:
         self.forward_panels = np.empty(pack.panels_shape(k, n, dtype), np.uint32)
         if frozen:
             return
-        self.dw, self.db = np.empty((k, n), np.float32), np.empty(n, np.float32)
+        self.d_w, self.d_b = np.empty((k, n), np.float32), np.empty(n, np.float32)
         self.zeros = np.zeros(max(k, n), np.float32)
         self.backward_panels = np.empty(pack.panels_shape(n, k, dtype), np.uint32)
 
@@ -98,13 +102,14 @@ class Linear:
         self._pack(np.ascontiguousarray(w.T), self.forward_panels)
         if not self.frozen:
             self._pack(w, self.backward_panels)
-            self.dw[:], self.db[:] = 0, 0
+            self.d_w[:], self.d_b[:] = 0, 0
 
     def _pack(self, columns: Array, panels: NDArray[np.uint32]) -> None:
+        """Weights [N, K], a row for each column of the product, to panels [ceil(N / 16), steps, 16]."""
         pack.pack(self._rounded(columns, "columns").view(np.uint32), 0, panels)
 
     def _rounded(self, x: NDArray[Any], purpose: str) -> NDArray[Any]:
-        """X in the type that products read; rows of bfloat16 have whole pairs."""
+        """The rows of x [M, K] in the type that products read; those of bfloat16 have whole pairs."""
         if x.dtype == self.kind:
             return x
         rows, columns = x.shape
@@ -116,59 +121,60 @@ class Linear:
         self, x: NDArray[Any], panels: NDArray[np.uint32], b: Array, activation: int, residual: Array, before: Array,
         out: NDArray[Any], transposed: bool = False,
     ) -> NDArray[Any]:  # fmt: skip
+        """`gemm.linear` of x [M, K] and packed weights, into `out` [M, N]; or of x^T, with `transposed`."""
         gemm.linear(x, panels, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
         return out
 
     def forward(self, x: NDArray[Any], out: Array, residual: Array = NOTHING) -> Array:
-        """Out = residual + x w + b."""
+        """residual + x w + b of x [M, K], into `out` [M, N]; a residual [M, N], or fewer rows, which are repeated."""
         x = self._rounded(x, "rounded")
         return self._product(x, self.forward_panels, self.b, gemm.NO_ACTIVATION, residual, NOTHING, out)
 
     def forward_gelu(self, x: NDArray[Any], before: Array, out: NDArray[Any]) -> NDArray[Any]:
-        """Out = gelu(before), before = x w + b."""
+        """gelu(x w + b) of x [M, K], into `out` [M, N]; and x w + b into `before` [M, N]."""
         return self._product(x, self.forward_panels, self.b, gemm.GELU_TANH, NOTHING, before, out)
 
-    def backward_weights(self, x: NDArray[Any], dy: NDArray[Any]) -> None:
-        """dw += x^T dy, db += the sum of dy's rows."""
-        panels = self.scratch("panels", *pack.panels_shape(len(dy), dy.shape[1], self.dtype), kind=np.uint32)
+    def backward_weights(self, x: NDArray[Any], d_y: NDArray[Any]) -> None:
+        """d_w += x^T d_y, d_b += the sum of d_y's rows; x [M, K], d_y [M, N]."""
+        panels = self.scratch("panels", *pack.panels_shape(len(d_y), d_y.shape[1], self.dtype), kind=np.uint32)
         if self.dtype == "float32":
-            sums.pack_and_sum(dy, panels.view(np.float32), self.db)
+            sums.pack_and_sum(d_y, panels.view(np.float32), self.d_b)
         else:
             x = self._rounded(x, "rounded")
             pairs = self.scratch("pairs", -(-len(x) // 2), x.shape[1], kind=np.uint32)
             sums.pair_rows(x, pairs)
-            sums.pack_pairs_and_sum(dy, panels, self.db)
+            sums.pack_pairs_and_sum(d_y, panels, self.d_b)
             x = pairs.view(np.uint16)
-        self._product(x, panels, self.zeros, gemm.NO_ACTIVATION, self.dw, NOTHING, self.dw, transposed=True)
+        self._product(x, panels, self.zeros, gemm.NO_ACTIVATION, self.d_w, NOTHING, self.d_w, transposed=True)
 
-    def backward_input(self, dy: NDArray[Any], dx: NDArray[Any], residual: Array = NOTHING) -> NDArray[Any]:
-        """dx = residual + dy w^T."""
-        dy = self._rounded(dy, "rounded")
-        return self._product(dy, self.backward_panels, self.zeros, gemm.NO_ACTIVATION, residual, NOTHING, dx)
+    def backward_input(self, d_y: NDArray[Any], d_x: NDArray[Any], residual: Array = NOTHING) -> NDArray[Any]:
+        """residual + d_y w^T of d_y [M, N], into d_x [M, K]; the residual may be d_x."""
+        d_y = self._rounded(d_y, "rounded")
+        return self._product(d_y, self.backward_panels, self.zeros, gemm.NO_ACTIVATION, residual, NOTHING, d_x)
 
-    def backward_input_gelu(self, dy: NDArray[Any], before: Array, dx: NDArray[Any]) -> NDArray[Any]:
-        """dx = (dy w^T) gelu'(before): behind the GELU that this layer's input went through."""
-        dy = self._rounded(dy, "rounded")
-        return self._product(dy, self.backward_panels, self.zeros, gemm.GELU_TANH_GRADIENT, NOTHING, before, dx)
+    def backward_input_gelu(self, d_y: NDArray[Any], before: Array, d_x: NDArray[Any]) -> NDArray[Any]:
+        """(d_y w^T) gelu'(before) of d_y [M, N], into d_x [M, K]; its input was the GELU of `before` [M, K]."""
+        d_y = self._rounded(d_y, "rounded")
+        return self._product(d_y, self.backward_panels, self.zeros, gemm.GELU_TANH_GRADIENT, NOTHING, before, d_x)
 
     def end(self) -> None:
         """Write the gradients."""
         if self.frozen:
             return
-        dw = self.dw
+        d_w = self.d_w
         if self.order is not None:
-            dw = np.empty_like(dw)
-            dw[self.order] = self.dw
+            d_w = np.empty_like(d_w)
+            d_w[self.order] = self.d_w
         first = 0
         for name in self.names:
             last = first + len(self.grads[f"{name}.b"])
-            self.grads[f"{name}.w"][:] = dw[:, first:last]
-            self.grads[f"{name}.b"][:] = self.db[first:last]
+            self.grads[f"{name}.w"][:] = d_w[:, first:last]
+            self.grads[f"{name}.b"][:] = self.d_b[first:last]
             first = last
 
 
-class LayerNorm:
-    """A LayerNorm: `.scale` and `.b` [D] under its name."""
+class TrainedLayerNorm:
+    """A LayerNorm, trained: `.scale` and `.b` [D] under its name."""
 
     def __init__(self, name: str, eps: float, params: Values, grads: Values) -> None:
         self.name, self.eps, self.params, self.grads = name, eps, params, grads
@@ -179,14 +185,14 @@ class LayerNorm:
         self._sums[:] = 0
 
     def forward(self, x: Array, out: NDArray[Any]) -> NDArray[Any]:
-        """Normalise the rows of x."""
+        """(x - mean) / sqrt(var + eps) * scale + b, of each row of x [M, D], into `out` [M, D]."""
         layer_norm.layer_norm(x, self.params[f"{self.name}.scale"], self.params[f"{self.name}.b"], self.eps, out)
         return out
 
-    def backward(self, x: Array, dy: Array, dx: Array) -> None:
-        """dx += the gradient of x."""
+    def backward(self, x: Array, d_y: Array, d_x: Array) -> None:
+        """d_x += the gradient of x [M, D], from d_y [M, D] of the result; d_x is [M, D]."""
         parts = np.empty(layer_norm_gradient.sums_shape(*x.shape), np.float64)
-        layer_norm_gradient.layer_norm_gradient(x, dy, self.params[f"{self.name}.scale"], self.eps, dx, parts)
+        layer_norm_gradient.layer_norm_gradient(x, d_y, self.params[f"{self.name}.scale"], self.eps, d_x, parts)
         self._sums += parts.sum(axis=0)
 
     def end(self) -> None:

@@ -22,9 +22,9 @@ from npsiglip.evaluation.scores import calibration, in_best
 from npsiglip.images.processor import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.params import Params
-from npsiglip.reference.model import sigmoid
 from npsiglip.texts.siglip import Tokenizer
 from npsiglip.train.data import Pixels
+from npsiglip.train.softmax_loss import sigmoid
 
 Pictures = NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from npsiglip.params import count_params
 from npsiglip.train.config import Config
 from npsiglip.train.data import Batches
 from npsiglip.train.optimizer import AdamW
-from npsiglip.train.step import Engine
+from npsiglip.train.step import Gradients
 
 HEADROOM = 200_000_000  # bytes, for evaluations and all that is small
 
@@ -39,12 +39,12 @@ def memory_needed(config: Config) -> int:
     vectors = 8 * total + AdamW.memory(total)
     copies = 12 * total  # for a checkpoint
     train = config.train
-    work = Engine.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks)
+    work = Gradients.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks)
     return vectors + copies + work + Batches.memory(config) + HEADROOM
 
 
 def check_memory(config: Config, available: int | None = None) -> None:
-    """Refuse a batch that does not fit memory, before anything is begun.
+    """Check that the batch fits memory, before anything is begun.
 
     Args:
         config: the settings.

@@ -35,18 +35,18 @@ class _Cache:
     """Decoded pictures, as many as fit."""
 
     def __init__(self, size: int) -> None:
-        self._room, self._kept = size, OrderedDict[tuple[str, int], Any]()
+        self._room, self._recent = size, OrderedDict[tuple[str, int], Any]()
 
     def get(self, key: tuple[str, int]) -> Any:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key in self._recent:
+            self._recent.move_to_end(key)
+        return self._recent.get(key)
 
     def add(self, key: tuple[str, int], picture: Any) -> None:
-        self._kept[key] = picture
+        self._recent[key] = picture
         self._room -= _size(picture)
         while self._room < 0:
-            self._room += _size(self._kept.popitem(last=False)[1])
+            self._room += _size(self._recent.popitem(last=False)[1])
 
 
 def _size(picture: Any) -> int:

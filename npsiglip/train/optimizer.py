@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from npsiglip.kernels import adamw
-from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.kernels.jit import computing
 from npsiglip.params import Shape
 from npsiglip.train.config import OptimizerSettings
 from npsiglip.train.flat import Flat
@@ -62,7 +62,7 @@ class AdamW:
 
     def norm(self, grads: Flat) -> float:
         """The norm of all gradients of parameters that are not locked; NaN or infinite if one of them is."""
-        with RUN_LOCK:
+        with computing(None):
             return float(adamw.norm(grads.vector, self._cuts))
 
     def step(self, params: Flat, grads: Flat, norm: float, part: float) -> None:
@@ -77,7 +77,7 @@ class AdamW:
         s = self.settings
         self.count += 1
         scale = min(1.0, s.clip_norm / norm) if norm else 1.0
-        with RUN_LOCK:
+        with computing(None):
             adamw.step(
                 params.vector, grads.vector, self.m.vector, self.v.vector, self._cuts, self._decays, self.count,
                 scale, s.beta1, s.beta2, part * s.rate, s.eps, part * s.weight_decay,

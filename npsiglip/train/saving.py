@@ -113,7 +113,7 @@ def load_state(folder: Path) -> State | None:
 
 
 def check_settings(state: State, settings: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings.
+    """Check that a run goes on with the settings that it began with.
 
     Raises:
         InputError: with every setting that differs.

@@ -2,6 +2,8 @@
 
 Both towers run forward, the loss gives the gradients of the embeddings, both towers run backward. The plain form is
 `npsiglip.reference.siglip_loss_and_gradients`. The same bits for any number of threads.
+
+Dimensions: B pairs, L tokens of a text, S side of the images, D width.
 """
 
 from __future__ import annotations
@@ -11,40 +13,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip import reference
 from npsiglip.config import GELU_TANH, SigLIPConfig
 from npsiglip.errors import InputError
-from npsiglip.kernels.jit import RUN_LOCK
+from npsiglip.kernels.jit import computing
 from npsiglip.kernels.vector import LANES
 from npsiglip.loss import sigmoid_loss
 from npsiglip.params import param_shapes
 from npsiglip.train.flat import Flat
 from npsiglip.train.layers import KINDS, Array, Scratch
-from npsiglip.train.towers import ImageTower, Made, TextTower, part_size
+from npsiglip.train.softmax_loss import softmax_loss
+from npsiglip.train.towers import Common, TrainedImageTower, TrainedTextTower, part_size
 
 LOSSES = ("sigmoid", "softmax")
 
 
 def padded(n: int) -> int:
-    """Columns in whole panels."""
+    """How many columns `n` are in whole panels."""
     return -(-n // LANES) * LANES
 
 
 def normalize(x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Unit rows of x [B, D], and the lengths [B, 1]."""
+    """Unit rows z = x / |x| of x [B, D], and the lengths |x| [B, 1]."""
     wide = x.astype(np.float64)
     norm = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
     return wide / norm, norm
 
 
-def normalize_gradient(z: NDArray[np.float64], norm: NDArray[np.float64], dz: Array) -> Array:
-    """dx = (dz - z (z . dz)) / |x| of z = x / |x|."""
-    along = (z * dz).sum(axis=1, keepdims=True)
-    return np.ascontiguousarray((dz - z * along) / norm, np.float32)
+def normalize_gradient(z: NDArray[np.float64], norm: NDArray[np.float64], d_z: Array) -> Array:
+    """(d_z - z (z . d_z)) / |x|: the gradient of x [B, D], from z [B, D], `norm` = |x| [B, 1] and d_z [B, D]."""
+    along = (z * d_z).sum(axis=1, keepdims=True)
+    return np.ascontiguousarray((d_z - z * along) / norm, np.float32)
 
 
-class Engine:
-    """Work arrays and layers for batches of one size.
+class Gradients:
+    """The layers of both towers in training, and their work arrays, for batches of one size.
 
     Args:
         config: of the model, both towers.
@@ -98,24 +100,33 @@ class Engine:
         if self._bound is not None and self._bound[0] is params and self._bound[1] is grads:
             return
         assert self.config.image is not None and self.config.text is not None
-        made_of, (image, text) = Made(params.views, grads.views, self._scratch, self.dtype), self._first
-        self._image = ImageTower(self.config.image, self.batch, made_of, image, "image" in self.locked)
-        self._text = TextTower(self.config.text, self.batch, self.text_len, made_of, text)
+        common, (image, text) = Common(params.views, grads.views, self._scratch, self.dtype), self._first
+        self._image = TrainedImageTower(self.config.image, self.batch, common, image, "image" in self.locked)
+        self._text = TrainedTextTower(self.config.text, self.batch, self.text_len, common, text)
         self._bound = params, grads
 
     def step(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> float:
-        """The loss of B pairs: pixels [B, 3, S, S] float32, ids [B, L]; fills `grads`, of locked towers with zeros.
+        """The loss of B pairs, and its gradients.
+
+        Args:
+            params: the parameters as they are now.
+            pixels: [B, 3, S, S] float32.
+            ids: [B, L].
+            grads: filled, with zeros for locked towers.
 
         Raises:
             InputError: shapes or types that do not fit, or an id that the vocabulary does not have.
         """
         self._check(params, pixels, ids, grads)
-        with RUN_LOCK:
+        with computing(None):
             self._bind(params, grads)
             grads.vector[:] = 0
+            # both towers forward, to embeddings [B, D] of unit norm
             zimg, image_norm = normalize(self._image.forward(pixels))
             ztxt, text_norm = normalize(self._text.forward(ids))
+            # the loss, and the gradients of embeddings, t_prime and bias
             result = self._loss(zimg, ztxt, float(params.views["t_prime"]), float(params.views["bias"]))
+            # both towers backward
             if "image" not in self.locked:
                 self._image.backward(normalize_gradient(zimg, image_norm, result.d_zimg))
             self._text.backward(normalize_gradient(ztxt, text_norm, result.d_ztxt))
@@ -123,24 +134,25 @@ class Engine:
             return float(result.loss)
 
     def _loss(self, zimg: NDArray[np.float64], ztxt: NDArray[np.float64], t_prime: float, bias: float) -> Any:
+        """The loss of zimg and ztxt [B, D], and its gradients, by `sigmoid_loss` or `softmax_loss`."""
         if self.loss == "sigmoid":
             return sigmoid_loss(zimg, ztxt, t_prime, bias)
-        return reference.softmax_loss(zimg, ztxt, t_prime)
+        return softmax_loss(zimg, ztxt, t_prime)
 
     def _check(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> None:
-        """What kernels rely on: they read and write wherever shapes and ids say."""
+        """Check what kernels rely on: they read and write wherever shapes and ids say; arguments as for `step`."""
         image, text = self.config.image, self.config.text
         assert image is not None and text is not None
         shape = self.batch, 3, image.image_size, image.image_size
         if pixels.shape != shape or pixels.dtype != np.float32 or not pixels.flags.c_contiguous:
             raise InputError(
-                f"pixels must be float32 {list(shape)} in C order, by the batch and the image size of this engine; got "
-                f"{pixels.dtype} {list(pixels.shape)}"
+                f"pixels must be float32 {list(shape)} in C order, by the batch that was announced and the image size "
+                f"of this model; got {pixels.dtype} {list(pixels.shape)}"
             )
         if ids.shape != (self.batch, self.text_len) or ids.dtype.kind not in "iu":
             raise InputError(
-                f"ids must be whole numbers [{self.batch}, {self.text_len}], by the batch and the length of this "
-                f"engine; got {ids.dtype} {list(ids.shape)}"
+                f"ids must be whole numbers [{self.batch}, {self.text_len}], by the batch and the length that "
+                f"were announced; got {ids.dtype} {list(ids.shape)}"
             )
         if ids.min() < 0 or ids.max() >= text.vocab_size:
             raise InputError(
@@ -156,20 +168,20 @@ class Engine:
     def memory(
         config: SigLIPConfig, batch: int, text_len: int, loss: str = "sigmoid", blocks: int | None = None
     ) -> int:
-        """Bytes that the work arrays of an engine take at most, what is kept for the backward pass above all."""
+        """Bytes that layers and work arrays take at most, what the backward pass needs above all."""
         assert config.image is not None and config.text is not None
-        kept = rows = 0
+        tapes = rows = 0
         for tower, length in ((config.image, config.image.seq_len), (config.text, text_len)):
             width, mlp_dim = tower.width, tower.mlp_dim
             a_block = 8 * width + 2 * mlp_dim  # x, ln1, qkv, mix, +attn, ln2; fc1 and gelu
             depth = tower.depth if blocks is None else min(tower.depth, blocks + 2)  # frozen ones take turns with two
-            kept += batch * length * (depth * a_block + 2 * width + 1)
+            tapes += batch * length * (depth * a_block + 2 * width + 1)
             part = min(batch, part_size(length)) * length
             rows = max(rows, part * (2 * mlp_dim + 12 * width))  # of layers' gradients, which all parts share
         image = config.image
-        kept += batch * image.seq_len * (3 * image.patch_size**2 + 2 * image.width + image.num_heads)
-        kept += batch * (6 * image.width + 2 * image.mlp_dim + 2 * config.text.width)
+        tapes += batch * image.seq_len * (3 * image.patch_size**2 + 2 * image.width + image.num_heads)
+        tapes += batch * (6 * image.width + 2 * image.mlp_dim + 2 * config.text.width)
         weights = [shape for name, shape in param_shapes(config).items() if name.endswith(".w")]
-        copies = sum(2 * k * n + k * padded(n) + n * padded(k) for k, n in weights)  # w, dw, both packed
+        copies = sum(2 * k * n + k * padded(n) + n * padded(k) for k, n in weights)  # w, d_w, both packed
         pairs = batch**2 * (1 if loss == "sigmoid" else 12) + 24 * batch * image.width
-        return 4 * (kept + rows + copies + pairs) + (1 << 20)
+        return 4 * (tapes + rows + copies + pairs) + (1 << 20)

@@ -1,9 +1,12 @@
-"""Both towers, forward and backward, on kernels: `npsiglip.towers.blocks` with gradients.
+"""Both towers in training, forward and backward, on kernels. The plain form is `npsiglip.reference.backward`.
 
 A batch goes through a tower in parts of a few inputs, so that what one layer leaves is still in the cache for the next.
-A part keeps what its backward pass needs (`Kept`), so memory grows with the batch; the gradients' own arrays are shared
-by all parts. The parts' size depends on the shapes alone and parts come in order: the same bits for any number of
-threads. The plain form is `npsiglip.reference.backward`, the names are its names.
+What the backward pass of a part needs is on its `Tape`, so memory grows with the batch; the gradients' own arrays are
+shared by all parts. The parts' size depends on the shapes alone and parts come in order: the same bits for any number
+of threads. Names are those of the parameters and taps.
+
+Beside `npsiglip.towers`, from which only the order of a patch is taken. Those towers pack the weights once and repeat a
+recorded pass; these pack them at every step, both ways, and leave what the backward pass reads.
 
 Dimensions: N inputs of a part, L tokens, D width, H heads, M mlp width, P patch.
 """
@@ -19,136 +22,159 @@ from numpy.typing import NDArray
 from npsiglip.config import ImageConfig, TextConfig
 from npsiglip.kernels import attention, attention_gradient, map_pool, map_pool_gradient, patch_embed, sums
 from npsiglip.params import block_name
-from npsiglip.train.layers import Array, LayerNorm, Linear, Scratch, Values, with_slack
+from npsiglip.towers.blocks import ALL_VALID
+from npsiglip.towers.image import by_channel
+from npsiglip.train.layers import Array, Scratch, TrainedLayerNorm, TrainedLinear, Values, with_slack
 
 ROWS_OF_A_PART = 2048  # tokens: measured, see docs/benchmarks.md
-ALL_VALID = np.empty((0, 0), np.uint8)
+Tape = dict[str, Array]
+"""Name -> what the forward pass of one part leaves for the backward pass."""
 NO_PROBS = np.empty(0, np.float32)
 
 
 def part_size(length: int) -> int:
-    """Inputs of a part."""
+    """How many inputs of `length` tokens are a part."""
     return max(1, ROWS_OF_A_PART // length)
 
 
-class Made(NamedTuple):
-    """What all layers of a model are made of."""
+class Common(NamedTuple):
+    """What all layers of a model share."""
 
     params: Values
     grads: Values
     scratch: Scratch
     dtype: str
 
-    def linear(self, names: list[str], frozen: bool, order: NDArray[np.intp] | None = None) -> Linear:
-        """A linear layer of these parameters."""
-        return Linear(names, self.params, self.grads, self.scratch, self.dtype, order, frozen)
+    def linear(self, names: list[str], frozen: bool, order: NDArray[np.intp] | None = None) -> TrainedLinear:
+        """A linear layer of these parameters; `frozen` and `order` as `TrainedLinear` has them."""
+        return TrainedLinear(names, self.params, self.grads, self.scratch, self.dtype, order, frozen)
 
 
-class Mlp:
-    """fc2(gelu(fc1(ln(x)))), added to x."""
+class TrainedMlp:
+    """x + fc2(gelu(fc1(ln(x)))) of rows [N * L, D], or [N, D] in the MAP head."""
 
-    def __init__(self, name: str, ln: str, eps: float, made_of: Made, frozen: bool) -> None:
-        self.ln = LayerNorm(ln, eps, made_of.params, made_of.grads)
-        self.fc1 = made_of.linear([f"{name}.fc1"], frozen)
-        self.fc2 = made_of.linear([f"{name}.fc2"], frozen)
+    def __init__(self, name: str, ln: str, eps: float, common: Common, frozen: bool) -> None:
+        self.ln = TrainedLayerNorm(ln, eps, common.params, common.grads)
+        self.fc1 = common.linear([f"{name}.fc1"], frozen)
+        self.fc2 = common.linear([f"{name}.fc2"], frozen)
         self.layers = self.ln, self.fc1, self.fc2
-        self.scratch = made_of.scratch
+        self.scratch = common.scratch
 
-    def keep(self, rows: int, kept: dict[str, Array]) -> None:
-        """Make room for what `backward` needs."""
+    def extend(self, tape: Tape, rows: int) -> None:
+        """Make room on a tape for `rows` rows."""
         width, mlp_dim = self.fc1.shape
-        kept["ln2"] = with_slack((rows, width), self.fc1.kind)
-        kept["fc1"], kept["gelu"] = with_slack((rows, mlp_dim)), with_slack((rows, mlp_dim), self.fc2.kind)
+        tape["ln2"] = with_slack((rows, width), self.fc1.kind)
+        tape["fc1"], tape["gelu"] = with_slack((rows, mlp_dim)), with_slack((rows, mlp_dim), self.fc2.kind)
 
-    def forward(self, x: Array, kept: dict[str, Array], out: Array) -> None:
-        """Out = x + mlp(ln(x)); out is not x."""
-        y = self.ln.forward(x, kept["ln2"])
-        h = self.fc1.forward_gelu(y, kept["fc1"], kept["gelu"])
+    def forward(self, x: Array, tape: Tape, out: Array) -> None:
+        """x + mlp(ln(x)) of x [N * L, D], into `out` [N * L, D], which is not x."""
+        # y = ln(x)
+        y = self.ln.forward(x, tape["ln2"])
+        # h = gelu(y w + b)
+        h = self.fc1.forward_gelu(y, tape["fc1"], tape["gelu"])
+        # x + h w + b
         self.fc2.forward(h, out, residual=x)
 
-    def backward(self, x: Array, kept: dict[str, Array], dx: Array) -> None:
-        """dx, the gradient of the result, becomes the gradient of x."""
-        self.fc2.backward_weights(kept["gelu"], dx)
-        dh = self.fc2.backward_input_gelu(dx, kept["fc1"], self.scratch("mlp", *kept["fc1"].shape, kind=self.fc1.kind))
-        self.fc1.backward_weights(kept["ln2"], dh)
-        dy = self.fc1.backward_input(dh, self.scratch("y", *x.shape))
-        self.ln.backward(x, dy, dx)
+    def backward(self, x: Array, tape: Tape, d_x: Array) -> None:
+        """d_x [N * L, D], the gradient of the result, becomes that of x [N * L, D]."""
+        # through fc2, and the GELU before it
+        self.fc2.backward_weights(tape["gelu"], d_x)
+        d_h = self.scratch("mlp", *tape["fc1"].shape, kind=self.fc1.kind)
+        self.fc2.backward_input_gelu(d_x, tape["fc1"], d_h)
+        # through fc1
+        self.fc1.backward_weights(tape["ln2"], d_h)
+        d_y = self.fc1.backward_input(d_h, self.scratch("y", *x.shape))
+        # through the LayerNorm, added to what comes through the residual
+        self.ln.backward(x, d_y, d_x)
 
 
-class Block:
-    """One pre-LN transformer block."""
+class TrainedBlock:
+    """One pre-LN transformer block: x + attention(ln1(x)), then x + mlp(ln2(x))."""
 
-    def __init__(self, name: str, config: ImageConfig | TextConfig, made_of: Made, frozen: bool) -> None:
+    def __init__(self, name: str, config: ImageConfig | TextConfig, common: Common, frozen: bool) -> None:
         eps = config.layer_norm_eps
         self.num_heads, self.width = config.num_heads, config.width
-        self.ln1 = LayerNorm(f"{name}.ln1", eps, made_of.params, made_of.grads)
-        self.qkv = made_of.linear([f"{name}.attn.{part}" for part in "qkv"], frozen)
-        self.out = made_of.linear([f"{name}.attn.out"], frozen)
-        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln2", eps, made_of, frozen)
+        self.ln1 = TrainedLayerNorm(f"{name}.ln1", eps, common.params, common.grads)
+        self.qkv = common.linear([f"{name}.attn.{part}" for part in "qkv"], frozen)
+        self.out = common.linear([f"{name}.attn.out"], frozen)
+        self.mlp = TrainedMlp(f"{name}.mlp", f"{name}.ln2", eps, common, frozen)
         self.layers = self.ln1, self.qkv, self.out, *self.mlp.layers
-        self.scratch = made_of.scratch
+        self.scratch = common.scratch
 
-    def keep(self, rows: int) -> dict[str, Array]:
-        """Room for what `backward` needs."""
-        kept = {name: with_slack((rows, self.width)) for name in ("x", "+attn")}
-        kept |= {name: with_slack((rows, self.width), self.qkv.kind) for name in ("ln1", "mix")}
-        kept["qkv"] = with_slack((rows, 3 * self.width))
-        self.mlp.keep(rows, kept)
-        return kept
+    def tape(self, rows: int) -> Tape:
+        """Room for `rows` tokens; "x" is for the block's input."""
+        tape = {name: with_slack((rows, self.width)) for name in ("x", "+attn")}
+        tape |= {name: with_slack((rows, self.width), self.qkv.kind) for name in ("ln1", "mix")}
+        tape["qkv"] = with_slack((rows, 3 * self.width))
+        self.mlp.extend(tape, rows)
+        return tape
 
-    def forward(self, kept: dict[str, Array], length: int, out: Array) -> None:
-        """kept["x"] [N * L, D] -> out."""
-        y = self.ln1.forward(kept["x"], kept["ln1"])
-        qkv = self.qkv.forward(y, kept["qkv"])
-        attention.attention(qkv, length, self.num_heads, 0, ALL_VALID, NO_PROBS, kept["mix"])
-        x = self.out.forward(kept["mix"], kept["+attn"], residual=kept["x"])
-        self.mlp.forward(x, kept, out)
+    def forward(self, tape: Tape, length: int, out: Array) -> None:
+        """tape["x"] [N * L, D] -> `out` [N * L, D]."""
+        # y = ln1(x)
+        y = self.ln1.forward(tape["x"], tape["ln1"])
+        # q, k, v = y w + b
+        qkv = self.qkv.forward(y, tape["qkv"])
+        # softmax(q k^T / sqrt(Dh)) v
+        attention.attention(qkv, length, self.num_heads, 0, ALL_VALID, NO_PROBS, tape["mix"])
+        # x += mix w + b
+        x = self.out.forward(tape["mix"], tape["+attn"], residual=tape["x"])
+        # x += mlp(ln2(x))
+        self.mlp.forward(x, tape, out)
 
-    def backward(self, kept: dict[str, Array], length: int, dx: Array) -> None:
-        """dx, the gradient of the result, becomes the gradient of kept["x"]."""
-        self.mlp.backward(kept["+attn"], kept, dx)
-        self.out.backward_weights(kept["mix"], dx)
-        d_mix = self.out.backward_input(dx, self.scratch("y", *dx.shape))
-        d_qkv = self.scratch("qkv", *kept["qkv"].shape)
-        attention_gradient.attention_gradient(kept["qkv"], d_mix, length, self.num_heads, d_qkv)
-        self.qkv.backward_weights(kept["ln1"], d_qkv)
-        dy = self.qkv.backward_input(d_qkv, self.scratch("y", *dx.shape))
-        self.ln1.backward(kept["x"], dy, dx)
+    def backward(self, tape: Tape, length: int, d_x: Array) -> None:
+        """d_x [N * L, D], the gradient of the result, becomes that of tape["x"]."""
+        # through the MLP
+        self.mlp.backward(tape["+attn"], tape, d_x)
+        # through the output's layer
+        self.out.backward_weights(tape["mix"], d_x)
+        d_mix = self.out.backward_input(d_x, self.scratch("y", *d_x.shape))
+        # through attention, whose probabilities are computed again
+        d_qkv = self.scratch("qkv", *tape["qkv"].shape)
+        attention_gradient.attention_gradient(tape["qkv"], d_mix, length, self.num_heads, d_qkv)
+        # through the layers of q, k and v
+        self.qkv.backward_weights(tape["ln1"], d_qkv)
+        d_y = self.qkv.backward_input(d_qkv, self.scratch("y", *d_x.shape))
+        # through ln1, added to what comes through the residual
+        self.ln1.backward(tape["x"], d_y, d_x)
 
 
-class Blocks:
-    """All blocks of a tower, and the final LayerNorm. Those before `first` keep their weights."""
+class TrainedBlocks:
+    """All blocks of a tower, and the final LayerNorm. Those before `first` are frozen."""
 
-    def __init__(self, tower: str, config: ImageConfig | TextConfig, made_of: Made, first: int) -> None:
+    def __init__(self, tower: str, config: ImageConfig | TextConfig, common: Common, first: int) -> None:
         names = [block_name(tower, i) for i in range(config.depth)]
         self.first = first
-        self.blocks = [Block(name, config, made_of, i < first) for i, name in enumerate(names)]
-        self.final_ln = LayerNorm(f"{tower}.final_ln", config.layer_norm_eps, made_of.params, made_of.grads)
+        self.blocks = [TrainedBlock(name, config, common, i < first) for i, name in enumerate(names)]
+        self.final_ln = TrainedLayerNorm(f"{tower}.final_ln", config.layer_norm_eps, common.params, common.grads)
         self.layers = [layer for block in self.blocks for layer in block.layers] + [self.final_ln]
 
-    def keep(self, rows: int) -> list[dict[str, Array]]:
-        """Room for what `backward` needs; the last is the final LayerNorm's. Frozen blocks take turns with two."""
-        kept = [block.keep(rows) for block in self.blocks[: min(2, self.first)]]
-        kept = [kept[i % 2] for i in range(self.first)] + [block.keep(rows) for block in self.blocks[self.first :]]
+    def tapes(self, rows: int) -> list[Tape]:
+        """One for each block, and the final LayerNorm's. Frozen blocks take turns with two, which nobody reads."""
+        two = [block.tape(rows) for block in self.blocks[: min(2, self.first)]]
+        tapes = [two[i % 2] for i in range(self.first)] + [block.tape(rows) for block in self.blocks[self.first :]]
         width = self.blocks[0].width
-        return [*kept, {"x": with_slack((rows, width)), "tokens": with_slack((rows, width))}]
+        return [*tapes, {"x": with_slack((rows, width)), "tokens": with_slack((rows, width))}]
 
-    def forward(self, kept: list[dict[str, Array]], length: int) -> Array:
-        """kept[0]["x"] [N * L, D] -> normalised tokens [N * L, D]."""
-        for block, own, following in zip(self.blocks, kept, kept[1:], strict=False):
+    def forward(self, tapes: list[Tape], length: int) -> Array:
+        """tapes[0]["x"] [N * L, D] -> normalised tokens [N * L, D]."""
+        for block, own, following in zip(self.blocks, tapes, tapes[1:], strict=False):
             block.forward(own, length, following["x"])
-        return self.final_ln.forward(kept[-1]["x"], kept[-1]["tokens"])
+        return self.final_ln.forward(tapes[-1]["x"], tapes[-1]["tokens"])
 
-    def backward(self, kept: list[dict[str, Array]], length: int, dy: Array, dx: Array) -> None:
-        """dy of the tokens; dx becomes the gradient of what enters the first block that is trained."""
-        dx[:] = 0
-        self.final_ln.backward(kept[-1]["x"], dy, dx)
-        for block, own in zip(reversed(self.blocks[self.first :]), reversed(kept[self.first : -1]), strict=True):
-            block.backward(own, length, dx)
+    def backward(self, tapes: list[Tape], length: int, d_y: Array, d_x: Array) -> None:
+        """From d_y [N * L, D] of the tokens to the gradient of what enters the first block that is trained.
+
+        The latter is written to d_x [N * L, D].
+        """
+        d_x[:] = 0
+        self.final_ln.backward(tapes[-1]["x"], d_y, d_x)
+        for block, own in zip(reversed(self.blocks[self.first :]), reversed(tapes[self.first : -1]), strict=True):
+            block.backward(own, length, d_x)
 
 
-class Positions:
-    """Position embeddings: what each part of a batch adds to their gradient, in float32, is added up in float64."""
+class TrainedPositions:
+    """Position embeddings [L, D]. Gradients of a part of a batch are float32, and added up in float64."""
 
     def __init__(self, name: str, length: int, grads: Values, scratch: Scratch) -> None:
         self.name, self.grads, self.scratch = name, grads, scratch
@@ -159,11 +185,11 @@ class Positions:
         """Forget the gradients of the last batch."""
         self._sum[:] = 0
 
-    def backward(self, dx: Array) -> None:
-        """dx [N * L, D] of a part's tokens."""
+    def backward(self, d_x: Array) -> None:
+        """Add what d_x [N * L, D], the gradient of a part's tokens, has for each position."""
         part = self.scratch("positions", *self._sum.shape)
         part[:] = 0
-        sums.add_rows(dx, self._index[: len(dx)], part)
+        sums.add_rows(d_x, self._index[: len(d_x)], part)
         self._sum += part
 
     def end(self) -> None:
@@ -171,64 +197,70 @@ class Positions:
         self.grads[self.name][: len(self._sum)] = self._sum
 
 
-class MapHead:
-    """Attention pooling by a learned probe, then an MLP with residual."""
+class TrainedMapHead:
+    """Attention pooling by a learned probe, then an MLP with residual: tokens [N * L, D] -> [N, D]."""
 
-    def __init__(self, name: str, config: ImageConfig, made_of: Made, frozen: bool) -> None:
-        self.name, self.config, self.params, self.grads = name, config, made_of.params, made_of.grads
-        self.kv = made_of.linear([f"{name}.attn.{part}" for part in "kv"], frozen)
-        self.out = made_of.linear([f"{name}.attn.out"], frozen)
-        self.mlp = Mlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, made_of, frozen)
+    def __init__(self, name: str, config: ImageConfig, common: Common, frozen: bool) -> None:
+        self.name, self.config, self.params, self.grads = name, config, common.params, common.grads
+        self.kv = common.linear([f"{name}.attn.{part}" for part in "kv"], frozen)
+        self.out = common.linear([f"{name}.attn.out"], frozen)
+        self.mlp = TrainedMlp(f"{name}.mlp", f"{name}.ln", config.layer_norm_eps, common, frozen)
         self.layers = self.kv, self.out, *self.mlp.layers
-        self.scratch = made_of.scratch
+        self.scratch = common.scratch
         self.q = np.empty(config.width, np.float32)
-        self.dq = np.zeros(config.width, np.float64)
+        self.d_q = np.zeros(config.width, np.float64)
 
     def begin(self) -> None:
         """The query, the same for every image, in float64 and rounded."""
         probe, w, b = (self.params[f"{self.name}.{part}"] for part in ("probe", "attn.q.w", "attn.q.b"))
         self.q[:] = (probe[:, None] * w.astype(np.float64)).sum(axis=0) + b
-        self.dq[:] = 0
+        self.d_q[:] = 0
 
-    def keep(self, n: int) -> dict[str, Array]:
-        """Room for what `backward` needs."""
+    def tape(self, n: int) -> Tape:
+        """Room for `n` images."""
         width, length = self.config.width, self.config.seq_len
-        kept = {name: with_slack((n, width)) for name in ("+attn", "pooled")}
-        kept["mix"] = with_slack((n, width), self.out.kind)
-        kept["kv"] = with_slack((n * length, 2 * width))
-        kept["probs"] = np.empty((n, self.config.num_heads, 1, length), np.float32)
-        self.mlp.keep(n, kept)
-        return kept
+        tape = {name: with_slack((n, width)) for name in ("+attn", "pooled")}
+        tape["mix"] = with_slack((n, width), self.out.kind)
+        tape["kv"] = with_slack((n * length, 2 * width))
+        tape["probs"] = np.empty((n, self.config.num_heads, 1, length), np.float32)
+        self.mlp.extend(tape, n)
+        return tape
 
-    def forward(self, tokens: Array, kept: dict[str, Array]) -> Array:
-        """[N * L, D] -> [N, D]."""
-        self.kv.forward(tokens, kept["kv"])
-        map_pool.map_pool(self.q, kept["kv"], self.config.seq_len, self.config.num_heads, kept["probs"], kept["mix"])
-        self.out.forward(kept["mix"], kept["+attn"])
-        self.mlp.forward(kept["+attn"], kept, kept["pooled"])
-        return kept["pooled"]
+    def forward(self, tokens: Array, tape: Tape) -> Array:
+        """Tokens [N * L, D] -> [N, D]."""
+        # k, v = tokens w + b
+        self.kv.forward(tokens, tape["kv"])
+        # x = (softmax(q k^T / sqrt(Dh)) v) w + b
+        map_pool.map_pool(self.q, tape["kv"], self.config.seq_len, self.config.num_heads, tape["probs"], tape["mix"])
+        self.out.forward(tape["mix"], tape["+attn"])
+        # x += mlp(ln(x))
+        self.mlp.forward(tape["+attn"], tape, tape["pooled"])
+        return tape["pooled"]
 
-    def backward(self, tokens: Array, kept: dict[str, Array], dx: Array) -> Array:
-        """dx [N, D] of the result is overwritten; the gradient of the tokens [N * L, D]."""
-        self.mlp.backward(kept["+attn"], kept, dx)
-        self.out.backward_weights(kept["mix"], dx)
-        d_mix = self.out.backward_input(dx, self.scratch("y", *dx.shape))
-        d_kv = self.scratch("qkv", *kept["kv"].shape)
-        dq = np.empty(dx.shape, np.float64)
-        map_pool_gradient.map_pool_gradient(self.q, d_mix, kept["kv"], self.config.num_heads, kept["probs"], d_kv, dq)
-        self.dq += dq.sum(axis=0)
+    def backward(self, tokens: Array, tape: Tape, d_x: Array) -> Array:
+        """From d_x [N, D] of the result, which is overwritten, to the gradient of the tokens [N * L, D]."""
+        # through the MLP and the output's layer
+        self.mlp.backward(tape["+attn"], tape, d_x)
+        self.out.backward_weights(tape["mix"], d_x)
+        d_mix = self.out.backward_input(d_x, self.scratch("y", *d_x.shape))
+        # through attention; all images have one query, so its gradients are added up
+        d_kv = self.scratch("qkv", *tape["kv"].shape)
+        d_q = np.empty(d_x.shape, np.float64)
+        map_pool_gradient.map_pool_gradient(self.q, d_mix, tape["kv"], self.config.num_heads, tape["probs"], d_kv, d_q)
+        self.d_q += d_q.sum(axis=0)
+        # through the layers of k and v
         self.kv.backward_weights(tokens, d_kv)
         return self.kv.backward_input(d_kv, self.scratch("tokens", *tokens.shape))
 
     def end(self) -> None:
-        """Write the gradients of the query's layer and the probe."""
+        """Write the gradients of the query's layer and the probe, of q = probe w + b."""
         probe, w = self.params[f"{self.name}.probe"], self.params[f"{self.name}.attn.q.w"]
-        self.grads[f"{self.name}.attn.q.b"][:] = self.dq
-        self.grads[f"{self.name}.attn.q.w"][:] = probe[:, None] * self.dq
-        self.grads[f"{self.name}.probe"][:] = (w * self.dq).sum(axis=1)
+        self.grads[f"{self.name}.attn.q.b"][:] = self.d_q
+        self.grads[f"{self.name}.attn.q.w"][:] = probe[:, None] * self.d_q
+        self.grads[f"{self.name}.probe"][:] = (w * self.d_q).sum(axis=1)
 
 
-class Tower:
+class TrainedTower:
     """What both towers share: the parts of a batch."""
 
     def __init__(self, batch: int, length: int, width: int, out_width: int, scratch: Scratch) -> None:
@@ -242,97 +274,106 @@ class Tower:
             yield slice(first, min(first + each, self.batch))
 
 
-class ImageTower(Tower):
+class TrainedImageTower(TrainedTower):
     """Images to vectors, not normalised."""
 
-    def __init__(self, config: ImageConfig, batch: int, made_of: Made, first: int, locked: bool) -> None:
-        super().__init__(batch, config.seq_len, config.width, config.width, made_of.scratch)
-        self.config, self.params, self.locked = config, made_of.params, locked
-        size = config.patch_size
-        order = np.arange(size * size * 3).reshape(size, size, 3).transpose(2, 0, 1).ravel()
+    def __init__(self, config: ImageConfig, batch: int, common: Common, first: int, locked: bool) -> None:
+        super().__init__(batch, config.seq_len, config.width, config.width, common.scratch)
+        self.config, self.params, self.locked = config, common.params, locked
+        order = by_channel(np.arange(3 * config.patch_size**2)[:, None])[0]
         self.first = config.depth if locked else first
-        self.patch_embed = made_of.linear(["image.patch_embed"], self.first > 0, order)
-        self.blocks = Blocks("image", config, made_of, self.first)
-        self.head = MapHead("image.map_head", config, made_of, locked)
-        self.positions = Positions("image.pos_embed", self.length, made_of.grads, made_of.scratch)
+        self.patch_embed = common.linear(["image.patch_embed"], self.first > 0, order)
+        self.blocks = TrainedBlocks("image", config, common, self.first)
+        self.head = TrainedMapHead("image.map_head", config, common, locked)
+        self.positions = TrainedPositions("image.pos_embed", self.length, common.grads, common.scratch)
         self.layers = [self.patch_embed, self.positions, *self.blocks.layers, *self.head.layers, self.head]
-        parts = list(self.parts())
-        kept = [self._keep(part.stop - part.start) for part in (parts[:1] if locked else parts)]
-        self._kept = [kept[min(i, len(kept) - 1)] for i in range(len(parts))]
+        parts = list(self.parts())  # of a locked tower they share a tape
+        tapes = [self._make_tapes(part.stop - part.start) for part in (parts[:1] if locked else parts)]
+        self._tapes = [tapes[min(i, len(tapes) - 1)] for i in range(len(parts))]
 
-    def _keep(self, n: int) -> tuple[Array, list[dict[str, Array]], dict[str, Array]]:
+    def _make_tapes(self, n: int) -> tuple[Array, list[Tape], Tape]:
         rows = n * self.length
         patches = with_slack((rows, 3 * self.config.patch_size**2))
-        return patches, self.blocks.keep(rows), self.head.keep(n)
+        return patches, self.blocks.tapes(rows), self.head.tape(n)
 
     def forward(self, pixels: Array) -> Array:
         """Pixels [B, 3, S, S] -> [B, D]."""
+        # pack the parameters as they are now, and forget the last batch's gradients
         for layer in self.layers:
             layer.begin()
-        for part, (patches, blocks, head) in zip(self.parts(), self._kept, strict=True):
+        for part, (patches, blocks, head) in zip(self.parts(), self._tapes, strict=True):
             if self.locked and len(patches) != (part.stop - part.start) * self.length:
-                patches, blocks, head = self._keep(part.stop - part.start)
-            patch_embed.extract_patches(pixels[part], self.config.patch_size, patches)
+                patches, blocks, head = self._make_tapes(part.stop - part.start)
+            # x = patches w + b + positions
+            patch_embed.patches_by_channel(pixels[part], self.config.patch_size, patches)
             self.patch_embed.forward(patches, blocks[0]["x"], residual=self.params["image.pos_embed"])
+            # all blocks, and the MAP head
             tokens = self.blocks.forward(blocks, self.length)
             self.embeds[part] = self.head.forward(tokens, head)
         return self.embeds
 
-    def backward(self, dz: Array) -> None:
-        """dz [B, D], the gradient of the result, which is overwritten."""
-        for part, (patches, blocks, head) in zip(self.parts(), self._kept, strict=True):
-            dy = self.head.backward(blocks[-1]["tokens"], head, dz[part])
-            dx = self.scratch("x", *dy.shape)
-            self.blocks.backward(blocks, self.length, dy, dx)
+    def backward(self, d_z: Array) -> None:
+        """From d_z [B, D], the gradient of the result, which is overwritten, to those of the parameters."""
+        for part, (patches, blocks, head) in zip(self.parts(), self._tapes, strict=True):
+            # the MAP head, then all blocks that are trained
+            d_y = self.head.backward(blocks[-1]["tokens"], head, d_z[part])
+            d_x = self.scratch("x", *d_y.shape)
+            self.blocks.backward(blocks, self.length, d_y, d_x)
+            # positions and the patch embedding, which are frozen with the first block
             if self.first == 0:
-                self.positions.backward(dx)
-                self.patch_embed.backward_weights(patches, dx)
+                self.positions.backward(d_x)
+                self.patch_embed.backward_weights(patches, d_x)
         for layer in self.layers:
             layer.end()
 
 
-class TextTower(Tower):
+class TrainedTextTower(TrainedTower):
     """Texts to vectors, not normalised; pooled at the last position."""
 
-    def __init__(self, config: TextConfig, batch: int, length: int, made_of: Made, first: int) -> None:
-        super().__init__(batch, length, config.width, config.projection_dim, made_of.scratch)
-        self.params, self.grads, self.first = made_of.params, made_of.grads, first
-        self.blocks = Blocks("text", config, made_of, first)
-        self.head = made_of.linear(["text.head"], False)
-        self.positions = Positions("text.pos_embed", length, made_of.grads, made_of.scratch)
+    def __init__(self, config: TextConfig, batch: int, length: int, common: Common, first: int) -> None:
+        super().__init__(batch, length, config.width, config.projection_dim, common.scratch)
+        self.params, self.grads, self.first = common.params, common.grads, first
+        self.blocks = TrainedBlocks("text", config, common, first)
+        self.head = common.linear(["text.head"], False)
+        self.positions = TrainedPositions("text.pos_embed", length, common.grads, common.scratch)
         self.layers = [self.positions, *self.blocks.layers, self.head]
-        self._kept = []
+        self._tapes = []
         for part in self.parts():
             n = part.stop - part.start
-            self._kept.append(
-                (self.blocks.keep(n * length), with_slack((n, self.width)), np.empty(n * length, np.int32))
+            self._tapes.append(
+                (self.blocks.tapes(n * length), with_slack((n, self.width)), np.empty(n * length, np.int32))
             )
 
     def forward(self, ids: NDArray[np.integer]) -> Array:
         """Token ids [B, L] -> [B, P], P the projection."""
+        # pack the parameters as they are now, and forget the last batch's gradients
         for layer in self.layers:
             layer.begin()
         embed, pos_embed = self.params["text.token_embed"], self.params["text.pos_embed"][: self.length]
-        for part, (blocks, last, own_ids) in zip(self.parts(), self._kept, strict=True):
+        for part, (blocks, last, own_ids) in zip(self.parts(), self._tapes, strict=True):
+            # x = rows of the ids + positions
             own_ids[:] = ids[part].ravel()
             x = blocks[0]["x"].reshape(-1, self.length, self.width)
             np.add(embed[ids[part]], pos_embed, out=x)
+            # all blocks, and the projection of the last token
             tokens = self.blocks.forward(blocks, self.length)
             last[:] = tokens[self.length - 1 :: self.length]
             self.head.forward(last, self.embeds[part])
         return self.embeds
 
-    def backward(self, dz: Array) -> None:
-        """dz [B, P], the gradient of the result."""
-        for part, (blocks, last, ids) in zip(self.parts(), self._kept, strict=True):
-            self.head.backward_weights(last, dz[part])
-            d_last = self.head.backward_input(dz[part], self.scratch("last", *last.shape))
-            dy, dx = (self.scratch(name, *blocks[0]["x"].shape) for name in ("tokens", "x"))
-            dy[:] = 0
-            dy[self.length - 1 :: self.length] = d_last
-            self.blocks.backward(blocks, self.length, dy, dx)
+    def backward(self, d_z: Array) -> None:
+        """From d_z [B, P], the gradient of the result, to those of the parameters."""
+        for part, (blocks, last, ids) in zip(self.parts(), self._tapes, strict=True):
+            # the projection of the last token; all other tokens have no gradient
+            self.head.backward_weights(last, d_z[part])
+            d_last = self.head.backward_input(d_z[part], self.scratch("last", *last.shape))
+            d_y, d_x = (self.scratch(name, *blocks[0]["x"].shape) for name in ("tokens", "x"))
+            d_y[:] = 0
+            d_y[self.length - 1 :: self.length] = d_last
+            self.blocks.backward(blocks, self.length, d_y, d_x)
+            # positions and rows of the table, which are frozen with the first block
             if self.first == 0:
-                sums.add_rows(dx, ids, self.grads["text.token_embed"])
-                self.positions.backward(dx)
+                sums.add_rows(d_x, ids, self.grads["text.token_embed"])
+                self.positions.backward(d_x)
         for layer in self.layers:
             layer.end()

@@ -10,147 +10,45 @@ end a run after the step they come in, with a checkpoint; a second one ends it a
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import exp, isfinite
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from npsiglip.atomic import write_all
 from npsiglip.config import SigLIPConfig
-from npsiglip.errors import CheckpointError, InputError
+from npsiglip.errors import InputError
 from npsiglip.formats.safetensors import json_writer
-from npsiglip.hub.resolve import model_folder
-from npsiglip.kernels.jit import max_threads, thread_count
+from npsiglip.kernels.jit import thread_count
 from npsiglip.params import count_params, param_shapes
-from npsiglip.texts.siglip import MODEL_FILE
-from npsiglip.train import TrainingError, saving
-from npsiglip.train.config import Config, check_world_settings
-from npsiglip.train.data import Batch, Batches, Source
+from npsiglip.train import TrainingError, preparing, saving
+from npsiglip.train.config import Config
+from npsiglip.train.data import Batch, Batches
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
 from npsiglip.train.held_out import HeldOut
-from npsiglip.train.initial import frozen_params, initial_params, params_of, whitening
 from npsiglip.train.measure import ZeroShot, evaluate, model_of
-from npsiglip.train.memory import check_memory
 from npsiglip.train.metrics_log import MetricsLog
-from npsiglip.train.mixture import Mixture
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.plot import draw_plot, draw_reliability
+from npsiglip.train.progress import Pace, Progress, Result, Silent, Watcher
 from npsiglip.train.saving import State
 from npsiglip.train.schedule import schedule
-from npsiglip.train.step import Engine
-from npsiglip.train.tokenizer import train_tokenizer
-from npsiglip.train.worlds import WorldSource
+from npsiglip.train.step import Gradients
+from npsiglip.train.stopping import Signals
 
 MODEL_FOLDER = "model"
 SUMMARY = "summary.json"
 PLOT_SECONDS = 60.0  # from one plot to the next
-POOLING = frozenset(f"image.map_head.{name}" for name in ("probe", "attn.q.w", "attn.q.b"))  # makes the one query
 PARTS = ("gradients", "optimizer", "waiting", "pixels", "evaluation", "checkpoints")  # of a run's time
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is."""
-
-    step: int
-    steps: int
-    loss: float
-    rate: float
-    norm: float
-    t: float
-    bias: float
-    pairs_per_second: float
-    seconds: float
-    """Of all runs together."""
-    seconds_left: float
-    waiting: float
-    """The part of the time in which the trainer waits for pictures."""
-    evaluation: dict[str, float]
-    """The last one, empty before it."""
-
-
-class Watcher(Protocol):
-    """Who is told."""
-
-    def step(self, progress: Progress, logged: bool) -> None:
-        """After every step; `logged` when a line of metrics was written."""
-
-    def say(self, text: str) -> None:
-        """What is being done."""
-
-    def tell(self, text: str) -> None:
-        """What should be known, and stays to be read."""
-
-
-class Silent:
-    """A watcher that keeps it to itself."""
-
-    def step(self, progress: Progress, logged: bool) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def tell(self, text: str) -> None:
-        """Nothing."""
-
-
-class _Signals:
-    """SIGINT and SIGTERM as a wish to stop; the second one is a KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            raise KeyboardInterrupt
-        self.number = number
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class _Pace:
-    """Seconds that a step takes, as the last ones did; the first few compile and wait, and are forgotten."""
-
-    def __init__(self) -> None:
-        self.seconds, self._count = 0.0, 0
-
-    def add(self, seconds: float) -> None:
-        """One more step."""
-        self._count += 1
-        self.seconds = seconds if self._count < 4 else self.seconds + 0.05 * (seconds - self.seconds)
 
 
 def _not_finite(flat: Flat) -> list[str]:
     return [name for name, view in flat.views.items() if not np.isfinite(view).all()]
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended."""
-
-    step: int
-    finished: bool
-    signal: int
-    """That stopped it, or 0."""
-    summary: dict[str, Any]
-    """Of a finished run: times, evaluations; what summary.json has."""
 
 
 class Trainer:
@@ -163,7 +61,7 @@ class Trainer:
         resume: go on from the checkpoint, if there is one.
         watcher: who is told of progress.
         source: what draws; None: the world.
-        make_engine: makes what computes gradients.
+        make_gradients: makes what computes gradients, with the arguments of `Gradients`.
         evaluation: what is measured in the course of training; None: zero-shot accuracy in the world.
 
     Attributes:
@@ -183,7 +81,7 @@ class Trainer:
         resume: bool = False,
         watcher: Watcher | None = None,
         source: Any = None,
-        make_engine: Callable[..., Any] = Engine,
+        make_gradients: Callable[..., Any] = Gradients,
         evaluation: Callable[..., dict[str, float]] | None = None,
     ) -> None:
         self._began = time.perf_counter()
@@ -191,121 +89,43 @@ class Trainer:
         self.shapes: SigLIPConfig = config.siglip
         self._watcher = watcher or Silent()
         self._in_world = source is None and not config.data.sources
-        self._check(resume)
-        self._source = source or self._open_source()
-        self._tokenizer_file = self._prepare_tokenizer()
+        saved = preparing.check_run(config, self.folder, resume, self._in_world)
+        self.state = saved or State(settings=config.deciding())
+        self._source = source or preparing.open_source(config, self._watcher)
+        if saved:
+            self._tokenizer_file = preparing.resumed_tokenizer(self.folder, saved)
+        else:
+            self._tokenizer_file = preparing.first_tokenizer(config, self.folder, self._source, self._watcher)
+            self.state.tokenizer = saving.file_hash(self._tokenizer_file)
         self._last_evaluation: dict[str, float] = {}
         self._evaluation = evaluation
         if evaluation is None and config.data.tests:
             self._evaluation = HeldOut(config)
-        self._prepare_params(make_engine)
+        self._prepare_params(make_gradients, saved is not None)
         self._before = dict(self.state.times)
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._drawing, self._plotted = 0.0, self._began
         self._skipped: dict[str, str] = {}
 
-    # -- before the first step ----------------------------------------------------------------------------------------
-
-    def _check(self, resume: bool) -> None:
-        threads = self.config.run.threads
-        if threads > max_threads():
-            raise InputError(
-                f"run.threads must be at most {max_threads()} here (NUMBA_NUM_THREADS, or the number of cores), "
-                f"got {threads}"
-            )
-        if self._in_world or any(source.kind == "world" for source in self.config.data.sources):
-            from npsiglip.world import World
-
-            check_world_settings(self.config, World)
-            for phase in range(len(self.config.data.phases)):
-                WorldSource(self.config).world(phase)  # which looks at the values
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.folder} cannot be made: {error}") from None
-        saved = saving.load_state(self.folder)
-        if saved and not resume:
-            raise InputError(
-                f"{self.folder} holds a run already, at step {saved.step} of {saved.settings.get('train.steps')}: go "
-                "on with --resume, or choose another folder"
-            )
-        if saved:
-            saving.check_settings(saved, self.config.deciding(), self.folder)
-        check_memory(self.config)
-        saving.clean(self.folder)
-        self._resumed = saved is not None
-        self.state = saved or State(settings=self.config.deciding())
-
-    def _open_source(self) -> Source:
-        if not self.config.data.sources:
-            return WorldSource(self.config)
-        self._watcher.say("Opening the sources")
-        mixture = Mixture(self.config)
-        for line in mixture.describe():
-            self._watcher.tell(line)
-        return mixture
-
-    def _prepare_tokenizer(self) -> Path:
-        """The vocabulary in the run's folder: that of the checkpoint, of the settings, of the first model, or new."""
-        path, train = self.folder / MODEL_FILE, self.config.train
-        if self._resumed:
-            if not path.exists() or saving.file_hash(path) != self.state.tokenizer:
-                raise CheckpointError(f"{path} is not the tokenizer that the checkpoint was trained with: restore it")
-            return path
-        given = self.config.data.tokenizer or (
-            model_folder(train.init) / MODEL_FILE if train.init and not train.lock else ""
-        )
-        try:
-            if given:
-                data = Path(given).read_bytes()
-                write_all(self.folder, {MODEL_FILE: lambda place: place.write_bytes(data)})
-            else:
-                self._watcher.say("Drawing captions for the tokenizer")
-                captions = self._source.captions(self.config.data.tokenizer_captions)
-                train_tokenizer(captions, self.config.model.text.vocab_size, path)
-        except OSError as error:
-            raise InputError(f"the tokenizer {given or path} cannot be copied or written: {error}") from None
-        self._check_vocabulary(path)
-        self.state.tokenizer = saving.file_hash(path)
-        return path
-
-    def _check_vocabulary(self, path: Path) -> None:
-        from npsiglip.texts.siglip import Tokenizer
-
-        pieces, rows = Tokenizer(path).vocab_size, self.config.model.text.vocab_size
-        if pieces > rows:
-            raise InputError(f"the tokenizer has {pieces} pieces, the model {rows} rows for them (text.vocab_size)")
-
-    def _prepare_params(self, make_engine: Callable[..., Any]) -> None:
-        train, shapes = self.config.train, param_shapes(self.shapes)
+    def _prepare_params(self, make_gradients: Callable[..., Any], resumed: bool) -> None:
+        """Parameters, gradients and moments, from the checkpoint or for a new run; and what computes with them."""
+        config, train, shapes = self.config, self.config.train, param_shapes(self.shapes)
         self.params, self._grads = Flat(shapes), Flat(shapes)
-        locked = frozenset(name for name in shapes if train.lock and name.startswith(f"{train.lock}."))
-        if train.pool == "mean":
-            locked |= POOLING
-        locked |= frozen_params(self.shapes, train.blocks)
-        self._optimizer = AdamW(shapes, self.config.optimizer, locked)
-        self._engine = make_engine(
+        self._optimizer = AdamW(shapes, config.optimizer, preparing.locked_params(config))
+        self._gradients = make_gradients(
             self.shapes,
             train.batch,
-            self.config.model.text.seq_len,
+            config.model.text.seq_len,
             loss=train.loss,
             locked=frozenset({train.lock} if train.lock else ()),
             dtype=train.dtype,
             **({} if train.blocks is None else {"blocks": train.blocks}),
         )
-        if self._resumed:
+        if resumed:
             saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v)
             self._optimizer.count = self.state.step
             return
-        values = initial_params(self.shapes, train.seed, train.t_prime, train.bias)
-        if train.patch_embed == "whiten":
-            image = self.config.model.image
-            pictures, _ = self._source.batch(0)
-            values |= whitening(pictures, image.patch_size, image.width, train.whiten_scale)
-        if train.init:
-            values |= params_of(train.init, self.shapes, train.lock)
-        if train.pool == "mean":
-            values |= {name: np.zeros(shapes[name], np.float32) for name in POOLING if ".q." in name}
+        values = preparing.first_params(config, self._source)
         for name, view in self.params.views.items():
             view[...] = values[name]
 
@@ -320,8 +140,8 @@ class Trainer:
             self._parts[part] += time.perf_counter() - start
 
     def _stop_not_finite(self, what: str) -> TrainingError:
-        kept = saving.load_state(self.folder)
-        where = f"the checkpoint of step {kept.step} is kept" if kept else "there is no checkpoint yet"
+        saved = saving.load_state(self.folder)
+        where = f"the checkpoint of step {saved.step} is kept" if saved else "there is no checkpoint yet"
         return TrainingError(
             f"step {self.state.step + 1}: {what}; {where}. Training diverged: lower optimizer.rate, lengthen "
             "optimizer.warmup, or lower optimizer.clip_norm, and start anew"
@@ -337,7 +157,7 @@ class Trainer:
         with self._timed("gradients"):
             try:
                 with np.errstate(all="ignore"):  # what is not finite is reported below
-                    loss = float(self._engine.step(self.params, batch.pixels, batch.ids, self._grads))
+                    loss = float(self._gradients.step(self.params, batch.pixels, batch.ids, self._grads))
             except InputError as error:  # the loss refuses embeddings that are not finite
                 if self.state.step == 0:  # something else, which no step before could have told
                     raise
@@ -405,7 +225,7 @@ class Trainer:
             state.window.clear()
         self._watcher.step(progress, logged)
 
-    def _next(self, batches: Batches, signals: _Signals) -> Batch | None:
+    def _next(self, batches: Batches, signals: Signals) -> Batch | None:
         """The next batch, None after a signal.
 
         Raises:
@@ -423,11 +243,11 @@ class Trainer:
         self._skipped |= batches.skipped
         return batch
 
-    def _run_steps(self, signals: _Signals, log: MetricsLog) -> None:
+    def _run_steps(self, signals: Signals, log: MetricsLog) -> None:
         """Steps until the last one, or until a signal."""
         state, run, steps = self.state, self.config.run, self.config.train.steps
         todo = range(state.step, steps)
-        saved, pace = time.perf_counter(), _Pace()
+        saved, pace = time.perf_counter(), Pace()
         with Batches(
             self._source, self._tokenizer_file, self.config.model.text.seq_len, todo, run.workers, run.ahead
         ) as batches:
@@ -455,7 +275,7 @@ class Trainer:
             CheckpointError: a checkpoint or the model cannot be written.
             InputError: metrics or the plot cannot be written.
         """
-        with _Signals() as signals, thread_count(self.config.run.threads or None):
+        with Signals() as signals, thread_count(self.config.run.threads or None):
             log = MetricsLog(self.folder, self.state.step)
             if self.state.step < self.config.train.steps:
                 self._run_steps(signals, log)

@@ -22,7 +22,7 @@ from npsiglip.params import random_params
 from npsiglip.processors import folder_processor, preprocessor_config
 from npsiglip.save import save_folder
 from npsiglip.train.initial import params_of
-from npsiglip.train.step import Engine
+from npsiglip.train.step import Gradients
 from tests.helpers import openclip_golden
 from tests.helpers.command import invoke
 from tests.helpers.openclip_golden import CONFIG, WEIGHTS, change_json, copy_folder
@@ -180,7 +180,7 @@ def test_training_refuses_gelu_by_erf(tmp_path):
     folder = copy_folder(tmp_path, "siglip")
     config = Checkpoint.open(folder).config
     with pytest.raises(InputError, match="training computes GELU by tanh"):
-        Engine(config, 2, 16)
+        Gradients(config, 2, 16)
     with pytest.raises(InputError, match=r"the image tower of .* computes GELU by erf"):
         params_of(folder, config)
     with pytest.raises(InputError, match=r"the text tower of .* computes GELU by erf"):

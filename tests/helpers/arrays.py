@@ -108,3 +108,9 @@ def chain_bound(k, dtype="float32"):
     """
     chain = pack.PER_STEP[dtype] * gemm.CHAINS[dtype]
     return 4 * UNIT * (1 + np.sqrt(min(k, chain) / 3) + np.sqrt(k / chain))
+
+
+def close(value, expected, rtol=1e-12, atol=0.0):
+    """Whether all elements agree, relative to the largest expected one."""
+    scale = np.abs(expected).max() if np.size(expected) else 0.0
+    np.testing.assert_allclose(value, expected, rtol=0, atol=rtol * scale + atol)

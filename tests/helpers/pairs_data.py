@@ -8,6 +8,9 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from npsiglip.pairs.settings import SourceSettings
+from tests.helpers.train_standin import config
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 EMOJI = {"1F34E": "red apple", "1F34F": "green apple", "1F44B": "waving hand"}
 
@@ -98,3 +101,10 @@ def drawings(path, words=("cat", "house"), count=3):
             for i in range(count):
                 file.write(json.dumps({"word": word, "drawing": [[[0, 255, 40 * i], [0, 255, 90]]]}) + "\n")
     return path
+
+
+def settings(**values):
+    """The settings of one source."""
+    source = config(data={"sources": [values]}).data.sources[0]
+    assert isinstance(source, SourceSettings)
+    return source

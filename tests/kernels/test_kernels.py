@@ -74,12 +74,12 @@ def test_map_pool_of_scores_that_exp_cannot_take(largest):
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), seeds)
-def test_extract_patches(n, patch_size, rest, grid, seed):
+def test_patches_by_channel(n, patch_size, rest, grid, seed):
     """The reference's patches, (channel, row, column) instead of (row, column, channel)."""
     side = patch_size * grid + min(rest, patch_size - 1)
     pixels = normal(seed, n, 3, side, side)
     out, check = guarded(n * grid * grid, patch_size * patch_size * 3)
-    patch_embed.extract_patches(pixels, patch_size, out)
+    patch_embed.patches_by_channel(pixels, patch_size, out)
     check()
     expected = model.extract_patches(pixels, patch_size).reshape(-1, patch_size, patch_size, 3)
     np.testing.assert_array_equal(out, expected.transpose(0, 3, 1, 2).reshape(out.shape))

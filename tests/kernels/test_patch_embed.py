@@ -8,6 +8,7 @@ import pytest
 
 from npsiglip.kernels import patch_embed
 from npsiglip.reference import model
+from npsiglip.towers.image import by_channel
 from npsiglip.towers.layers import Layers
 
 sizes = pytest.mark.parametrize("size", [14, 16, 32])
@@ -23,7 +24,7 @@ def test_extracted_patches(size):
     height, width = 2 * size + 3, 3 * size + 1
     pixels = np.arange(2.0 * 3 * height * width, dtype=np.float32).reshape(2, 3, height, width)
     out = np.empty((2 * 2 * 3, 3 * size**2), np.float32)
-    patch_embed.extract_patches(pixels, size, out)
+    patch_embed.patches_by_channel(pixels, size, out)
     corners = [(image, row * size, column * size) for image in range(2) for row in range(2) for column in range(3)]
     for found, (image, top, left) in zip(out, corners, strict=True):
         expected = [pixels[image, channel, top + row, left + column] for channel, row, column in places(size)]
@@ -35,7 +36,8 @@ def test_packed_weights(size):
     """A parameter's rows are ordered (row, column, channel)."""
     w = np.random.default_rng(0).standard_normal((3 * size**2, 5)).astype(np.float32)
     params = {"image.patch_embed.w": w, "image.patch_embed.b": np.zeros(5, np.float32)}
-    panels = Layers(params, "float32").linear("image.patch_embed", "float32").packed(keep=True).panels
+    layer = Layers(params, "float32").linear("image.patch_embed", "float32", order=by_channel)
+    panels = layer.packed(keep=True).panels
     expected = [w[(row * size + column) * 3 + channel] for channel, row, column in places(size)]
     np.testing.assert_array_equal(panels[0, :, :5].view(np.float32), expected)
 

@@ -5,7 +5,7 @@ With -s the largest errors are printed.
 Two traps for whoever compares gradients:
 - Eager attention computes its softmax in float32 even in a double model; `hf_model` asks for SDPA.
 - The gradient of the bias of keys is zero: that bias adds one number to all scores of a query, and softmax does not
-  see it. What an engine computes for it is rounding, with no digit in common with another's. It is measured by the
+  see it. What anybody computes for it is rounding, with no digit in common with another's. It is measured by the
   gradient of the keys' weights, which is a sum over the same terms. So it is with `bias` in the softmax loss.
 """
 
@@ -26,6 +26,7 @@ from npsiglip.metrics import relative_l2
 from npsiglip.params import param_shapes
 from npsiglip.reference import backward, siglip_loss_and_gradients, softmax_loss
 from npsiglip.reference import siglip as siglip_forward
+from npsiglip.train.softmax_loss import softmax_loss as of_training
 from npsiglip.variants import variant
 from tests.helpers.embeddings import pairs
 from tests.parity.hf_taps import hf_model
@@ -170,9 +171,10 @@ def test_softmax_loss(size, width, t, alike, seed):
     leaves = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (zimg, ztxt, np.log(t))]
     truth = cross_entropies(leaves[0] @ leaves[1].T * leaves[2].exp())
     truth.backward()
-    ours = softmax_loss(zimg, ztxt, np.log(t))
-    assert ours.loss == pytest.approx(truth.item(), rel=1e-12, abs=1e-13 * max(t, 1))
-    bound = 1e-13 * max(t, 1) ** 2
-    for name, leaf in zip(("d_zimg", "d_ztxt", "d_t_prime"), leaves, strict=True):
-        np.testing.assert_allclose(getattr(ours, name), leaf.grad.numpy(), rtol=1e-12, atol=bound, err_msg=name)
-    assert ours.d_bias == 0
+    for function in (softmax_loss, of_training):
+        ours = function(zimg, ztxt, np.log(t))
+        assert ours.loss == pytest.approx(truth.item(), rel=1e-12, abs=1e-13 * max(t, 1))
+        bound = 1e-13 * max(t, 1) ** 2
+        for name, leaf in zip(("d_zimg", "d_ztxt", "d_t_prime"), leaves, strict=True):
+            np.testing.assert_allclose(getattr(ours, name), leaf.grad.numpy(), rtol=1e-12, atol=bound, err_msg=name)
+        assert ours.d_bias == 0

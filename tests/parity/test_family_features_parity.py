@@ -27,6 +27,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from npsiglip import InputError, reference
 from npsiglip.metrics import relative_l2
+from npsiglip.towers.positions import interpolated
 from tests.parity.hf_family import (
     EAGER,
     FIXED,
@@ -122,6 +123,7 @@ def test_one_column_in_torch():
 
 @pytest.mark.parametrize("kind", ["bicubic", "bilinear"])
 def test_interpolation(kind):
+    """Of the reference, and of towers, which round to float32: each number by 2^-24 of itself at most."""
     function = reference.interpolate_bicubic if kind == "bicubic" else reference.interpolate_antialias
     rng = np.random.default_rng(3)
     for side in (1, 2, 7, 14, 16, 27):
@@ -132,6 +134,7 @@ def test_interpolation(kind):
                 y = F.interpolate(x, (rows, columns), mode=kind, align_corners=False, antialias=kind == "bilinear")
                 y = y[0].flatten(1).T.numpy()
                 assert relative_l2(function(table, rows, columns), y) <= REFERENCE_BOUND, (side, rows, columns)
+                assert relative_l2(interpolated(table, rows, columns, kind == "bilinear"), y) <= 2.0**-24
 
 
 @pytest.mark.parametrize("height, width", [(40, 40), (80, 80), (24, 56), (47, 90), (8, 8)])

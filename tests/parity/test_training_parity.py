@@ -1,4 +1,4 @@
-"""The gradients of the training engine beside those of torch's float32 autograd, all of them against float64.
+"""The gradients of training on kernels beside those of torch's float32 autograd, all of them against float64.
 
 Both are given the same weights and pairs, torch in transformers' SiglipModel with SDPA attention, and both are compared
 with `npsiglip.reference`, which test_backward_parity.py holds to torch in double precision. The bar: for every
@@ -28,7 +28,7 @@ from npsiglip.params import param_shapes, random_params
 from npsiglip.reference import siglip_loss_and_gradients
 from npsiglip.save import save_folder
 from npsiglip.train.flat import Flat
-from npsiglip.train.step import Engine
+from npsiglip.train.step import Gradients
 from tests.parity.hf_taps import hf_model
 
 PAIRS = 16
@@ -55,11 +55,11 @@ def pairs_of(config, seed):
 
 
 def our_gradients(config, params, pixels, ids):
-    """By the engine."""
+    """By kernels."""
     values, grads = Flat(param_shapes(config)), Flat(param_shapes(config))
     for name, value in params.items():
         values.views[name][...] = value
-    Engine(config, *ids.shape).step(values, pixels, ids, grads)
+    Gradients(config, *ids.shape).step(values, pixels, ids, grads)
     return grads.views
 
 

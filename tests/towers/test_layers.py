@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npsiglip.kernels import layer_norm, pack, patch_embed, quantize
+from npsiglip.kernels import gemm, layer_norm, pack, patch_embed, quantize
 from npsiglip.metrics import relative_l2
+from npsiglip.params import StoredParams
 from npsiglip.reference import model
+from npsiglip.towers.image import by_channel
 from npsiglip.towers.layers import DTYPES, NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
 from npsiglip.trace import FORGET, Trace, widen
 from tests.helpers.arrays import STORED, UNIT, UNIT_BF16, normal, panels_of, read_only, to_bits
@@ -138,13 +140,12 @@ def test_packing(dtype, stored):
 
 @dtypes
 def test_patch_embedding_reads_patches_in_the_order_of_their_kernel(dtype):
-    """Parameters order a patch (row, column, channel), `extract_patches` (channel, row, column)."""
+    """Parameters order a patch (row, column, channel), `patches_by_channel` (channel, row, column)."""
     pixels, w = normal(0, 2, 3, 10, 10), normal(1, 75, 20)
-    layer = Layers({"image.patch_embed.w": w, "image.patch_embed.b": normal(2, 20)}, dtype).linear(
-        "image.patch_embed", dtype
-    )
+    weights = {"image.patch_embed.w": w, "image.patch_embed.b": normal(2, 20)}
+    layer = Layers(weights, dtype).linear("image.patch_embed", dtype, order=by_channel)
     patches = Matrix(8, 75, dtype, from_float32=True)
-    patch_embed.extract_patches(pixels, 5, patches.out)
+    patch_embed.patches_by_channel(pixels, 5, patches.out)
     patches.ready()
     expected = model.extract_patches(pixels.astype(np.float64), 5).reshape(8, 75) @ w + normal(2, 20)
     assert relative_l2(layer(patches, np.empty((8, 20), np.float32), FORGET), expected) < ERRORS[dtype]
@@ -179,7 +180,7 @@ def test_room_never_gives_the_same_memory_twice(requests):
     kept, scratch = [], {}
     for keep, size in requests:
         purpose = "even" if size % 2 == 0 else "odd"
-        room_for_it = room.keep(size)[:size] if keep else room.lend(purpose, size)
+        room_for_it = room.give(size)[:size] if keep else room.lend(purpose, size)
         assert len(room_for_it) == size
         if size:
             assert room_for_it.ctypes.data % 64 == 0
@@ -232,12 +233,15 @@ def test_layers_beside_each_other_are_one_layer(dtype):
         assert relative_l2(part, expected) < ERRORS[dtype]
 
 
-class Weights(dict):
+class Weights(dict, StoredParams):
     """Parameters that note what is let go, as a checkpoint's can be."""
 
     def __init__(self, params):
         super().__init__(params)
         self.released = []
+
+    def rows(self, name, rows):
+        raise NotImplementedError
 
     def release(self, name):
         self.released.append(name)
@@ -286,21 +290,29 @@ def test_layers_that_share_scratch_memory(dtype):
     assert relative_l2(results[0][1], expected) < ERRORS[dtype]
 
 
+FUNCTIONS = {
+    gemm.NO_ACTIVATION: lambda x: x,
+    gemm.GELU_TANH: model.gelu_tanh,
+    gemm.GELU_ERF: model.gelu_erf,
+}
+
+
 @dtypes
 def test_what_a_layer_leaves_in_a_trace(dtype):
-    """x w + b, before GELU and residual; and tracing changes no bit."""
+    """x w + b, before activation and residual; and tracing changes no bit."""
     p, x, stream = params(33), filled(normal(50, 11, 37), dtype), normal(51, 11, 33)
-    layer = Layers(p, dtype).linear("attn.q", dtype)
-    plain = layer(x, np.empty((11, 33), np.float32), FORGET)
-    for gelu in (False, True):
+    layers = Layers(p, dtype)
+    plain = layers.linear("attn.q", dtype)(x, np.empty((11, 33), np.float32), FORGET)
+    for activation, function in FUNCTIONS.items():
+        layer = layers.linear("attn.q", dtype, activation=activation)
         for residual in (NO_RESIDUAL, stream):
             trace = Trace()
-            out = layer(x, np.empty((11, 33), np.float32), trace, gelu=gelu, residual=residual)
+            out = layer(x, np.empty((11, 33), np.float32), trace, residual=residual)
             assert list(trace) == ["attn.q"]
             np.testing.assert_array_equal(trace["attn.q"], plain)
-            quiet = layer(x, np.empty((11, 33), np.float32), FORGET, gelu=gelu, residual=residual)
+            quiet = layer(x, np.empty((11, 33), np.float32), FORGET, residual=residual)
             np.testing.assert_array_equal(quiet, out)
-            expected = model.gelu_tanh(plain.astype(np.float64)) if gelu else plain
+            expected = function(plain.astype(np.float64))
             assert relative_l2(out, expected + (residual if residual.size else 0)) < 4 * UNIT
 
 

@@ -1,4 +1,4 @@
-"""Settings of training: what is refused, and in which words; schedules; initial parameters."""
+"""Settings of training: what is refused, and in which words; defaults, phases, files."""
 
 import re
 import tomllib
@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 from npsiglip.errors import InputError
-from npsiglip.params import param_shapes
 from npsiglip.train.config import check_world_settings, defaults, load_config, read_config
-from npsiglip.train.initial import initial_params, params_of
-from npsiglip.train.schedule import schedule
 from tests.helpers.golden_data import ROOT
 from tests.helpers.train_standin import TABLES, config, tables
 
@@ -147,81 +144,6 @@ def test_settings_of_the_world_are_checked():
             check_world_settings(config(data={"phases": [{key: 0.5}]}), world)
 
 
-# -- schedule ---------------------------------------------------------------------------------------------------------
-
-
-def test_schedule_by_hand():
-    assert [schedule(i, 8, 4) for i in range(8)] == pytest.approx(
-        [0.25, 0.5, 0.75, 1.0, 1.0, 0.8535533905932737, 0.5, 0.14644660940672627]
-    )
-    assert [schedule(i, 2, 0) for i in range(2)] == pytest.approx([1.0, 0.5])
-    assert schedule(99, 100, 0, floor=0.1) == pytest.approx(0.1, abs=1e-3)
-    assert schedule(50, 100, 0, floor=0.1) == pytest.approx(0.55)
-
-
-# -- initial parameters -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def wide():
-    content = tables()
-    content["model"]["image"] |= {"width": 96, "mlp_dim": 384, "depth": 2}
-    content["model"]["text"] |= {"width": 96, "mlp_dim": 384, "depth": 2, "vocab_size": 500}
-    return read_config(content).siglip
-
-
-def test_initial_parameters_have_the_deviations_of_big_vision(wide):
-    params = initial_params(wide, 0, 2.0, -9.0)
-    assert list(params) == list(param_shapes(wide))
-    xavier = {(96, 96): (2 / 192) ** 0.5, (96, 384): (2 / 480) ** 0.5, (384, 96): (2 / 480) ** 0.5}
-    for name, value in params.items():
-        assert value.dtype == np.float32
-        last = name.rsplit(".", 1)[-1]
-        if name in ("image.patch_embed.w", "text.head.w"):
-            deviation, limit = value.shape[0] ** -0.5, 2 * value.shape[0] ** -0.5 / 0.8796
-        elif last == "w":
-            deviation = xavier[value.shape]
-            limit = 3**0.5 * deviation
-        elif last in ("pos_embed", "token_embed"):
-            deviation, limit = 96**-0.5, None
-        elif last == "probe":
-            deviation, limit = (2 / 97) ** 0.5, (6 / 97) ** 0.5
-        elif ".mlp." in name:
-            deviation, limit = 1e-6, None
-        elif name in ("t_prime", "bias"):
-            assert value == {"t_prime": 2.0, "bias": -9.0}[name]
-            continue
-        else:
-            assert np.all(value == (last == "scale")), name
-            continue
-        few = 4 / (2 * value.size) ** 0.5  # of the estimate's own deviation, for normal values; smaller for others
-        assert value.std() == pytest.approx(deviation, rel=few), name
-        assert abs(value.mean()) < 4 * deviation / value.size**0.5, name
-        if limit:
-            assert 0.9 * limit < np.abs(value).max() <= limit * (1 + 1e-6), name
-
-
-def test_every_parameter_has_a_stream_of_its_own(wide):
-    content = tables()
-    content["model"]["image"]["depth"] = 3
-    shallow, deep = (initial_params(c, 5, 0.0, 0.0) for c in (config().siglip, read_config(content).siglip))
-    for name, value in shallow.items():
-        np.testing.assert_array_equal(value, deep[name])
-    values = [v.tobytes() for k, v in deep.items() if v.size > 100 and not k.endswith((".b", ".scale"))]
-    assert len(set(values)) == len(values)
-    assert np.any(initial_params(config().siglip, 6, 0.0, 0.0)["text.head.w"] != shallow["text.head.w"])
-
-
-def test_parameters_of_a_folder(tiny_folder, tiny_config):
-    whole = params_of(tiny_folder, tiny_config)
-    assert list(whole) == list(param_shapes(tiny_config))
-    image = params_of(tiny_folder, tiny_config, "image")
-    assert all(name.startswith("image.") for name in image)
-    np.testing.assert_array_equal(image["image.pos_embed"], whole["image.pos_embed"])
-    with pytest.raises(InputError, match=r"as image.patch_embed.w, \[model\] asks for \[192, 16\]"):
-        params_of(tiny_folder, config().siglip, "image")
-
-
 def toml_blocks():
     for page in sorted((ROOT / "docs").glob("*.md")):
         for i, block in enumerate(re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)):
@@ -232,3 +154,13 @@ def toml_blocks():
 @pytest.mark.parametrize("block", list(toml_blocks()))
 def test_settings_on_the_pages_are_settings(block):
     read_config({"model": TABLES["model"], "train": {"steps": 60, "batch": 8}} | tomllib.loads(block))
+
+
+def test_sources_that_do_not_fit_each_other():
+    world = {"kind": "world"}
+    with pytest.raises(InputError, match="'world' more than once"):
+        config(data={"sources": [world, world]})
+    with pytest.raises(InputError, match=r"phases\[0\].shares has the unknown key `wrld`: did you mean `world`"):
+        config(data={"sources": [world], "phases": [{"shares": {"wrld": 1}}]})
+    with pytest.raises(InputError, match="leave no source with a weight above 0"):
+        config(data={"sources": [world], "phases": [{"shares": {"world": 0}}]})

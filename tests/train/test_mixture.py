@@ -1,6 +1,10 @@
-"""Runs on pairs of others: the same bits whoever draws and whatever interrupts them; what they are measured on."""
+"""Pairs of others as sources of a training: which comes when, and whole runs on them.
+
+Covers train/held_out.py as well.
+"""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +12,14 @@ import pytest
 
 from npsiglip import SigLIP
 from npsiglip.errors import InputError
-from npsiglip.train import saving
+from npsiglip.train import TrainingError, saving
 from npsiglip.train.held_out import ClassTest
 from npsiglip.train.memory import memory_needed
+from npsiglip.train.mixture import Mixture
 from npsiglip.train.trainer import Trainer
 from tests.helpers import pairs_data
+from tests.helpers.train_runs import Recorder, bits
 from tests.helpers.train_standin import config
-from tests.train.test_trainer import Recorder, bits
 
 
 class Listener(Recorder):
@@ -112,3 +117,72 @@ def test_a_test_needs_classes(collections):
     given = config(data={"tests": [source]}).data.tests[0]
     with pytest.raises(InputError, match="a test needs classes"):
         ClassTest(given, "data.tests[0]", 16, 10)
+
+
+def mixed(tmp_path, **changes):
+    folder = tmp_path / "c"
+    if not folder.exists():
+        pairs_data.class_folder(folder)
+        pairs_data.drawings(tmp_path / "d.gz")
+        pairs_data.tar(tmp_path / "a.tar", 3, broken=("green1",))
+    sources = [
+        {"kind": "classes", "path": str(folder), "weight": 3},
+        {
+            "kind": "drawings",
+            "path": str(tmp_path / "d.gz"),
+            "augment": {"background": ["plain", "noise"], "crop": 0.5},
+        },
+        {"kind": "webdataset", "path": str(tmp_path / "a.tar"), "labels": {"en": ["kind"]}, "weight": 0.7},
+    ]
+    data = {"sources": sources, "phases": [{"fraction": 0.5}, {"shares": {"classes": 0}}], "tokenizer_captions": 100}
+    return config(data=data, train={"steps": 10, "batch": 8, **changes})
+
+
+def test_shares_are_held_over_any_stretch(tmp_path):
+    mixture = Mixture(mixed(tmp_path))
+    given = np.array([mixture.given(step) for step in range(11)])
+    assert (np.diff(given, axis=0).sum(axis=1) == 8).all()
+    assert (np.diff(given, axis=0) >= 0).all()
+    first = np.array([3, 1, 0.7]) / 4.7
+    assert (np.abs(given[:6] - np.arange(6)[:, None] * 8 * first) < 2).all()
+    second = np.array([0, 1, 0.7]) / 1.7
+    assert (np.abs(given[5:] - given[5] - np.arange(6)[:, None] * 8 * second) < 2).all()
+
+
+def test_a_batch_follows_from_its_number_in_any_process(tmp_path):
+    mixture = Mixture(mixed(tmp_path))
+    batches = [mixture.batch(step) for step in range(10)]
+    other = pickle.loads(pickle.dumps(mixture))
+    for step in (7, 2, 9):
+        pictures, captions = other.batch(step)
+        assert (pictures == batches[step][0]).all()
+        assert captions == batches[step][1]
+    assert batches[0][0].shape == (8, 16, 16, 3)
+    assert batches[0][0].dtype == np.uint8
+    assert (batches[0][0] != batches[1][0]).any()
+
+
+def test_a_bad_picture_is_named_once_and_passed_over(tmp_path):
+    mixture = Mixture(mixed(tmp_path))
+    for step in range(10):
+        _, captions = mixture.batch(step)
+        assert len(captions) == 8
+        assert all(captions)
+    skipped = mixture.take_skipped()
+    assert [name.rpartition(" ")[2] for name in skipped] == ["x/green1"]
+    assert mixture.take_skipped() == {}
+
+
+def test_a_source_of_bad_pictures_ends_the_training(tmp_path):
+    every = [f"{name}{i}" for name in pairs_data.COLOURS for i in range(2)]
+    path = pairs_data.tar(tmp_path / "a.tar", broken=every)
+    source = {"kind": "webdataset", "path": str(path), "labels": {"en": ["kind"]}}
+    with pytest.raises(TrainingError, match=r"pictures in a row cannot be decoded, the last .*a\.tar: x/"):
+        Mixture(config(data={"sources": [source]})).batch(0)
+
+
+def test_captions_belong_to_their_pictures(tmp_path):
+    source = {"kind": "classes", "path": str(pairs_data.class_folder(tmp_path / "c")), "plain": 1.0}
+    pictures, captions = Mixture(config(data={"sources": [source]})).batch(1)
+    for image, caption in zip(pictures, captions, strict=True):
+        assert np.allclose(image[6:10, 6:10].mean(axis=(0, 1)), pairs_data.COLOURS[caption.split()[1]], atol=2)

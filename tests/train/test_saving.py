@@ -1,9 +1,6 @@
-"""Checkpoints and metrics: everything comes back, a failed write changes nothing, other settings are told."""
+"""Checkpoints: everything comes back, a failed write changes nothing, other settings are told."""
 
-import errno
-import json
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +8,6 @@ import pytest
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.train import saving
 from npsiglip.train.flat import Flat
-from npsiglip.train.metrics_log import FILE as METRICS
-from npsiglip.train.metrics_log import MetricsLog, read_metrics
-from npsiglip.train.plot import draw_plot, draw_reliability
 from npsiglip.train.saving import State
 from tests.helpers.arrays import normal
 
@@ -109,57 +103,3 @@ def test_a_checkpoint_of_another_model(tmp_path):
         saving.load_tensors(tmp_path, Flat(SHAPES | {"b": (2,)}))
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint of this model"):
         saving.load_tensors(tmp_path, Flat({"z": (2,)}))
-
-
-# -- metrics ----------------------------------------------------------------------------------------------------------
-
-
-def line(step, **more):
-    return {"step": step, "seconds": 60.0 * step, **more}
-
-
-def test_metrics_go_on_from_a_step(tmp_path):
-    log = MetricsLog(tmp_path, 0)
-    for step in (1, 2, 3):
-        log.add(line(step, loss=1 / step))
-    with (tmp_path / METRICS).open("a") as file:
-        file.write('{"step": 4, "lo')  # cut short by a kill
-    again = MetricsLog(tmp_path, 2)
-    assert [entry["step"] for entry in read_metrics(tmp_path)] == [1, 2]
-    again.add(line(3, loss=0.5))
-    assert read_metrics(tmp_path)[-1] == {"step": 3, "seconds": 180.0, "loss": 0.5}
-    assert all(json.loads(text) for text in (tmp_path / METRICS).read_text().splitlines())
-    MetricsLog(tmp_path, 0)
-    assert read_metrics(tmp_path) == []
-
-
-def test_metrics_that_cannot_be_written(tmp_path, monkeypatch):
-    log = MetricsLog(tmp_path, 0)
-
-    def full(*args, **keywords):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match=r"metrics.jsonl cannot be written: .*No space left"):
-        log.add(line(1))
-
-
-def test_plot(tmp_path):
-    pytest.importorskip("matplotlib")
-    log = MetricsLog(tmp_path, 0)
-    assert not draw_plot(tmp_path)
-    for step in range(1, 6):
-        log.add(line(step, loss=8 / step, rate=1e-3, norm=3.0 / step))
-    log.add(line(5, seen=0.5, held_out=0.25))
-    assert draw_plot(tmp_path, [3, 5])
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS, "plot.png"]
-
-
-def test_reliability(tmp_path):
-    pytest.importorskip("matplotlib")
-    bins = {"ece": 0.01, "probability": [0.1, 0.9], "matched": [0.2, 0.8], "count": [5, 7]}
-    results = {f"calibration{kind}": bins for kind in ("", "_balanced", "_corrected")}
-    assert draw_reliability(tmp_path, results, 8)
-    assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]
-    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,8 @@
 """A training step's loss and gradients on kernels, all of it together, against the float64 reference.
 
 The model is small and everything odd: heads of 5 and 9 numbers, lengths and batches that fill no tile. Parts of a batch
-are made small so that there are several, the last one shorter than the others.
+are made small so that there are several, the last one shorter than the others. Covers train/layers.py and
+train/towers.py as well.
 """
 
 import re
@@ -16,11 +17,12 @@ from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import thread_count
 from npsiglip.metrics import relative_l2
-from npsiglip.params import count_params, param_shapes, random_params
+from npsiglip.params import count_params, param_shapes
 from npsiglip.train import towers
 from npsiglip.train.flat import Flat
 from npsiglip.train.initial import frozen_params
-from npsiglip.train.step import LOSSES, Engine
+from npsiglip.train.step import LOSSES, Gradients
+from tests.helpers.train_steps import data, filled, flat_params
 
 CONFIG = SigLIPConfig(
     ImageConfig(width=20, depth=2, num_heads=4, mlp_dim=33, image_size=23, patch_size=5),
@@ -39,34 +41,10 @@ SIZES_OF_PARTS = {"one part": 2048, "ragged": 40, "single inputs": 1}
 BOUND = 3e-5
 
 
-def data(config, batch, text_len, seed=0):
-    rng = np.random.default_rng(seed)
-    size = config.image.image_size
-    pixels = rng.uniform(-1, 1, (batch, 3, size, size)).astype(np.float32)
-    ids = rng.integers(0, config.text.vocab_size, (batch, text_len), np.int32)
-    ids[:, text_len // 2 :] = 1  # as padded texts are: most rows of the table get nothing, one gets much
-    return pixels, ids
-
-
-def flat_params(config, seed=0, temperature=10.0, bias=-10.0):
-    params = Flat(param_shapes(config))
-    for name, value in random_params(config, seed).items():
-        params.views[name][...] = value
-    params.views["t_prime"][...], params.views["bias"][...] = np.log(temperature), bias
-    return params
-
-
-def filled(params):
-    """Gradients that hold something already, which must not matter."""
-    grads = Flat(params.shapes)
-    grads.vector[:] = 17
-    return grads
-
-
 def run(config, params, pixels, ids, **options):
     grads = filled(params)
-    engine = Engine(config, *ids.shape, **options)
-    return engine.step(params, pixels, ids, grads), grads
+    gradients = Gradients(config, *ids.shape, **options)
+    return gradients.step(params, pixels, ids, grads), grads
 
 
 def beside(name):
@@ -149,11 +127,11 @@ def test_the_last_blocks_alone(monkeypatch, rows, blocks):
     monkeypatch.setattr(towers, "ROWS_OF_A_PART", rows)
     params, (pixels, ids) = flat_params(CONFIG), data(CONFIG, 7, 9)
     loss, grads = run(CONFIG, params, pixels, ids)
-    engine, own = Engine(CONFIG, 7, 9, blocks=blocks), Flat(param_shapes(CONFIG))
+    gradients, own = Gradients(CONFIG, 7, 9, blocks=blocks), Flat(param_shapes(CONFIG))
     frozen = frozen_params(CONFIG, blocks)
     for _ in range(2):
         own.vector[:] = 1.0
-        assert engine.step(params, pixels, ids, own) == loss
+        assert gradients.step(params, pixels, ids, own) == loss
         for name, value in own.views.items():
             np.testing.assert_array_equal(value, 0 if name in frozen else grads.views[name], err_msg=name)
     depth = CONFIG.image.depth
@@ -165,34 +143,34 @@ def test_the_last_blocks_alone(monkeypatch, rows, blocks):
 
 def test_frozen_blocks_need_less_memory():
     config = replace(CONFIG, image=replace(CONFIG.image, depth=12))
-    assert Engine.memory(config, 64, 9, blocks=1) < 0.6 * Engine.memory(config, 64, 9)
+    assert Gradients.memory(config, 64, 9, blocks=1) < 0.6 * Gradients.memory(config, 64, 9)
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_same_bits_on_any_threads_again_and_in_another_engine(monkeypatch, kind):
+def test_same_bits_on_any_threads_again_and_with_other_layers(monkeypatch, kind):
     monkeypatch.setattr(towers, "ROWS_OF_A_PART", 100)
     params, (pixels, ids) = flat_params(CONFIG, 2), data(CONFIG, 40, 9)
     loss, grads = run(CONFIG, params, pixels, ids, loss=kind)
-    again, engine = filled(params), Engine(CONFIG, 40, 9, loss=kind)
+    again, gradients = filled(params), Gradients(CONFIG, 40, 9, loss=kind)
     for threads in (1, 2, 2, 1):
         with thread_count(threads):
-            assert engine.step(params, pixels, ids, again) == loss
+            assert gradients.step(params, pixels, ids, again) == loss
         np.testing.assert_array_equal(again.vector, grads.vector)
 
 
 def test_each_step_sees_parameters_and_inputs_as_they_are_then(monkeypatch):
     """An optimiser changes parameters in place. Nothing of an earlier step is left, only gradients are written."""
     monkeypatch.setattr(towers, "ROWS_OF_A_PART", 40)
-    params, engine = flat_params(CONFIG), Engine(CONFIG, 5, 9)
+    params, gradients = flat_params(CONFIG), Gradients(CONFIG, 5, 9)
     grads = filled(params)
     for seed in range(3):
         pixels, ids = data(CONFIG, 5, 9, seed)
         params.vector[:] = flat_params(CONFIG, seed).vector
         before = params.vector.copy(), pixels.copy(), ids.copy()
-        loss = engine.step(params, pixels, ids, grads)
+        loss = gradients.step(params, pixels, ids, grads)
         for array, copy in zip((params.vector, pixels, ids), before, strict=True):
             np.testing.assert_array_equal(array, copy)
         fresh_loss, fresh = run(CONFIG, params, pixels, ids)
@@ -200,7 +178,7 @@ def test_each_step_sees_parameters_and_inputs_as_they_are_then(monkeypatch):
         np.testing.assert_array_equal(grads.vector, fresh.vector)
     other = Flat(params.shapes)  # other arrays than those it knows
     other.vector[:] = params.vector
-    assert engine.step(other, pixels, ids, filled(params)) == loss
+    assert gradients.step(other, pixels, ids, filled(params)) == loss
 
 
 # -- bfloat16 ---------------------------------------------------------------------------------------------------------
@@ -232,7 +210,7 @@ def test_bfloat16_products(monkeypatch, rows):
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_loss_falls_along_the_gradient(kind):
-    """Independent of the reference's backward pass: the change of the engine's own loss, a small step down.
+    """Independent of the reference's backward pass: the change of our own loss, a small step down.
 
     Measured: within 0.03 % of |g|^2 times the step.
     """
@@ -272,13 +250,13 @@ def test_memory_is_enough_and_not_much_too_much(config, batch, kind):
     run(CONFIG, flat_params(CONFIG), *data(CONFIG, 2, 3), loss=kind)  # compiled, which takes memory of its own
     tracemalloc.start()
     try:
-        engine = Engine(config, batch, length, kind)
+        gradients = Gradients(config, batch, length, kind)
         for _ in range(2):
-            engine.step(params, pixels, ids, grads)
+            gradients.step(params, pixels, ids, grads)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    said = Engine.memory(config, batch, length, kind)
+    said = Gradients.memory(config, batch, length, kind)
     print(f"{peak / 1e6:.1f} of {said / 1e6:.1f} MB")
     assert peak <= said
     assert said - (1 << 20) <= 1.5 * peak
@@ -290,7 +268,7 @@ def test_memory_of_a_base_model():
         ImageConfig(768, 12, 12, 3072, 224, 16), TextConfig(768, 12, 12, 3072, 64, 32_000, 768)
     )  # fmt: skip
     assert count_params(config) == 203_155_970
-    assert 11e9 < Engine.memory(config, 64, 64) < 16e9
+    assert 11e9 < Gradients.memory(config, 64, 64) < 16e9
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
@@ -304,9 +282,9 @@ def test_options_that_make_no_sense():
         ({"dtype": "bfloat16"}, "even widths, got 33"),
     ):
         with pytest.raises(InputError, match=message):
-            Engine(CONFIG, 2, 9, **options)
+            Gradients(CONFIG, 2, 9, **options)
     with pytest.raises(InputError, match="both towers"):
-        Engine(replace(CONFIG, text=None), 2, 9)
+        Gradients(replace(CONFIG, text=None), 2, 9)
 
 
 @pytest.mark.parametrize(
@@ -327,18 +305,18 @@ def test_options_that_make_no_sense():
 def test_inputs_that_do_not_fit(change, message):
     params, (pixels, ids) = flat_params(CONFIG), data(CONFIG, 2, 9)
     with pytest.raises(InputError, match=message):
-        Engine(CONFIG, 2, 9).step(params, *change(pixels, ids), filled(params))
+        Gradients(CONFIG, 2, 9).step(params, *change(pixels, ids), filled(params))
 
 
 def test_parameters_of_another_model():
     params, (pixels, ids) = flat_params(CONFIG), data(CONFIG, 2, 9)
-    engine, other = Engine(CONFIG, 2, 9), Flat(param_shapes(OTHERS["one token"]))
+    gradients, other = Gradients(CONFIG, 2, 9), Flat(param_shapes(OTHERS["one token"]))
     with pytest.raises(InputError, match="params must have the parameters of this model"):
-        engine.step(other, pixels, ids, filled(params))
+        gradients.step(other, pixels, ids, filled(params))
     with pytest.raises(InputError, match="grads must have the parameters of this model"):
-        engine.step(params, pixels, ids, other)
+        gradients.step(params, pixels, ids, other)
 
 
 def test_longer_texts_than_positions():
     with pytest.raises(InputError, match="at most 9"):
-        Engine(CONFIG, 2, 10)
+        Gradients(CONFIG, 2, 10)

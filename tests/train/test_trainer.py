@@ -1,4 +1,7 @@
-"""Whole runs: the same bits again, whatever interrupts them; what goes wrong is said, and nothing is lost."""
+"""Whole runs: the same bits again, whatever interrupts them; what goes wrong is said, and nothing is lost.
+
+Covers train/export.py, train/measure.py, train/progress.py and train/stopping.py as well.
+"""
 
 import json
 import os
@@ -17,38 +20,14 @@ from npsiglip.kernels.jit import current, max_threads
 from npsiglip.params import param_shapes
 from npsiglip.train import TrainingError, saving, trainer
 from npsiglip.train.config import Config
-from npsiglip.train.memory import available_memory, check_memory, memory_needed
 from npsiglip.train.metrics_log import read_metrics
-from npsiglip.train.trainer import Trainer
 from tests.helpers.golden_data import ROOT
+from tests.helpers.train_runs import SEEN, Recorder, bits, run
 from tests.helpers.train_standin import StandIn, config
-
-SEEN = {"seen": 0.5, "held_out": 0.25}
-NOT_BITS = ("seconds", "pairs_per_second", "waiting")  # of a line of metrics
-
-
-def evaluation(model):
-    assert model.tokenizer is not None
-    return SEEN
-
-
-class Recorder:
-    """A watcher that sends a signal after a step."""
-
-    def __init__(self, stop_after=None, number=signal.SIGINT):
-        self.progress, self.said, self.stop_after, self.number = [], [], stop_after, number
-
-    def step(self, progress, logged):
-        self.progress.append(progress)
-        if progress.step == self.stop_after:
-            os.kill(os.getpid(), self.number)
-
-    def say(self, text):
-        self.said.append(text)
 
 
 class Descent:
-    """Instead of the engine: gradients that depend on everything and cost nothing."""
+    """Instead of kernels: gradients that depend on everything and cost nothing."""
 
     def __init__(self, shapes, batch, text_len, loss, locked, dtype):
         assert (batch, text_len) == (4, 8)
@@ -62,31 +41,13 @@ class Descent:
         return float((params.vector.astype(np.float64) ** 2).sum())
 
 
-def run(folder, settings=None, source=None, resume=False, watcher=None, engine=None):
-    make = {"make_engine": engine} if engine else {}
-    settings = settings or config()
-    return Trainer(settings, folder, resume, watcher, source or StandIn(), evaluation=evaluation, **make)
-
-
 def without(settings, names):
     return {name: value for name, value in settings.items() if name not in names}
 
 
-def bits(folder):
-    """What must be the same: the checkpoint but for its times, the metrics but for theirs, the model."""
-    state = saving.load_state(folder)
-    state.times = {}
-    with (folder / saving.FILE).open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        file.seek(8 + size)
-        vectors = file.read()
-    lines = [{k: v for k, v in line.items() if k not in NOT_BITS} for line in read_metrics(folder)]
-    return state, vectors, lines, (folder / "model" / "model.safetensors").read_bytes()
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of the real engine that nothing interrupts."""
+    """A run on kernels that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     watcher = Recorder()
     result = run(folder, watcher=watcher).run()
@@ -162,10 +123,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(whole, tmp_path, number
 
 def test_a_window_of_losses_goes_on(tmp_path):
     settings = config(run={"log_every": 4})
-    run(tmp_path / "each", engine=Descent).run()
-    run(tmp_path / "whole", settings, engine=Descent).run()
-    run(tmp_path / "parts", settings, watcher=Recorder(2), engine=Descent).run()
-    run(tmp_path / "parts", settings, resume=True, engine=Descent).run()
+    run(tmp_path / "each", gradients=Descent).run()
+    run(tmp_path / "whole", settings, gradients=Descent).run()
+    run(tmp_path / "parts", settings, watcher=Recorder(2), gradients=Descent).run()
+    run(tmp_path / "parts", settings, resume=True, gradients=Descent).run()
     each, whole, parts = (
         [line["loss"] for line in read_metrics(tmp_path / name) if "loss" in line]
         for name in ("each", "whole", "parts")
@@ -177,8 +138,8 @@ def test_a_window_of_losses_goes_on(tmp_path):
 KILLED = """
 import sys
 sys.path.insert(0, ".")
-from tests.train.test_trainer import config, run
-from tests.helpers.train_standin import StandIn
+from tests.helpers.train_runs import run
+from tests.helpers.train_standin import StandIn, config
 if __name__ == "__main__":
     often = config(train={"steps": 24}, run={"checkpoint_minutes": 1e-9})
     run(sys.argv[1], often, StandIn(), resume=True).run()
@@ -227,50 +188,24 @@ def test_other_settings_are_refused_those_of_run_are_not(whole):
 
 def test_another_tokenizer_is_refused(whole, tmp_path):
     folder = tmp_path / "run"
-    run(folder, watcher=Recorder(2), engine=Descent).run()
+    run(folder, watcher=Recorder(2), gradients=Descent).run()
     (folder / "spiece.model").write_bytes(b"other")
     with pytest.raises(CheckpointError, match="not the tokenizer that the checkpoint was trained with"):
         run(folder, resume=True)
 
 
-def test_a_batch_that_does_not_fit_is_refused_before_anything_begins(tmp_path):
-    settings = config(train={"batch": 64})
-    with pytest.raises(InputError, match=r"a batch of 64 needs about 0.\d GB of memory, and 0.0 GB are available"):
-        check_memory(settings, 10_000_000)
-    need = memory_needed(config(train={"batch": 16}))
-    with pytest.raises(InputError, match="a batch of 16 would fit"):
-        check_memory(settings, need)
-    check_memory(settings, memory_needed(settings))
-    with pytest.raises(InputError, match="a batch of 10000000 needs about"):
-        run(tmp_path / "run", config(train={"batch": 10_000_000}))
-    assert not list((tmp_path / "run").iterdir())
-    assert available_memory() > 50_000_000
-
-
 def test_threads_are_those_of_the_settings(tmp_path):
     used = []
 
-    class Engine(Descent):
+    class Own(Descent):
         def step(self, *arguments):
             used.append(current())
             return super().step(*arguments)
 
     before = current()
-    run(tmp_path, config(run={"threads": 1}), engine=Engine).run()
+    run(tmp_path, config(run={"threads": 1}), gradients=Own).run()
     assert used == [1] * 6
     assert current() == before
-
-
-def test_too_many_threads(tmp_path):
-    with pytest.raises(InputError, match=f"run.threads must be at most {max_threads()} here"):
-        run(tmp_path, config(run={"threads": max_threads() + 1}))
-
-
-def test_a_vocabulary_larger_than_the_model(tmp_path, tiny_folder):
-    with pytest.raises(InputError, match=r"the tokenizer has \d+ pieces, the model 96 rows"):
-        run(tmp_path / "run", config(data={"tokenizer": str(tiny_folder / "spiece.model")}))
-    with pytest.raises(InputError, match="tokenizer nowhere cannot be copied"):
-        run(tmp_path / "run", config(data={"tokenizer": "nowhere"}))
 
 
 # -- what goes wrong on the way ---------------------------------------------------------------------------------------
@@ -300,18 +235,18 @@ class Broken(Descent):
     ],
 )
 def test_what_is_not_finite_stops_the_run(tmp_path, loss, name, message):
-    class Engine(Broken):
+    class Own(Broken):
         bad_loss, bad_name = loss, name
 
     settings = config(run={"checkpoint_minutes": 1e-9})
     with pytest.raises(TrainingError, match=message):
-        run(tmp_path, settings, engine=Engine).run()
+        run(tmp_path, settings, gradients=Own).run()
     assert saving.load_state(tmp_path).step == 3
     assert len(read_metrics(tmp_path)) == 3
 
 
 def test_parameters_out_of_hand(tmp_path):
-    """With the real engine: the embeddings overflow, which the loss tells."""
+    """On kernels: the embeddings overflow, which the loss tells."""
     settings = config(optimizer={"rate": 1e30, "warmup": 0})
     with pytest.raises(TrainingError, match=r"step 2: the loss (.|\n)*there is no checkpoint yet. Training diverged"):
         run(tmp_path, settings).run()
@@ -319,9 +254,9 @@ def test_parameters_out_of_hand(tmp_path):
 
 def test_drawing_that_fails_loses_no_step(tmp_path):
     with pytest.raises(TrainingError, match="no more paint"):
-        run(tmp_path, source=StandIn(fail_at=4), engine=Descent).run()
+        run(tmp_path, source=StandIn(fail_at=4), gradients=Descent).run()
     assert saving.load_state(tmp_path).step == 4
-    assert run(tmp_path, resume=True, engine=Descent).run().finished
+    assert run(tmp_path, resume=True, gradients=Descent).run().finished
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch):
@@ -329,14 +264,14 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    run(tmp_path, watcher=Recorder(2), engine=Descent).run()
+    run(tmp_path, watcher=Recorder(2), gradients=Descent).run()
     before = (tmp_path / saving.FILE).read_bytes()
     monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(CheckpointError, match=r"step 6 cannot be written .*No space left.*the checkpoint before it"):
-        run(tmp_path, resume=True, engine=Descent).run()
+        run(tmp_path, resume=True, gradients=Descent).run()
     assert (tmp_path / saving.FILE).read_bytes() == before
     monkeypatch.undo()
-    assert run(tmp_path, resume=True, engine=Descent).run().finished
+    assert run(tmp_path, resume=True, gradients=Descent).run().finished
 
 
 # -- other beginnings -------------------------------------------------------------------------------------------------
@@ -410,7 +345,7 @@ def test_a_checkpoint_from_before_a_setting_goes_on(whole, tmp_path, monkeypatch
 
 
 def test_a_whole_model_to_start_from(whole, tmp_path):
-    started = run(tmp_path / "run", config(train={"init": str(whole[0] / "model")}), StandIn(seed=1), engine=Descent)
+    started = run(tmp_path / "run", config(train={"init": str(whole[0] / "model")}), StandIn(seed=1), gradients=Descent)
     stored = Checkpoint.open(whole[0] / "model")
     for name in param_shapes(started.shapes):
         np.testing.assert_array_equal(started.params.views[name], stored[name])
@@ -421,6 +356,6 @@ def test_a_whole_model_to_start_from(whole, tmp_path):
 
 def test_evaluation_on_the_way(tmp_path):
     watcher = Recorder()
-    run(tmp_path, config(run={"eval_every": 2}), watcher=watcher, engine=Descent).run()
+    run(tmp_path, config(run={"eval_every": 2}), watcher=watcher, gradients=Descent).run()
     assert [line["step"] for line in read_metrics(tmp_path) if "seen" in line] == [2, 4, 6]
     assert [bool(p.evaluation) for p in watcher.progress] == [False, False, True, True, True, True]
