@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from npsiglip import Checkpoint, CheckpointError, InputError, SigLIP, reference, sigmoid_loss
 from npsiglip.cli import app
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
-from npsiglip.towers.layers import DTYPES
 from tests.helpers.golden_data import TINY
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)

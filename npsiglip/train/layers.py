@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.element_types import BFLOAT16, FLOAT32
 from npsiglip.kernels import gemm, layer_norm, layer_norm_gradient, pack, sums
 from npsiglip.kernels.tile import ROWS
 
 Array = NDArray[np.float32]
 Values = Mapping[str, Array]
 NOTHING: Array = np.empty((0, 0), np.float32)
-KINDS: dict[str, type] = {"float32": np.float32, "bfloat16": np.uint16}
+KINDS: dict[str, type] = {kind.name: kind.memory for kind in (FLOAT32, BFLOAT16)}
 
 
 def with_slack(shape: tuple[int, ...], kind: type = np.float32) -> NDArray[Any]:
@@ -116,7 +117,7 @@ class Linear:
         self, x: NDArray[Any], panels: NDArray[np.uint32], b: Array, activation: int, residual: Array, before: Array,
         out: NDArray[Any], transposed: bool = False,
     ) -> NDArray[Any]:  # fmt: skip
-        gemm.linear(x, panels, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
+        gemm.linear(x, panels, self.dtype, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
         return out
 
     def forward(self, x: NDArray[Any], out: Array, residual: Array = NOTHING) -> Array:

@@ -3,13 +3,14 @@
 import ml_dtypes
 import numpy as np
 
-from npsiglip.kernels import gemm, pack
+from npsiglip.element_types import ELEMENT_TYPES
+from npsiglip.kernels import pack
 from npsiglip.kernels.vector import LANES
 from npsiglip.trace import widen
 
 UNIT = 2.0**-24  # the largest relative error of rounding to float32
 UNIT_BF16 = 2.0**-8  # and to bfloat16, which has 8 significant bits
-STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.uint8}  # element type -> dtype of x in a product
+STORED = {name: kind.memory for name, kind in ELEMENT_TYPES.items()}  # dtype of x in a product
 
 NONE = np.empty((0, 0), np.float32)
 NO_MASK = np.empty((0, 0), np.uint8)
@@ -56,12 +57,12 @@ def guarded(*shape, dtype=np.float32):
 
 def whole_steps(x, dtype):
     """The columns of x rounded up to whole steps, with zeros."""
-    return np.pad(x, ((0, 0), (0, -x.shape[1] % pack.PER_STEP[dtype])))
+    return np.pad(x, ((0, 0), (0, -x.shape[1] % ELEMENT_TYPES[dtype].per_step)))
 
 
 def panels_of(w, dtype):
     """w [K, N], float32, bits of bfloat16 or int8, in the layout that pack.py describes."""
-    per, (k, n) = pack.PER_STEP[dtype], w.shape
+    per, (k, n) = ELEMENT_TYPES[dtype].per_step, w.shape
     shape = pack.panels_shape(k, n, dtype)
     padded = np.zeros((shape[1] * per, shape[0] * LANES), w.dtype)
     padded[:k, :n] = w
@@ -88,7 +89,7 @@ def in_chains(x, w, dtype, chain=None):
 
     In chains of so many steps, of those of a linear layer if it is not said.
     """
-    per, chain = pack.PER_STEP[dtype], chain or gemm.CHAINS[dtype]
+    per, chain = ELEMENT_TYPES[dtype].per_step, chain or ELEMENT_TYPES[dtype].chain
     x, w = whole_steps(x, dtype), whole_steps(w.T, dtype).T
     total = np.zeros((len(x), w.shape[1]), np.float32)
     for start in range(0, len(w), chain * per):
@@ -106,5 +107,5 @@ def chain_bound(k, dtype="float32"):
     A chain of n fused multiply-adds has a random error of about 2^-25 sqrt(n / 3) of the result (docs/numerics.md).
     Products of bfloat16 are exact in float32, so the same holds for them.
     """
-    chain = pack.PER_STEP[dtype] * gemm.CHAINS[dtype]
+    chain = ELEMENT_TYPES[dtype].per_step * ELEMENT_TYPES[dtype].chain
     return 4 * UNIT * (1 + np.sqrt(min(k, chain) / 3) + np.sqrt(k / chain))

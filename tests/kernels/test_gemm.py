@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from npsiglip.element_types import ELEMENT_TYPES
 from npsiglip.kernels import gemm, pack
 from npsiglip.kernels.jit import thread_count
 from npsiglip.kernels.vector import LANES, load, store
@@ -95,7 +96,7 @@ class Case:
         x, scales = np.ascontiguousarray(self.x[rows]), self.scales
         if self.dtype == "int8":
             scales = (scales[0][rows].copy(), scales[1][rows].copy(), *scales[2:])
-        gemm.linear(x, self.panels, scales, self.b, int(gelu), residual, before, out)
+        gemm.linear(x, self.panels, self.dtype, scales, self.b, int(gelu), residual, before, out)
         return out
 
 
@@ -189,7 +190,7 @@ def test_int8_at_the_largest_k(q_x, zero, q_w):
     scales = np.ones(2, np.float32), np.full(2, zero, np.int32), np.ones(n, np.float32), w.sum(0, dtype=np.int32)
     out = np.empty((2, n), np.float32)
     x = np.full((2, k), q_x, np.uint8)
-    gemm.linear(x, panels_of(w, "int8"), scales, np.zeros(n, np.float32), gemm.NO_ACTIVATION, NONE, NONE, out)
+    gemm.linear(x, panels_of(w, "int8"), "int8", scales, np.zeros(n, np.float32), gemm.NO_ACTIVATION, NONE, NONE, out)
     np.testing.assert_array_equal(out, np.float32((q_x - zero) * q_w * k))
 
 
@@ -202,7 +203,7 @@ def test_pack_layers_beside_each_other(dtype, widths, k, seed):
     """Widths that share a panel; nothing is left of what the memory held before, and nothing written beside it."""
     rng = np.random.default_rng(seed)
     n = sum(widths)
-    w = rng.integers(0, 256, (n, 4 * pack.steps(k, dtype)), np.uint8).view(STORED[dtype])
+    w = rng.integers(0, 256, (n, 4 * ELEMENT_TYPES[dtype].steps(k)), np.uint8).view(STORED[dtype])
     panels, check = guarded(*pack.panels_shape(k, n, dtype), dtype=np.uint32)
     first = 0
     for width in widths:
@@ -225,5 +226,5 @@ def test_to_bf16(rows, k, seed):
 
 @pytest.mark.parametrize(("k", "steps"), [(1, (1, 1, 1)), (4, (4, 2, 1)), (5, (5, 3, 2)), (768, (768, 384, 192))])
 def test_steps(k, steps):
-    assert tuple(pack.steps(k, dtype) for dtype in DTYPES) == steps
+    assert tuple(ELEMENT_TYPES[dtype].steps(k) for dtype in DTYPES) == steps
     assert pack.panels_shape(k, 33, "int8") == (3, steps[2], 16)

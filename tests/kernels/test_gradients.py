@@ -139,7 +139,7 @@ def test_transposed_product(dtype, m, k, n, adds, seed):
         out, check = guarded(m, n)
         out[:] = residual
         gemm.linear(
-            lanes, panels_of(w, dtype), gemm.NO_SCALES, b, gemm.NO_ACTIVATION, out if adds else NONE, NONE, out,
+            lanes, panels_of(w, dtype), dtype, gemm.NO_SCALES, b, gemm.NO_ACTIVATION, out if adds else NONE, NONE, out,
             transposed=True,
         )  # fmt: skip
         check()
@@ -161,8 +161,8 @@ def test_product_behind_gelu(m, k, n, adds, seed):
     def run():
         out, check = guarded(m, n)
         gemm.linear(
-            x, panels_of(w, "float32"), gemm.NO_SCALES, b, gemm.GELU_TANH_GRADIENT, residual if adds else NONE, before,
-            out,
+            x, panels_of(w, "float32"), "float32", gemm.NO_SCALES, b, gemm.GELU_TANH_GRADIENT,
+            residual if adds else NONE, before, out,
         )  # fmt: skip
         check()
         return (out,)
@@ -509,10 +509,10 @@ for m, k, n in ((1, 1, 1), (3, 5, 17), (9, 66, 47), (21, 130, 50)):
         sums.pack_pairs_and_sum(values, pairs, new(n))
     x_bits, x_pairs = at_end(to_bits(x.T)), at_end(np.zeros((-(-k // 2), m), np.uint32), slack=-m % ROWS)
     sums.pair_rows(x_bits, x_pairs)
-    arguments = pairs, gemm.NO_SCALES, b, gemm.NO_ACTIVATION, NONE, NONE
+    arguments = pairs, "bfloat16", gemm.NO_SCALES, b, gemm.NO_ACTIVATION, NONE, NONE
     gemm.linear(x_pairs.view(np.uint16), *arguments, new(m, n), transposed=True)
     for rest in (NONE, residual):
-        arguments = panels.view(np.uint32), gemm.NO_SCALES, b
+        arguments = panels.view(np.uint32), "float32", gemm.NO_SCALES, b
         gemm.linear(x_t, *arguments, gemm.NO_ACTIVATION, rest, NONE, new(m, n), transposed=True)
         gemm.linear(x, *arguments, gemm.GELU_TANH_GRADIENT, rest, at_end(normal(4, m, n)), new(m, n))
     sums.add_rows(x, at_end(np.zeros(m, np.int32)), new(1, k))

@@ -10,8 +10,8 @@ import llvmlite.binding
 import numpy as np
 import pytest
 
+from npsiglip.element_types import DTYPES
 from npsiglip.kernels import jit
-from npsiglip.towers.layers import DTYPES
 from tests.helpers.golden_data import ROOT
 
 RUN_A_KERNEL = """
@@ -147,7 +147,7 @@ RESULTS = """
     def linear(dtype, x, w, scales=gemm.NO_SCALES):
         out = np.empty((len(x), w.shape[1]), np.float32)
         x, panels, b = whole_steps(x, dtype), panels_of(w, dtype), normal(9, w.shape[1])
-        gemm.linear(x, panels, scales, b, gemm.GELU_TANH, NONE, NONE, out)
+        gemm.linear(x, panels, dtype, scales, b, gemm.GELU_TANH, NONE, NONE, out)
         keep(f"linear in {dtype}", out)
 
     def attend(dtype, name):

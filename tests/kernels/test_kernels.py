@@ -6,6 +6,7 @@ test_quantize.py), as have the operations that kernels are written in (test_vect
 
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from npsiglip.kernels import attention, gemm, layer_norm, map_pool, patch_embed, similarity, tasks
+from npsiglip.kernels import attention, gemm, layer_norm, map_pool, patch_embed, rows, similarity, tasks
 from npsiglip.kernels.jit import max_threads, thread_count
 from npsiglip.reference import model
 from tests.helpers.arrays import NO_MASK, NO_PROBS, NONE, UNIT, guarded, normal, panels_of, to_bits
@@ -100,13 +101,19 @@ def test_unit_vectors_and_logits(n, k, d, seed):
 # -- threads ------------------------------------------------------------------------------------------------------
 
 
+class CountRow(NamedTuple):
+    taken: int
+    size: int
+
+
 @njit(nogil=True, error_model="numpy")
-def count_tasks(row, threads):
-    taken = tasks.array_at(tasks.number(row, 0), tasks.number(row, 1), np.int64(0))
-    task = tasks.take(row)
+def count_tasks(address, threads):
+    row = rows.read(address, CountRow)
+    taken = tasks.array_at(row.taken, row.size, np.int64(0))
+    task = tasks.take(address)
     while task < taken.size:
         taken[task] += 1
-        task = tasks.take(row)
+        task = tasks.take(address)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300_000])
@@ -114,7 +121,8 @@ def test_every_task_is_taken_once(count):
     """However often it is done: the counter starts anew, and threads that ask for it together get different numbers."""
     taken = np.zeros(count, np.int64)
     for times in range(1, 11):
-        tasks.launch(tasks.worker_address(count_tasks), count, (taken.ctypes.data, count), (taken,))
+        row = CountRow(taken=taken.ctypes.data, size=count)
+        tasks.launch(tasks.worker_address(count_tasks), count, row, (taken,))
         assert np.all(taken == times)
 
 
@@ -124,9 +132,9 @@ def test_a_program_does_again_what_was_recorded():
     panels, out, normed = panels_of(w, "float32"), np.zeros((20, 33), np.float32), np.zeros((20, 33), np.float32)
 
     def block():
-        gemm.linear(x, panels, gemm.NO_SCALES, b, gemm.GELU_TANH, NONE, NONE, out)
+        gemm.linear(x, panels, "float32", gemm.NO_SCALES, b, gemm.GELU_TANH, NONE, NONE, out)
         layer_norm.layer_norm(out, scale, b, 1e-6, normed)
-        gemm.linear(normed, panels, gemm.NO_SCALES, b, gemm.NO_ACTIVATION, out, NONE, out)
+        gemm.linear(normed, panels, "float32", gemm.NO_SCALES, b, gemm.NO_ACTIVATION, out, NONE, out)
 
     program = tasks.Program()
     with tasks.recording(program):
@@ -148,7 +156,7 @@ def test_the_kernels_of_a_block_give_the_same_bits_on_any_threads():
         hidden, normed = np.empty((m, 192), np.float32), np.empty((m, 192), np.float32)
         mixed = np.empty((m, 64), np.float32)
         with thread_count(threads):
-            gemm.linear(x, panels, gemm.NO_SCALES, b, gemm.GELU_TANH, NONE, NONE, hidden)
+            gemm.linear(x, panels, "float32", gemm.NO_SCALES, b, gemm.GELU_TANH, NONE, NONE, hidden)
             layer_norm.layer_norm(hidden, b, b, 1e-6, normed)
             attention.attention(normed, length, 4, 0, NO_MASK, NO_PROBS, mixed)
         results.append((hidden, normed, mixed))
@@ -196,7 +204,8 @@ for m, k, n in ((1, 1, 1), (3, 5, 17), (9, 66, 47), (21, 130, 50)):
         scales = (scale, zero, scale_w, total) if dtype == "int8" else gemm.NO_SCALES
         for out_dtype in (np.float32, np.uint16):
             for rest in ((NONE, NONE), (residual, new(m, n))):
-                gemm.linear(values, read_only(panels), scales, b, gemm.GELU_TANH, *rest, new(m, n, dtype=out_dtype))
+                weights = read_only(panels), dtype, scales, b
+                gemm.linear(values, *weights, gemm.GELU_TANH, *rest, new(m, n, dtype=out_dtype))
     layer_norm.layer_norm(x, at_end(x[0]), at_end(x[0]), 1e-6, new(m, k))
 
 for length, heads, head_dim in ((1, 1, 2), (17, 2, 6), (131, 1, 20)):

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from npsiglip.kernels import pack, quantize, tile
+from npsiglip.element_types import ELEMENT_TYPES
+from npsiglip.kernels import quantize, tile
 from npsiglip.kernels.vector import LANES
 from tests.helpers.arrays import fma32, guarded, in_chains, number, stored, to_bits
 from tests.helpers.golden_data import ROOT
@@ -22,7 +23,7 @@ from tests.helpers.golden_data import ROOT
 A_DTYPE = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.uint8, "float64": np.float64}
 PANEL_DTYPE = A_DTYPE | {"int8": np.int8}
 SUM_DTYPE = {"float32": np.float32, "bfloat16": np.float32, "int8": np.int32, "float64": np.float64}
-PER_STEP = pack.PER_STEP | {"float64": 1}
+PER_STEP = {name: kind.per_step for name, kind in ELEMENT_TYPES.items()} | {"float64": 1}
 KINDS = [(kind, False) for kind in A_DTYPE] + [("float32", True), ("bfloat16", True)]
 
 few = settings(max_examples=40)
@@ -99,7 +100,7 @@ def test_exact_on_small_whole_numbers(kind, transposed):
     check()
 
 
-@pytest.mark.parametrize(("kind", "transposed"), [k for k in KINDS if k[0] in pack.PER_STEP and k[0] != "int8"])
+@pytest.mark.parametrize(("kind", "transposed"), [k for k in KINDS if k[0] in ELEMENT_TYPES and k[0] != "int8"])
 def test_order_of_the_sum_is_the_documented_one(kind, transposed):
     @few
     @given(st.integers(1, 20), st.integers(1, tile.UNITS), st.integers(1, 90), st.integers(1, 100), seeds)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npsiglip.element_types import DTYPES
 from npsiglip.kernels import layer_norm, pack, patch_embed, quantize
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import model
-from npsiglip.towers.layers import DTYPES, NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
+from npsiglip.towers.layers import NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
 from npsiglip.trace import FORGET, Trace, widen
 from tests.helpers.arrays import STORED, UNIT, UNIT_BF16, normal, panels_of, read_only, to_bits
 
@@ -309,7 +310,7 @@ def test_stored_panels_give_the_bits_of_packed_weights(dtype):
     """What a quantised checkpoint stores, under the name of all parts, in place of the weights."""
     p, x = params(20, 33, 7), filled(normal(50, 11, 37), dtype)
     layer = Layers(p, dtype).linear("attn", dtype, ("q", "k", "v"))
-    panels, scale, total = layer.packed(keep=True)
+    _, panels, scale, total = layer.packed(keep=True)
     element = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}[dtype]
     stored = {"attn.qkv.panels": panels.view(element).reshape(*panels.shape, -1), "attn.qkv.b": layer.b}
     if dtype == "int8":
