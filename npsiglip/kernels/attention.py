@@ -28,7 +28,7 @@ from npsiglip.kernels.gemm import CHAIN, PANEL_STEP
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.pack import transpose
 from npsiglip.kernels.rows import read
-from npsiglip.kernels.tasks import array_at, launch, scratch, take, worker_address, workers
+from npsiglip.kernels.tasks import array_at, launch, optional, scratch, take, worker_address, workers
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import (
     LANES,
@@ -378,7 +378,7 @@ def attention(qkv, length, num_heads, first_query, valid, probs, out):
     images, head_dim = len(qkv) // length, out.shape[1] // num_heads
     row = Row(
         product=tile, product_t=tile_t, images=images, length=length, num_heads=num_heads, head_dim=head_dim,
-        first_query=first_query, qkv=qkv.ctypes.data, out=out.ctypes.data, valid=valid.ctypes.data,
-        valid_size=valid.size, probs=probs.ctypes.data, probs_size=probs.size,
+        first_query=first_query, qkv=qkv.ctypes.data, out=out.ctypes.data, valid=optional(valid),
+        valid_size=valid.size, probs=optional(probs), probs_size=probs.size,
     )  # fmt: skip
     launch(worker, images * num_heads, row, (qkv, valid, probs, out))

@@ -22,7 +22,7 @@ from numba.extending import overload
 from npsiglip.element_types import BFLOAT16, FLOAT32, INT8, STEP_SIZE, of_memory
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.rows import read
-from npsiglip.kernels.tasks import array_at, launch, scratch, take, worker_address, workers
+from npsiglip.kernels.tasks import array_at, launch, optional, scratch, take, worker_address, workers
 from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
 from npsiglip.kernels.vector import LANES, load, load_n, store_n, to_f32
 from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh, gelu_tanh_gradient
@@ -290,8 +290,8 @@ def linear(x, panels, dtype, scales, b, activation, residual, before, out, trans
         product=tile_product, chain=chain, m=m, n=n, n_panels=panels.shape[0], n_steps=panels.shape[1],
         x=x.ctypes.data, x_stride=x_stride, x_row=STEP_SIZE if transposed else x_stride,
         x_step=x_stride if transposed else STEP_SIZE, panels=panels.ctypes.data,
-        x_scale=x_scale.ctypes.data, x_zero=x_zero.ctypes.data, w_scale=w_scale.ctypes.data, w_sum=w_sum.ctypes.data,
-        b=b.ctypes.data, activation=activation, residual=residual.ctypes.data, residual_size=residual.size,
-        before=before.ctypes.data, before_size=before.size, out=out.ctypes.data,
+        x_scale=optional(x_scale), x_zero=optional(x_zero), w_scale=optional(w_scale), w_sum=optional(w_sum),
+        b=b.ctypes.data, activation=activation, residual=optional(residual), residual_size=residual.size,
+        before=optional(before), before_size=before.size, out=out.ctypes.data,
     )  # fmt: skip
     launch(worker, -(-panels.shape[0] // UNITS), row, (x, panels, scales, b, residual, before, out))

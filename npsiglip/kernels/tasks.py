@@ -156,6 +156,11 @@ def launch(worker, tasks, row, arrays):
     run(current(), rows)
 
 
+def optional(a):
+    """The address of an array; 0 of one without elements, which is never read: NumPy takes a microsecond to tell it."""
+    return a.ctypes.data if a.size else 0
+
+
 def worker_address(worker):
     """Where a worker's machine code lies, compiled if need be."""
     return address(worker, SIGNATURE)
