@@ -11,10 +11,11 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from npsiglip.element_types import ELEMENT_TYPES
+from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels.jit import parallel_kernel
-from npsiglip.kernels.tile import KINDS, ROWS, UNITS
-from npsiglip.kernels.vector import F32, I32, I64, LANES, load, splat, spread, sum_lanes
+from npsiglip.kernels.llvm import F32, I32, I64, spread
+from npsiglip.kernels.steps import KINDS, ROWS, UNITS
+from npsiglip.kernels.vector import load, splat, sum_lanes
 
 CHAINS = ROWS * UNITS
 BLOCK = 1 << 16

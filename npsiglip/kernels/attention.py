@@ -23,25 +23,15 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from npsiglip.element_types import STEP_SIZE, of_memory
+from npsiglip.element_types import LANES, STEP_SIZE, of_memory
 from npsiglip.kernels.gemm import CHAIN, PANEL_STEP
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.pack import transpose
 from npsiglip.kernels.rows import read
+from npsiglip.kernels.steps import PANEL, ROWS, UNITS
 from npsiglip.kernels.tasks import array_at, launch, optional, scratch, take, worker_address, workers
-from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
-from npsiglip.kernels.vector import (
-    LANES,
-    load,
-    load_n,
-    maximum,
-    splat,
-    store,
-    store_n,
-    store_pairs,
-    to_f32,
-    to_f64,
-)
+from npsiglip.kernels.tile import add_product, product
+from npsiglip.kernels.vector import load, load_n, maximum, splat, store, store_n, store_pairs, to_f32, to_f64
 from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 KEY_TILE = 128

@@ -16,15 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npsiglip.element_types import STEP_SIZE
+from npsiglip.element_types import LANES, STEP_SIZE
 from npsiglip.kernels.attention import SCORE_CHAIN
 from npsiglip.kernels.gemm import CHAIN, PANEL_STEP
 from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.pack import transpose
 from npsiglip.kernels.rows import read
+from npsiglip.kernels.steps import PANEL, ROWS, UNITS
 from npsiglip.kernels.tasks import array_at, launch, scratch, take, worker_address
-from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
-from npsiglip.kernels.vector import LANES, fma, load, load_n, maximum, splat, store, store_n
+from npsiglip.kernels.tile import add_product, product
+from npsiglip.kernels.vector import fma, load, load_n, maximum, splat, store, store_n
 from npsiglip.kernels.vector_math import LOG2_E, exp2_below
 
 SLACK = 2 * LANES  # numbers behind qkv that the transposed product may read

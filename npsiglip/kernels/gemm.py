@@ -19,12 +19,13 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from npsiglip.element_types import BFLOAT16, FLOAT32, INT8, STEP_SIZE, of_memory
+from npsiglip.element_types import BFLOAT16, FLOAT32, INT8, LANES, STEP_SIZE, of_memory
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.rows import read
+from npsiglip.kernels.steps import PANEL, ROWS, UNITS
 from npsiglip.kernels.tasks import array_at, launch, optional, scratch, take, worker_address, workers
-from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
-from npsiglip.kernels.vector import LANES, load, load_n, store_n, to_f32
+from npsiglip.kernels.tile import add_product, product
+from npsiglip.kernels.vector import load, load_n, store_n, to_f32
 from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh, gelu_tanh_gradient
 
 CHAIN = FLOAT32.chain

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address, workers
-from npsiglip.kernels.vector import LANES, fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
+from npsiglip.kernels.vector import fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
 
 ROWS_EACH = 8  # of a task
 

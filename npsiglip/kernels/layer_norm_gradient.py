@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address
-from npsiglip.kernels.vector import LANES, fma, load_n, splat, store_n, sum_lanes, to_f32, to_f64
+from npsiglip.kernels.vector import fma, load_n, splat, store_n, sum_lanes, to_f32, to_f64
 
 ROWS_EACH = 64  # of a task, whatever the number of threads: the sums over rows are added up task by task
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import inline
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address, workers
-from npsiglip.kernels.vector import LANES, fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
+from npsiglip.kernels.vector import fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
 from npsiglip.kernels.vector_math import exp
 
 

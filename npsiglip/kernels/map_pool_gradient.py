@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.map_pool import Sizes, dot
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address
-from npsiglip.kernels.vector import LANES, fma, load_n, splat, store_n, to_f32, to_f64
+from npsiglip.kernels.vector import fma, load_n, splat, store_n, to_f32, to_f64
 
 
 @inline

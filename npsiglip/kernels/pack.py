@@ -9,13 +9,16 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from llvmlite import ir
+from numba import prange, types
+from numba.extending import intrinsic
 
-from npsiglip.element_types import ELEMENT_TYPES
+from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels.jit import callback, inline, parallel_kernel
+from npsiglip.kernels.llvm import I32, I64
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address
-from npsiglip.kernels.vector import LANES, load_n, store_n, transpose_block
+from npsiglip.kernels.vector import load_n, store_n
 
 ROWS_EACH = 16  # of a task
 
@@ -23,6 +26,36 @@ ROWS_EACH = 16  # of a task
 def panels_shape(k: int, n: int, dtype: str) -> tuple[int, int, int]:
     """The shape of the packed form of a [K, N] matrix."""
     return -(-n // LANES), ELEMENT_TYPES[dtype].steps(k), LANES
+
+
+@intrinsic
+def transpose_block(typingctx, source, source_stride, target, target_stride):
+    """target[j, i] = source[i, j] for 16 x 16 lanes of 32 bits at addresses, rows at strides in bytes."""
+
+    def codegen(context, builder, signature, args):
+        source, source_stride, target, target_stride = args
+        vector = ir.VectorType(I32, LANES)
+
+        def row(address, stride, i):
+            return builder.inttoptr(builder.add(address, builder.mul(stride, I64(i))), vector.as_pointer())
+
+        rows = []
+        for i in range(LANES):
+            rows.append(builder.load(row(source, source_stride, i)))
+            rows[-1].align = 4
+        for size in (1, 2, 4, 8):  # transpose 2 x 2 blocks of this size: exchange the upper right and the lower left
+            low = [j if not j & size else LANES + j - size for j in range(LANES)]
+            high = [j + size if not j & size else LANES + j for j in range(LANES)]
+            masks = [ir.Constant(ir.VectorType(I32, LANES), mask) for mask in (low, high)]
+            for i in range(LANES):
+                if not i & size:
+                    a, b = rows[i], rows[i + size]
+                    rows[i], rows[i + size] = (builder.shuffle_vector(a, b, mask) for mask in masks)
+        for i in range(LANES):
+            builder.store(rows[i], row(target, target_stride, i)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
 
 
 @inline

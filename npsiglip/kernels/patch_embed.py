@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address
-from npsiglip.kernels.vector import LANES, load_n, store_n
+from npsiglip.kernels.vector import load_n, store_n
 
 
 class Row(NamedTuple):

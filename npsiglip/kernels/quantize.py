@@ -21,11 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline, parallel_kernel
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address
 from npsiglip.kernels.vector import (
-    LANES,
     absolute,
     fma,
     load,

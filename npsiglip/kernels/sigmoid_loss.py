@@ -15,21 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.gemm import CHAIN
 from npsiglip.kernels.jit import inline, parallel_kernel
-from npsiglip.kernels.tile import PANEL, ROWS, ROWS_F64, UNITS, add_product, product
-from npsiglip.kernels.vector import (
-    LANES,
-    first_lanes,
-    fma,
-    load,
-    load_n,
-    splat,
-    store,
-    store_n,
-    sum_lanes,
-    to_f32,
-)
+from npsiglip.kernels.steps import PANEL, ROWS, ROWS_F64, UNITS
+from npsiglip.kernels.tile import add_product, product
+from npsiglip.kernels.vector import first_lanes, fma, load, load_n, splat, store, store_n, sum_lanes, to_f32
 from npsiglip.kernels.vector_math import softplus_and_sigmoid
 
 F32_SIZE, F64_SIZE = 4, 8

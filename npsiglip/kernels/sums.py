@@ -9,21 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, take, worker_address, workers
-from npsiglip.kernels.vector import (
-    LANES,
-    load_bits_n,
-    load_n,
-    splat,
-    store,
-    store_bits,
-    store_n,
-    store_pairs,
-    to_f32,
-    to_f64,
-)
+from npsiglip.kernels.vector import load_bits_n, load_n, splat, store, store_bits, store_n, store_pairs, to_f32, to_f64
 
 ROWS_EACH = 16  # summed in float32 before they are added to the sum in float64: see docs/numerics.md
 PAIRS_EACH = 16  # of a task of `pair_rows`
@@ -141,7 +131,7 @@ class AddRow(NamedTuple):
     d: int
     size: int  # rows of out
     x: int
-    index: int
+    indices: int  # the row of out for each row of x
     out: int
 
 
@@ -150,7 +140,7 @@ def scatter_worker(address, threads):
     """Tasks of `add_rows`, until none is left."""
     row = read(address, AddRow)
     m, d = row.m, row.d
-    x, index = array_at(row.x, m * d, np.float32(0)), array_at(row.index, m, np.int32(0))
+    x, index = array_at(row.x, m * d, np.float32(0)), array_at(row.indices, m, np.int32(0))
     out = array_at(row.out, row.size * d, np.float32(0))
     column = take(address) * LANES
     while column < d:
@@ -208,5 +198,5 @@ def pair_rows(x, out):
 def add_rows(x, index, out):
     """out[index[i]] += x[i], in the order of i; x [M, D], out [V, D] float32, index [M] int32 below V."""
     m, d = x.shape
-    row = AddRow(m=m, d=d, size=len(out), x=x.ctypes.data, index=index.ctypes.data, out=out.ctypes.data)
+    row = AddRow(m=m, d=d, size=len(out), x=x.ctypes.data, indices=index.ctypes.data, out=out.ctypes.data)
     launch(_scatter_worker(), -(-d // LANES), row, (x, index, out))

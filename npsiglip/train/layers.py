@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from npsiglip.element_types import BFLOAT16, FLOAT32
 from npsiglip.kernels import gemm, layer_norm, layer_norm_gradient, pack, sums
-from npsiglip.kernels.tile import ROWS
+from npsiglip.kernels.steps import ROWS
 
 Array = NDArray[np.float32]
 Values = Mapping[str, Array]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from npsiglip import reference
 from npsiglip.config import GELU_TANH, SigLIPConfig
+from npsiglip.element_types import LANES
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import RUN_LOCK
-from npsiglip.kernels.vector import LANES
 from npsiglip.loss import sigmoid_loss
 from npsiglip.params import param_shapes
 from npsiglip.train.flat import Flat

@@ -32,9 +32,8 @@ from npsiglip.bench.stats import ratio, summarize
 from npsiglip.checkpoint import Checkpoint, save_npz
 from npsiglip.cli import bench as command
 from npsiglip.config import SigLIPConfig
-from npsiglip.element_types import DTYPES
+from npsiglip.element_types import DTYPES, LANES
 from npsiglip.errors import InputError, NpsiglipError
-from npsiglip.kernels.vector import LANES
 from npsiglip.params import param_shapes, random_params
 from npsiglip.variants import variant
 from tests.helpers.golden_data import ROOT, TINY

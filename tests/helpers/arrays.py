@@ -3,9 +3,8 @@
 import ml_dtypes
 import numpy as np
 
-from npsiglip.element_types import ELEMENT_TYPES
+from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels import pack
-from npsiglip.kernels.vector import LANES
 from npsiglip.trace import widen
 
 UNIT = 2.0**-24  # the largest relative error of rounding to float32

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from npsiglip.element_types import ELEMENT_TYPES
+from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels import gemm, pack
 from npsiglip.kernels.jit import thread_count
-from npsiglip.kernels.vector import LANES, load, store
+from npsiglip.kernels.vector import load, store
 from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import model

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels import attention_gradient as attention_kernel
 from npsiglip.kernels import gemm, map_pool, pack, sums, vector_math
 from npsiglip.kernels import layer_norm_gradient as layer_norm_kernel
 from npsiglip.kernels import map_pool_gradient as map_pool_kernel
 from npsiglip.kernels.jit import thread_count
-from npsiglip.kernels.tile import ROWS
-from npsiglip.kernels.vector import LANES, load, store
+from npsiglip.kernels.steps import ROWS
+from npsiglip.kernels.vector import load, store
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import backward, model
 from tests.helpers.arrays import (
@@ -484,7 +485,7 @@ sys.path.insert(0, ".")
 import numpy as np
 from tests.helpers.arrays import NONE, normal, to_bits
 from npsiglip.kernels import attention_gradient, gemm, layer_norm_gradient, map_pool_gradient, pack, sums
-from npsiglip.kernels.tile import ROWS
+from npsiglip.kernels.steps import ROWS
 
 def at_end(a, slack=0):
     size = -(-(a.nbytes + 4 * slack) // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -138,7 +138,7 @@ RESULTS = """
     sys.path.insert(0, ".")
     import numpy as np
     from tests.helpers.arrays import NO_MASK, NO_PROBS, NONE, normal, panels_of, read_only, stored, to_bits, whole_steps
-    from npsiglip.kernels import attention, gemm, pack, quantize, tile
+    from npsiglip.kernels import attention, gemm, pack, quantize, steps
 
     def keep(name, *arrays):
         print(name, flush=True)
@@ -156,7 +156,7 @@ RESULTS = """
         keep(f"attention in {name}", out)
 
     x, w = normal(0, 19, 333), normal(1, 333, 35)
-    keep("tile", *np.array([tile.ROWS, tile.UNITS]))
+    keep("tile", *np.array([steps.ROWS, steps.UNITS]))
     q, scale, zero = np.empty(x.shape, np.uint8), np.empty(19, np.float32), np.empty(19, np.int32)
     quantize.quantize_rows(x, q, scale, zero)
     q_w, scale_w, total = np.empty((35, 333), np.uint8), np.empty(35, np.float32), np.empty(35, np.int32)

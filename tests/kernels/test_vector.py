@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from npsiglip.kernels import vector
-from npsiglip.kernels.vector import LANES, load, load_n, store, store_n
+from npsiglip.element_types import LANES
+from npsiglip.kernels import pack, vector
+from npsiglip.kernels.vector import load, load_n, store, store_n
 from tests.helpers.arrays import guarded, normal, to_bits
 from tests.helpers.golden_data import ROOT
 
@@ -361,7 +362,7 @@ def test_first_lanes(n):
 
 @njit
 def turned(source, source_row, target, target_row):
-    vector.transpose_block(source.ctypes.data, 4 * source_row, target.ctypes.data, 4 * target_row)
+    pack.transpose_block(source.ctypes.data, 4 * source_row, target.ctypes.data, 4 * target_row)
 
 
 @few

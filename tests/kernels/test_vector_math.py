@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numba import njit
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels import vector_math
-from npsiglip.kernels.vector import LANES, load, store, to_f64
+from npsiglip.kernels.vector import load, store, to_f64
 from npsiglip.metrics import max_ulp, relative_l2
 from npsiglip.reference import loss, model
 
