@@ -1,13 +1,16 @@
-"""Arrays for tests of kernels: guarded on both sides, in the layouts that kernels read, and sums in a known order."""
+"""Arrays for tests of kernels: guarded on both sides, in the layouts that kernels read; sums in a known order."""
 
 import ml_dtypes
 import numpy as np
 
 from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels import pack
+from npsiglip.kernels.jit import thread_count
+from npsiglip.reference import backward
 from npsiglip.trace import widen
 
 UNIT = 2.0**-24  # the largest relative error of rounding to float32
+UNIT_F64 = 2.0**-53  # and to float64
 UNIT_BF16 = 2.0**-8  # and to bfloat16, which has 8 significant bits
 STORED = {name: kind.memory for name, kind in ELEMENT_TYPES.items()}  # dtype of x in a product
 
@@ -108,3 +111,46 @@ def chain_bound(k, dtype="float32"):
     """
     chain = ELEMENT_TYPES[dtype].per_step * ELEMENT_TYPES[dtype].chain
     return 4 * UNIT * (1 + np.sqrt(min(k, chain) / 3) + np.sqrt(k / chain))
+
+
+def wide(*arrays):
+    """Float64 copies."""
+    return [a.astype(np.float64) for a in arrays]
+
+
+def with_nan_behind(x, size):
+    """A copy of x, and NaN behind it."""
+    whole = np.full(x.size + size, np.nan, np.float32)
+    whole[: x.size] = x.reshape(-1)
+    return whole[: x.size].reshape(x.shape)
+
+
+def on_threads(run):
+    """What `run` returns, which must be the same bits on one thread and on two."""
+    results = []
+    for threads in (1, 2):
+        with thread_count(threads):
+            results.append(run())
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+    return results[0]
+
+
+def in_pairs(x):
+    """x [M, K] of bfloat16 as lanes [ceil(M / 2), K] of two rows."""
+    rows = np.pad(x, ((0, -len(x) % 2), (0, 0)))
+    return rows[::2] | (rows[1::2].astype(np.uint32) << 16)
+
+
+def attention_gradients(q, k, v, probs, d_mix, num_heads):
+    """The reference's gradients of q, k and v [N, L, D]: its `attention` with linear layers that do nothing.
+
+    Keys and values are the two halves of one input, so that their gradients come apart.
+    """
+    width = q.shape[-1]
+    one, zero = np.eye(width), np.zeros((width, width))
+    params = {"out.w": one, "q.w": one, "k.w": np.concatenate([one, zero]), "v.w": np.concatenate([zero, one])}
+    trace = {"q": q, "k": k, "v": v, "probs": probs, "mix": np.zeros_like(d_mix)}
+    params, trace = ({f"a.{name}": value for name, value in of.items()} for of in (params, trace))
+    d_q, d_kv = backward.attention(params, "a", q, np.concatenate([k, v], -1), num_heads, trace, d_mix, {})
+    return d_q, d_kv[..., :width], d_kv[..., width:]

@@ -65,7 +65,10 @@ def test_changed_source_of_any_kernel_file_is_compiled_anew(tmp_path):
     with (package / "kernels" / "vector.py").open("a") as file:
         file.write("\n# changed\n")
     assert run(RUN_A_KERNEL, package_root=package.parent, NUMBA_CACHE_DIR=cache)[0] == "compiled"
-    assert len(list((tmp_path / "cache" / "npsiglip").iterdir())) == 2
+    with (package / "element_types.py").open("a") as file:  # whose numbers kernels are compiled with
+        file.write("\n# changed\n")
+    assert run(RUN_A_KERNEL, package_root=package.parent, NUMBA_CACHE_DIR=cache)[0] == "compiled"
+    assert len(list((tmp_path / "cache" / "npsiglip").iterdir())) == 3
 
 
 def test_other_users_of_numba_keep_their_settings(tmp_path):

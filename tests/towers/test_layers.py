@@ -124,7 +124,7 @@ def test_packing(dtype, stored):
         params = {f"{letter}.w": weight for letter, weight in zip(letters, weights, strict=True)}
         packer = Packer(params, list(params), dtype, Room())
         for keep in (False, True):
-            panels, scale, total = packer(keep)
+            _, panels, scale, total = packer(keep)
             assert panels.shape == pack.panels_shape(k, sum(widths), dtype)
             assert not panels.flags.writeable
             np.testing.assert_array_equal(panels, panels_of(as_dtype(w.T, dtype).T, dtype))
