@@ -8,8 +8,8 @@ The names are declared once, as a tuple class:
 
 Python makes a row with all of the names and no other, `Row(m=.., eps=..)`; anything else is an error. `layout` says how
 it lies in memory, 8 bytes for each number, behind what `npsiglip.kernels.tasks` needs. Compiled code gets the same
-tuple back, `row = read(address, Row)`: all numbers are loaded at once, since of a later load LLVM could not know that no
-store changed it. Numba tells such classes apart by their module and name, so these must be unique.
+tuple back, `row = read(address, Row)`: all numbers are loaded at once, since LLVM could not know of a later load that
+no store changed it. Numba tells such classes apart by their module and name, so these must be unique.
 """
 
 import functools
