@@ -42,21 +42,21 @@ class Rows(NamedTuple):
 @inline
 def transpose_queries(source, rows, units, head_dim, panels):
     """panels [units, Dh, 16] of 16 rows each."""
-    lanes = source.array.view(np.uint32)
+    lanes, start, stride = source.array.view(np.uint32), source.start, source.stride
     for u in range(units):
         transpose(
-            lanes, source.start + u * LANES * source.stride, source.stride, min(LANES, rows - u * LANES), head_dim,
-            panels, u * head_dim * LANES, LANES,
+            lanes, start + u * LANES * stride, stride, min(LANES, rows - u * LANES), head_dim, panels,
+            u * head_dim * LANES, LANES,
         )  # fmt: skip
 
 
 @inline
 def pack_rows(source, rows, head_dim, panels):
     """panels [ceil(Dh / 16), rows, 16] of rows as they lie."""
+    array, start, stride = source.array, source.start, source.stride
     for d in range(0, head_dim, LANES):
         for i in range(rows):
-            v = load_n(source.array, source.start + i * source.stride + d, head_dim - d)
-            store(panels, d * rows + i * LANES, v)
+            store(panels, d * rows + i * LANES, load_n(array, start + i * stride + d, head_dim - d))
 
 
 @inline
@@ -143,11 +143,10 @@ def whole_tiles(head_dim):
 @inline
 def write_rows(source, rows, head_dim, target):
     """Rows [rows, width] of a buffer, `width` that of whole tiles, to where they belong."""
-    width = whole_tiles(head_dim)
+    width, array, start, stride = whole_tiles(head_dim), target.array, target.start, target.stride
     for i in range(rows):
         for d in range(0, head_dim, LANES):
-            v = load(source, i * width + d)
-            store_n(target.array, target.start + i * target.stride + d, v, head_dim - d)
+            store_n(array, start + i * stride + d, load(source, i * width + d), head_dim - d)
 
 
 class Room(NamedTuple):

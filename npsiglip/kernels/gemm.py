@@ -135,38 +135,33 @@ class Ending(NamedTuple):
 
 
 @inline
-def finish_rows(sums, start, first_row, rows, column, left, ending):
-    """The last steps of `linear` on 16 columns of a few rows; of the tiles' results [rows, PANEL] from `start` on."""
-    n, scales, activation = ending.n, ending.scales, ending.activation
-    residual, before, out = ending.residual, ending.before, ending.out
-    # what belongs to columns stays in registers over the rows
-    columns, bias = of_columns(sums, scales, column, left), load_n(ending.b, column, left)
-    repeated = max(residual.size // n, 1)
-    for r in range(rows):
-        row = first_row + r
-        place = row * n + column
-        # the sums as numbers, and the bias
-        v = product_lanes(sums, start + r * PANEL, scales, row, columns) + bias
-        # the activation, or its slope for gradients; a trace takes what comes before it
-        if activation == GELU_TANH_GRADIENT:
-            v = v * gelu_tanh_gradient(load_n(before, place, left))
-        else:
-            if before.size > 0:
-                store_n(before, place, v, left)
-            v = activate(v, activation)
-        # the residual, which may be `out` itself: it is read before that is written
-        if residual.size > 0:
-            v = load_n(residual, row % repeated * n + column, left) + v
-        store_n(out, place, v, left)
-
-
-@inline
 def finish(sums, first_row, rows, column, ending):
-    """The last steps of `linear` on 48 columns of some rows; a few rows at a time, as they lie near each other."""
-    for r in range(0, rows, ROWS_AT_ONCE):
-        count = min(ROWS_AT_ONCE, rows - r)
-        for c in range(0, min(PANEL, ending.n - column), LANES):
-            finish_rows(sums, r * PANEL + c, first_row + r, count, column + c, ending.n - column - c, ending)
+    """The last steps of `linear` on 48 columns of some rows, whose sums are [rows, PANEL]."""
+    n, scales, b, activation = ending.n, ending.scales, ending.b, ending.activation
+    residual, before, out = ending.residual, ending.before, ending.out
+    repeated = max(residual.size // n, 1)
+    # a few rows at a time, as they lie near each other, and 16 columns at a time
+    for first in range(0, rows, ROWS_AT_ONCE):
+        for c in range(column, min(column + PANEL, n), LANES):
+            left = n - c
+            # what belongs to columns stays in registers over the rows
+            columns, bias = of_columns(sums, scales, c, left), load_n(b, c, left)
+            for r in range(first, min(first + ROWS_AT_ONCE, rows)):
+                row = first_row + r
+                place = row * n + c
+                # the sums as numbers, and the bias
+                v = product_lanes(sums, r * PANEL + c - column, scales, row, columns) + bias
+                # the activation, or its slope for gradients; a trace takes what comes before it
+                if activation == GELU_TANH_GRADIENT:
+                    v = v * gelu_tanh_gradient(load_n(before, place, left))
+                else:
+                    if before.size > 0:
+                        store_n(before, place, v, left)
+                    v = activate(v, activation)
+                # the residual, which may be `out` itself: it is read before that is written
+                if residual.size > 0:
+                    v = load_n(residual, row % repeated * n + c, left) + v
+                store_n(out, place, v, left)
 
 
 @inline
