@@ -52,7 +52,7 @@ def test_the_references_patches(size):
     expected = [
         pixels[0, channel, row, column] for row in range(size) for column in range(size) for channel in range(3)
     ]
-    np.testing.assert_array_equal(model.patches_by_channel(pixels, size)[0, 0], expected)
+    np.testing.assert_array_equal(model.extract_patches(pixels, size)[0, 0], expected)
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), seeds)
@@ -63,5 +63,5 @@ def test_patches_by_channel(n, patch_size, rest, grid, seed):
     out, check = guarded(n * grid * grid, patch_size * patch_size * 3)
     patch_embed.patches_by_channel(pixels, patch_size, out)
     check()
-    expected = model.patches_by_channel(pixels, patch_size).reshape(-1, patch_size, patch_size, 3)
+    expected = model.extract_patches(pixels, patch_size).reshape(-1, patch_size, patch_size, 3)
     np.testing.assert_array_equal(out, expected.transpose(0, 3, 1, 2).reshape(out.shape))
