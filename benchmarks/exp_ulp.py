@@ -11,7 +11,8 @@ import time
 import numpy as np
 from numba import njit
 
-from npsiglip.kernels.vector import LANES, load, store
+from npsiglip.element_types import LANES
+from npsiglip.kernels.vector import load, store
 from npsiglip.kernels.vector_math import LOG2_E, exp
 
 LOWEST, HIGHEST = np.float32(-104.0), np.float32(89.0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from npsiglip.checkpoint import Checkpoint
+from npsiglip.element_types import DTYPES
 from npsiglip.errors import InputError
 from npsiglip.formats.quantized import DTYPE as QUANTIZED
 from npsiglip.params import Params
-from npsiglip.towers.layers import DTYPES
 
 
 def check_dtype(dtype: str) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npsiglip.describe import describe_fields
+from npsiglip.element_types import LANES
 from npsiglip.errors import InputError
 from npsiglip.kernels import sigmoid_loss as kernels
 from npsiglip.kernels.jit import computing
-from npsiglip.kernels.tile import ROWS
-from npsiglip.kernels.vector import LANES
+from npsiglip.kernels.steps import ROWS
 
 Array = NDArray[np.float32]
 MAX_T_PRIME = 80.0  # beyond, gradients leave float32

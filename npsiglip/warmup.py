@@ -14,12 +14,12 @@ import numpy as np
 
 from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import SigLIPConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.errors import InputError
 from npsiglip.kernels import cache
 from npsiglip.kernels.jit import compiling_both, on_compile
 from npsiglip.model import SigLIP
 from npsiglip.params import param_shapes
-from npsiglip.towers.layers import DTYPES
 
 Say = Callable[[str], None]
 PAIRS = 2  # of a training's step

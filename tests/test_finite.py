@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from npsiglip import Checkpoint, CheckpointError, InputError, SigLIP, reference, sigmoid_loss
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.finite import all_finite
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
-from npsiglip.towers.layers import DTYPES
 from tests.helpers.command import invoke
 from tests.helpers.golden_data import TINY
 

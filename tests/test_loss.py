@@ -1,4 +1,7 @@
-"""The sigmoid loss on kernels against the reference: value, gradients, blocks, memory."""
+"""The sigmoid loss on kernels against the reference: value, gradients, blocks, memory.
+
+Covers kernels/sigmoid_loss.py as well.
+"""
 
 import numpy as np
 import pytest
@@ -6,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npsiglip import InputError, sigmoid_loss
+from npsiglip.element_types import LANES
 from npsiglip.kernels import sigmoid_loss as kernels
 from npsiglip.kernels.jit import thread_count
-from npsiglip.kernels.vector import LANES
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import sigmoid_loss as reference_loss
 from npsiglip.reference.loss import softplus

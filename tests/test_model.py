@@ -15,12 +15,12 @@ from PIL import Image
 import npsiglip
 from npsiglip import InputError, SigLIP
 from npsiglip.config import ImageConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.kernels.jit import max_threads
 from npsiglip.metrics import max_ulp, relative_l2
 from npsiglip.params import random_params
 from npsiglip.reference import siglip, text_tower
 from npsiglip.towers.image import ImageTower
-from npsiglip.towers.layers import DTYPES
 from npsiglip.trace import FORGET
 from tests.helpers.golden_data import ROOT, group
 
@@ -327,6 +327,7 @@ CALL_FROM_THREADS = """
 import sys, threading
 import numpy as np
 from npsiglip import SigLIP
+from npsiglip.element_types import DTYPES
 
 model, pixels = SigLIP.from_pretrained(sys.argv[1]), np.full((3, 3, 38, 38), 0.5, np.float32)
 expected, results = model.encode_image(pixels), []

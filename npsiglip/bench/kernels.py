@@ -26,7 +26,7 @@ from npsiglip.kernels import attention, gemm, layer_norm
 from npsiglip.kernels.jit import on_compile, thread_count
 from npsiglip.kernels.tasks import Program, recording
 from npsiglip.towers.blocks import ALL_VALID
-from npsiglip.towers.layers import NO_RESIDUAL, Array, Matrix, Packed, Packer, Room
+from npsiglip.towers.layers import NO_RESIDUAL, Array, Matrix, Packer, Room
 
 BEYOND_CACHES = 1 << 27  # bytes of weights
 REPEATS = 16
@@ -90,11 +90,11 @@ def _linear(name: str, rows: int, k: int, n: int, dtype: str, narrow: bool, gelu
     x, b = _filled(Matrix(rows, k, dtype, room=room), rng), np.zeros(n, np.float32)
     out = room.array((rows, n), np.uint16 if narrow and dtype != "float32" else np.float32)
     other: Array = np.zeros((rows, n), np.float32) if residual else NO_RESIDUAL
-    scales = (*x.scales, *Packed(*packed)[1:])
+    scales = (*x.scales, packed.scale, packed.total)
     activation = gemm.GELU_TANH if gelu else gemm.NO_ACTIVATION
 
     def call(run: int) -> None:
-        gemm.linear(x.values, copies[run % len(copies)], scales, b, activation, other, NO_RESIDUAL, out)
+        gemm.linear(x.values, copies[run % len(copies)], packed.dtype, scales, b, activation, other, NO_RESIDUAL, out)
 
     extra = " + GELU" * gelu + " + residual" * residual
     return Kernel(name + extra, f"{rows} x {k} x {n}", dtype, 2.0 * rows * k * n, call)

@@ -11,10 +11,11 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
+from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels.jit import parallel_kernel
-from npsiglip.kernels.pack import PER_STEP
-from npsiglip.kernels.tile import KINDS, ROWS, UNITS
-from npsiglip.kernels.vector import F32, I32, I64, LANES, load, splat, spread, sum_lanes
+from npsiglip.kernels.llvm import F32, I32, I64, spread
+from npsiglip.kernels.steps import KINDS, ROWS, UNITS
+from npsiglip.kernels.vector import load, splat, sum_lanes
 
 CHAINS = ROWS * UNITS
 BLOCK = 1 << 16
@@ -22,7 +23,7 @@ BLOCK = 1 << 16
 
 def operations_per_step(dtype: str) -> int:
     """What a step of all chains does: a multiplication and an addition for each number in each lane."""
-    return 2 * LANES * CHAINS * PER_STEP[dtype]
+    return 2 * LANES * CHAINS * ELEMENT_TYPES[dtype].per_step
 
 
 def _chains(kind):
@@ -56,7 +57,7 @@ def _chains(kind):
     return chains
 
 
-_float32_chains, _bfloat16_chains, _int8_chains = (_chains(KINDS[name]) for name in ("float32", "bfloat16", "int8"))
+_float32_chains, _bfloat16_chains, _int8_chains = (_chains(KINDS[name]) for name in ELEMENT_TYPES)
 
 
 @parallel_kernel

@@ -83,7 +83,7 @@ class _Tensors:
     def _panels(self, layer: str) -> NDArray[Any]:
         linear = self.linears[layer]
         with computing(None):
-            panels, scale, total = linear.packed(keep=False)
+            _, panels, scale, total = linear.packed(keep=False)
         self.small |= {f"{layer}.scale": scale, f"{layer}.total": total, f"{layer}.b": linear.b}
         return panels.view(np.int8 if linear.dtype == DTYPE else ml_dtypes.bfloat16)
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import SigLIPConfig
+from npsiglip.element_types import ELEMENT_TYPES, INT8, LANES
 from npsiglip.errors import CheckpointError
 from npsiglip.formats.stored import Spec
 from npsiglip.params import Params, Shape, param_shapes, rows_of
@@ -37,13 +38,10 @@ from npsiglip.params import Params, Shape, param_shapes, rows_of
 MARKER = "quantization_config"  # the entry in config.json; without a `quant_method` transformers refuses the folder
 LIBRARY = "npsiglip"
 FORMAT = 1
-DTYPE = "int8"
+DTYPE = INT8.name
 
 TABLE = "text.token_embed"
 QUERY = "image.map_head.query"
-
-COLUMNS = 16  # in a panel
-PER_STEP = {"I8": 4, "BF16": 2}  # numbers of a column, beside each other
 
 MOST = np.float32(127)
 LEAST = np.float32(1e-36)  # where 127 / x is still a number; rows of smaller ones are rounded to zeros
@@ -59,10 +57,10 @@ def stored_layer(name: str) -> str:
 
 def _layer_specs(layer: str, k: int, n: int) -> dict[str, Spec]:
     """The tensors of a stored layer [K, N]."""
-    dtype = "I8" if ".blocks." in layer else "BF16"
-    panels = -(-n // COLUMNS), -(-k // PER_STEP[dtype]), COLUMNS, PER_STEP[dtype]
-    specs = {f"{layer}.panels": Spec(dtype, panels), f"{layer}.b": Spec("F32", (n,))}
-    if dtype == "I8":
+    kind = INT8 if ".blocks." in layer else ELEMENT_TYPES[INT8.outer]
+    panels = -(-n // LANES), kind.steps(k), LANES, kind.per_step
+    specs = {f"{layer}.panels": Spec(kind.tensor, panels), f"{layer}.b": Spec("F32", (n,))}
+    if kind.scaled:
         specs |= {f"{layer}.scale": Spec("F32", (n,)), f"{layer}.total": Spec("I32", (n,))}
     return specs
 
@@ -134,7 +132,7 @@ def gather_rows(params: Params, name: str, ids: NDArray[np.integer], dtype: str)
         q, scale = params[f"{name}.q"][ids], params[f"{name}.scale"][ids]
     else:
         found = rows_of(params, name, ids)
-        if dtype != "int8":
+        if dtype != DTYPE:
             return np.asarray(found, np.float32)
         q, scale = quantize_table(found)
     rows: NDArray[np.float32] = np.multiply(q, scale[..., None], dtype=np.float32)

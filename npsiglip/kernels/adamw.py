@@ -12,8 +12,9 @@ from math import fsum, sqrt
 import numpy as np
 from numba import prange
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import inline, parallel_kernel
-from npsiglip.kernels.vector import LANES, fma, load, load_n, splat, sum_lanes, to_f64
+from npsiglip.kernels.vector import fma, load, load_n, splat, sum_lanes, to_f64
 
 BLOCK = 8192  # numbers: 128 kB of the four vectors, which the second-level cache holds
 

@@ -4,8 +4,9 @@ Numba's own cache keys machine code by the file of the kernel, so that a change 
 unnoticed; it trusts what it reads; and it needs a folder that can be written, at one path. Here
 
 - the folder is `npsiglip/kernels-<hash>` in NUMBA_CACHE_DIR, or else in the user's cache folder (XDG_CACHE_HOME,
-  ~/.cache). The hash is of all kernel sources and of the versions that compile them: a stale cache cannot be hit,
-  because it lies in another folder. Neither times nor paths of files count: a folder can be copied into an image.
+  ~/.cache). The hash is of all kernel sources, of the table of element types, and of the versions that compile them: a
+  stale cache cannot be hit, because it lies in another folder. Neither times nor paths of files count: a folder can be
+  copied into an image.
 - a file's name tells everything that machine code depends on besides, the CPU above all, as a hash: machines of several
   kinds can share a folder, and processes that compile at the same time write whole files in each other's place.
 - a file begins with a hash of what follows. What is damaged is compiled anew and replaced, with one warning.
@@ -36,12 +37,13 @@ HEAD = b"npsiglip kernel\n"
 SUFFIX = ".kernel"
 DIGEST_SIZE = hashlib.sha256().digest_size
 SOURCES = Path(__file__).parent
+TABLE = SOURCES.parent / "element_types.py"  # its numbers are compiled in
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")  # Numba's
 
 
 def _source_hash() -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {np.__version__}".encode())
-    for path in sorted(SOURCES.glob("*.py")):
+    for path in (*sorted(SOURCES.glob("*.py")), TABLE):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

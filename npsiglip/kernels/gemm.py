@@ -1,40 +1,45 @@
 """Linear layers: a packed matrix product whose tiles finish with bias, GELU and residual before they leave the cache.
 
-One product for three element types, by the type of x: float32, bfloat16 (the bits in uint16), int8 (uint8, see
-quantize.py). Weights are packed into panels of 16 columns (pack.py); a task is 48 columns (on AVX-512) times a block of
-rows. Within it, steps go in blocks of at most `STEP_BLOCK`, so that the panels' part stays in the second-level cache
-while all rows pass by, and meanwhile the next part is brought there. Within a block, tiles of 8 rows run over the
-steps (tile.py).
+There is a product for each pair of element types of x and w in `PRODUCTS`; x is an array of float32, of uint16 (the
+bits of bfloat16) or of uint8 (int8, see quantize.py). Weights are packed into panels of 16 columns (pack.py); a task is
+48 columns (on AVX-512) times a block of rows. Within it, steps go in blocks of at most `STEP_BLOCK`, so that this part
+of the panels stays in the second-level cache while all rows pass by, and meanwhile the next part is brought there.
+Within a block, tiles of 8 rows run over the steps (tile.py).
 
 The sums are chains of so many steps, added up in order. Short chains bound the growth of the rounding error: its random
 part goes with the square root of the chain's length instead of that of K (docs/numerics.md).
+
+Dimensions: M rows (tokens), K in, N out.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from npsiglip.kernels.jit import callback, inline
-from npsiglip.kernels.tasks import array_at, launch, number, scratch, take, worker_address
-from npsiglip.kernels.tile import PANEL, ROWS, UNITS, add_product, product
-from npsiglip.kernels.vector import LANES, load, load_n, store_n, to_f32
+from npsiglip.element_types import BFLOAT16, FLOAT32, INT8, LANES, STEP_SIZE, of_memory
+from npsiglip.kernels.jit import inline
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.steps import PANEL, ROWS, UNITS
+from npsiglip.kernels.tasks import array_at, launch, optional, scratch, take, worker_address, workers
+from npsiglip.kernels.tile import add_product, product
+from npsiglip.kernels.vector import load, load_n, store_n, to_f32
 from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh, gelu_tanh_gradient
 
-CHAIN = 64  # steps of float32; those of bfloat16 round so much that longer chains add nothing, whole numbers not at all
-CHAINS = {"float32": CHAIN, "bfloat16": 2 * CHAIN, "int8": 1 << 30}
+CHAIN = FLOAT32.chain
 STEP_BLOCK = 768  # a multiple of the chains; 48 columns of it are 147 KB
 MAX_ROW_BLOCK = 256
 STEP_ALIGNMENT = 2 * CHAIN
 TASKS_PER_THREAD = 4
 ROWS_AT_ONCE = 8
-STEP_SIZE = 4  # bytes
-PANEL_STEP = STEP_SIZE * LANES
+PANEL_STEP = STEP_SIZE * LANES  # bytes
 
 NO_ACTIVATION, GELU_TANH, GELU_TANH_GRADIENT, GELU_ERF = 0, 1, 2, 3
 NO_SCALES = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int32, np.float32, np.int32))
-DTYPES = {"f": "float32", "H": "bfloat16", "B": "int8"}  # by the character of the array's dtype
+# The element types of x and w that can be multiplied, and the tile (tile.py) that does it.
+PRODUCTS = {(kind.name, kind.name): kind for kind in (FLOAT32, BFLOAT16, INT8)}
 
 
 @inline
@@ -117,36 +122,46 @@ def _overload_product_lanes(sums, place, scales, row, columns):
     return lambda sums, place, scales, row, columns: function(sums, place, scales, row, columns)
 
 
+class Ending(NamedTuple):
+    """What is fused behind the product; arrays are flat."""
+
+    n: int  # columns
+    scales: tuple  # of x and w: x_scale [M], x_zero [M], w_scale [N], w_sum [N]
+    b: object  # [N]
+    activation: int
+    residual: object  # [R N], or none
+    before: object  # [M N], or none
+    out: object  # [M N]
+
+
 @inline
-def finish_rows(sums, start, first_row, rows, column, left, n, scales, bias, activation, residual, before, out):
-    """The last steps of `linear` on 16 columns of a few rows."""
-    columns = of_columns(sums, scales, column, left)
+def finish(sums, first_row, rows, column, ending):
+    """The last steps of `linear` on 48 columns of some rows, whose sums are [rows, PANEL]."""
+    n, scales, b, activation = ending.n, ending.scales, ending.b, ending.activation
+    residual, before, out = ending.residual, ending.before, ending.out
     repeated = max(residual.size // n, 1)
-    for r in range(rows):
-        row = first_row + r
-        place = row * n + column
-        v = product_lanes(sums, start + r * PANEL, scales, row, columns) + bias
-        if activation == GELU_TANH_GRADIENT:
-            v = v * gelu_tanh_gradient(load_n(before, place, left))
-        else:
-            if before.size > 0:
-                store_n(before, place, v, left)
-            v = activate(v, activation)
-        if residual.size > 0:
-            v = load_n(residual, row % repeated * n + column, left) + v
-        store_n(out, place, v, left)
-
-
-@inline
-def finish(sums, first_row, rows, column, n, scales, b, activation, residual, before, out):
-    """The last steps of `linear` on 48 columns of some rows; a few rows at a time, as they lie near each other."""
-    for r in range(0, rows, ROWS_AT_ONCE):
-        count = min(ROWS_AT_ONCE, rows - r)
-        for c in range(0, min(PANEL, n - column), LANES):
-            left = n - column - c
-            bias = load_n(b, column + c, left)
-            start, row = r * PANEL + c, first_row + r
-            finish_rows(sums, start, row, count, column + c, left, n, scales, bias, activation, residual, before, out)
+    # a few rows at a time, as they lie near each other, and 16 columns at a time
+    for first in range(0, rows, ROWS_AT_ONCE):
+        for c in range(column, min(column + PANEL, n), LANES):
+            left = n - c
+            # what belongs to columns stays in registers over the rows
+            columns, bias = of_columns(sums, scales, c, left), load_n(b, c, left)
+            for r in range(first, min(first + ROWS_AT_ONCE, rows)):
+                row = first_row + r
+                place = row * n + c
+                # the sums as numbers, and the bias
+                v = product_lanes(sums, r * PANEL + c - column, scales, row, columns) + bias
+                # the activation, or its slope for gradients; a trace takes what comes before it
+                if activation == GELU_TANH_GRADIENT:
+                    v = v * gelu_tanh_gradient(load_n(before, place, left))
+                else:
+                    if before.size > 0:
+                        store_n(before, place, v, left)
+                    v = activate(v, activation)
+                # the residual, which may be `out` itself: it is read before that is written
+                if residual.size > 0:
+                    v = load_n(residual, row % repeated * n + c, left) + v
+                store_n(out, place, v, left)
 
 
 @inline
@@ -156,120 +171,123 @@ def row_block(m, tasks_each, threads):
     return -(-m // (blocks * ROWS)) * ROWS
 
 
+class Row(NamedTuple):
+    """What `linear` is told; arrays by their addresses."""
+
+    product: int  # the machine code of the tile
+    chain: int  # steps
+    m: int
+    n: int
+    n_panels: int  # of 16 columns
+    n_steps: int
+    x: int
+    x_stride: int  # bytes from row to row of a tile, or from step to step if x is transposed (`add_product`)
+    x_row: int  # bytes from row to row
+    x_step: int  # bytes from step to step
+    panels: int
+    x_scale: int
+    x_zero: int
+    w_scale: int
+    w_sum: int
+    b: int
+    activation: int
+    residual: int
+    residual_size: int
+    before: int
+    before_size: int
+    out: int
+
+
 @inline
-def linear_tasks(op, threads, x_type, out_type):
+def linear_tasks(address, threads, x_like, out_like):
     """Tasks of `linear`, until none is left; two numbers have the types of `x` and `out`."""
-    product, chain = number(op, 0), number(op, 1)
-    m, n, n_panels, n_steps = number(op, 2), number(op, 3), number(op, 4), number(op, 5)
-    x_start, x_stride, panels_start = number(op, 6), number(op, 7), number(op, 8)
+    row = read(address, Row)
+    m, n, n_steps = row.m, row.n, row.n_steps
     scales = (
-        array_at(number(op, 9), m, np.float32(0)), array_at(number(op, 10), m, np.int32(0)),
-        array_at(number(op, 11), n, np.float32(0)), array_at(number(op, 12), n, np.int32(0)),
+        array_at(row.x_scale, m, np.float32(0)), array_at(row.x_zero, m, np.int32(0)),
+        array_at(row.w_scale, n, np.float32(0)), array_at(row.w_sum, n, np.int32(0)),
     )  # fmt: skip
-    b, activation = array_at(number(op, 13), n, np.float32(0)), number(op, 14)
-    residual = array_at(number(op, 15), number(op, 16), np.float32(0))
-    before = array_at(number(op, 17), number(op, 18), np.float32(0))
-    out = array_at(number(op, 19), m * n, out_type)
-    x_row, x_step = number(op, 20), number(op, 21)
-    groups = -(-n_panels // UNITS)
+    ending = Ending(
+        n, scales, array_at(row.b, n, np.float32(0)), row.activation,
+        array_at(row.residual, row.residual_size, np.float32(0)), array_at(row.before, row.before_size, np.float32(0)),
+        array_at(row.out, m * n, out_like),
+    )  # fmt: skip
+    # A task is a group of panels, as wide as a tile, times a block of rows.
+    groups = -(-row.n_panels // UNITS)
     rows_each = row_block(m, groups, threads)
     tasks = groups * -(-m // rows_each)
-    unit_size = PANEL_STEP * n_steps
+    # Blocks of steps are of equal size, in whole chains.
+    panel_size = PANEL_STEP * n_steps
     blocks = -(-n_steps // STEP_BLOCK)
     steps_each = -(-n_steps // (blocks * STEP_ALIGNMENT)) * STEP_ALIGNMENT
-    sums = as_sums(x_type, scratch(rows_each * PANEL))
-    task = take(op)
+    sums = as_sums(x_like, scratch(rows_each * PANEL))
+    task = take(address)
     while task < tasks:
-        following = take(op)
+        # One task ahead is taken, so that it is known which panels come next.
+        following = take(address)
         group, first_row = task % groups, task // groups * rows_each
-        rows, units = min(rows_each, m - first_row), min(UNITS, n_panels - group * UNITS)
+        rows, units = min(rows_each, m - first_row), min(UNITS, row.n_panels - group * UNITS)
         for step in range(0, n_steps, steps_each):
-            here = panels_start + group * UNITS * unit_size + step * PANEL_STEP
+            # This block of the group's panels stays in the second-level cache while all rows pass by,
+            here = row.panels + group * UNITS * panel_size + step * PANEL_STEP
             count = min(steps_each, n_steps - step)
+            # and meanwhile the next block is brought there, or the first one of the next task.
             ahead, ahead_count = here + count * PANEL_STEP, min(steps_each, n_steps - step - count)
             if ahead_count == 0 and following < tasks:
-                ahead = panels_start + following % groups * UNITS * unit_size
+                ahead = row.panels + following % groups * UNITS * panel_size
                 ahead_count = min(steps_each, n_steps)
+            # The first block's chains replace what the sums hold, those of later blocks are added.
             add_product(
-                product, rows, units, x_start + first_row * x_row + step * x_step, x_stride,
-                here, unit_size, count, chain, step == 0, sums.ctypes.data, STEP_SIZE * PANEL,
+                row.product, rows, units, row.x + first_row * row.x_row + step * row.x_step, row.x_stride,
+                here, panel_size, count, row.chain, step == 0, sums.ctypes.data, STEP_SIZE * PANEL,
                 ahead, ahead_count * PANEL_STEP,
             )  # fmt: skip
-        finish(sums, first_row, rows, group * PANEL, n, scales, b, activation, residual, before, out)
+        # The sums are still in the cache: bias, activation and residual, and out they go.
+        finish(sums, first_row, rows, group * PANEL, ending)
         task = following
 
 
-@callback
-def worker_f32(op, threads):
-    """Float32 to float32."""
-    linear_tasks(op, threads, np.float32(0), np.float32(0))
-
-
-@callback
-def worker_f32_bf16(op, threads):
-    """Float32 to bfloat16."""
-    linear_tasks(op, threads, np.float32(0), np.uint16(0))
-
-
-@callback
-def worker_bf16_f32(op, threads):
-    """Bfloat16 to float32."""
-    linear_tasks(op, threads, np.uint16(0), np.float32(0))
-
-
-@callback
-def worker_bf16(op, threads):
-    """Bfloat16 to bfloat16."""
-    linear_tasks(op, threads, np.uint16(0), np.uint16(0))
-
-
-@callback
-def worker_int8_f32(op, threads):
-    """Int8 to float32."""
-    linear_tasks(op, threads, np.uint8(0), np.float32(0))
-
-
-@callback
-def worker_int8_bf16(op, threads):
-    """Int8 to bfloat16."""
-    linear_tasks(op, threads, np.uint8(0), np.uint16(0))
-
-
-WORKERS = {  # by the characters of the dtypes of x and out
-    "ff": worker_f32,
-    "fH": worker_f32_bf16,
-    "Hf": worker_bf16_f32,
-    "HH": worker_bf16,
-    "Bf": worker_int8_f32,
-    "BH": worker_int8_bf16,
-}
+WORKERS = workers(linear_tasks, "ff fH Hf HH Bf BH")  # of x and out
 
 
 @functools.cache
-def _worker(x, out, transposed):
-    dtype = DTYPES[x]
-    return worker_address(WORKERS[x + out]), product(dtype, transposed), CHAINS[dtype]
+def _worker(x, w, out, transposed):
+    pair = of_memory(x).name, w
+    if pair not in PRODUCTS:
+        known = ", ".join(" x ".join(kinds) for kinds in PRODUCTS)
+        raise TypeError(f"there is no product of {' x '.join(pair)} weights; there are those of {known}")
+    kind = PRODUCTS[pair]
+    return worker_address(WORKERS[x + out]), product(kind.name, transposed), kind.chain
 
 
-def linear(x, panels, scales, b, activation, residual, before, out, transposed=False):
-    """Out = residual + activation(x w + b); accumulated in float32, or in int32 for int8.
+def linear(x, panels, dtype, scales, b, activation, residual, before, out, transposed=False):
+    """out = residual + activation(x w + b); accumulated in float32, or in int32 for int8.
 
-    `x` [M, K] float32; or bfloat16 (uint16) or uint8, both with whole steps in a row. `panels`: see pack.py.
-    `scales`: for uint8, of x and of w, (x_scale [M] float32, x_zero [M] int32, w_scale [N] float32, w_sum [N] int32),
-    see quantize.py; else `NO_SCALES`. `out` [M, N] float32 or bfloat16; b [N], `residual` and `before` float32.
-    `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings); it may be `out` itself. Without
-    elements there is none. `before` [M, N] takes x w + b for traces, or has no elements.
+    `x` [M, K] float32; or bfloat16 (uint16) or uint8, both with whole steps in a row. `panels` uint32 [ceil(N / 16),
+    steps, 16]: see pack.py; `dtype` is the name of the weights' element type (`npsiglip.element_types`), and `PRODUCTS`
+    has the pairs of it with that of x. `scales`: for uint8, of x and of w, (x_scale [M] float32, x_zero [M] int32,
+    w_scale [N] float32, w_sum [N] int32), see quantize.py; else `NO_SCALES`. `out` [M, N] float32 or bfloat16; `b` [N],
+    `residual` and `before` float32. `residual` [R, N] is repeated every R rows (R = M, or L for position embeddings);
+    it may be `out` itself. Without elements there is none. `before` [M, N] takes x w + b for traces, or has no
+    elements.
 
     For gradients: with the activation `GELU_TANH_GRADIENT`, out = residual + (x w + b) gelu'(before), which is read;
     with `transposed`, out = x^T w, x [steps, M] of whole steps (for bfloat16, two rows in a lane): of a row of x,
     lanes up to the next multiple of `ROWS` are read, whatever they hold.
+
+    Raises:
+        TypeError: there is no product for these element types.
     """
     m, n = out.shape
-    worker, tile_product, chain = _worker(x.dtype.char, out.dtype.char, transposed)
-    row_stride, step_stride = (STEP_SIZE, x.strides[0]) if transposed else (x.strides[0], STEP_SIZE)
-    numbers = (
-        tile_product, chain, m, n, panels.shape[0], panels.shape[1], x.ctypes.data, x.strides[0], panels.ctypes.data,
-        *(scale.ctypes.data for scale in scales), b.ctypes.data, activation, residual.ctypes.data, residual.size,
-        before.ctypes.data, before.size, out.ctypes.data, row_stride, step_stride,
+    worker, tile_product, chain = _worker(x.dtype.char, dtype, out.dtype.char, transposed)
+    x_stride = x.strides[0]
+    x_scale, x_zero, w_scale, w_sum = scales
+    row = Row(
+        product=tile_product, chain=chain, m=m, n=n, n_panels=panels.shape[0], n_steps=panels.shape[1],
+        x=x.ctypes.data, x_stride=x_stride, x_row=STEP_SIZE if transposed else x_stride,
+        x_step=x_stride if transposed else STEP_SIZE, panels=panels.ctypes.data,
+        x_scale=optional(x_scale), x_zero=optional(x_zero), w_scale=optional(w_scale), w_sum=optional(w_sum),
+        b=b.ctypes.data, activation=activation, residual=optional(residual), residual_size=residual.size,
+        before=optional(before), before_size=before.size, out=out.ctypes.data,
     )  # fmt: skip
-    launch(worker, -(-panels.shape[0] // UNITS), numbers, (x, panels, scales, b, residual, before, out))
+    launch(worker, -(-panels.shape[0] // UNITS), row, (x, panels, scales, b, residual, before, out))

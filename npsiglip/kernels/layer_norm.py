@@ -1,19 +1,22 @@
 """LayerNorm over rows."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
-from npsiglip.kernels.jit import callback, inline
-from npsiglip.kernels.tasks import array_at, bits, launch, number, real_number, take, worker_address
-from npsiglip.kernels.vector import LANES, fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
+from npsiglip.element_types import LANES
+from npsiglip.kernels.jit import inline
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address, workers
+from npsiglip.kernels.vector import fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
 
 ROWS_EACH = 8  # of a task
 
 
 @inline
 def normalize_row(x, d, start, scale, b, eps, out):
-    """One row of `layer_norm`."""
+    """One row of `layer_norm`: x.flat[start : start + d]; scale and b [D]."""
     whole = d - d % LANES
     total = splat(0.0)
     squares = splat(0.0)
@@ -38,45 +41,49 @@ def normalize_row(x, d, start, scale, b, eps, out):
         store_n(out, start + whole, to_f32(v), left)
 
 
+class Row(NamedTuple):
+    """What `layer_norm` is told; arrays by their addresses."""
+
+    m: int
+    d: int
+    eps: float
+    x: int
+    scale: int
+    b: int
+    out: int
+
+
 @inline
-def normalize(row, like):
+def layer_norm_tasks(address, threads, like):
     """Tasks of `layer_norm`, until none is left; `like` has the type of `out`."""
-    m, d, eps = number(row, 0), number(row, 1), real_number(row, 2)
-    x = array_at(number(row, 3), m * d, np.float32(0))
-    scale, b = array_at(number(row, 4), d, np.float32(0)), array_at(number(row, 5), d, np.float32(0))
-    out = array_at(number(row, 6), m * d, like)
-    first = take(row) * ROWS_EACH
+    row = read(address, Row)
+    m, d = row.m, row.d
+    x, out = array_at(row.x, m * d, np.float32(0)), array_at(row.out, m * d, like)
+    scale, b = array_at(row.scale, d, np.float32(0)), array_at(row.b, d, np.float32(0))
+    first = take(address) * ROWS_EACH
     while first < m:
         for i in range(first, min(first + ROWS_EACH, m)):
-            normalize_row(x, d, i * d, scale, b, eps, out)
-        first = take(row) * ROWS_EACH
+            normalize_row(x, d, i * d, scale, b, row.eps, out)
+        first = take(address) * ROWS_EACH
 
 
-@callback
-def worker_f32(row, threads):
-    """To float32."""
-    normalize(row, np.float32(0))
-
-
-@callback
-def worker_bf16(row, threads):
-    """To bfloat16."""
-    normalize(row, np.uint16(0))
+WORKERS = workers(layer_norm_tasks, "f H")  # of out
 
 
 @functools.cache
 def _worker(out):
-    return worker_address({"f": worker_f32, "H": worker_bf16}[out])
+    return worker_address(WORKERS[out])
 
 
 def layer_norm(x, scale, b, eps, out):
-    """Out = (x - mean) / sqrt(var + eps) * scale + b; x [M, D], scale and b [D] float32, out float32 or bfloat16.
+    """out = (x - mean) / sqrt(var + eps) * scale + b; x [M, D], scale and b [D] float32, out float32 or bfloat16.
 
     All in float64, rounded once at the end. The variance is E[x^2] - mean^2: squares of float32 are exact in float64,
     so what cancellation leaves is typically good to 2^-52 (1 + mean^2 / var), far below float32 for any mean up to
     1e4 times the deviation; docs/numerics.md has the worst case.
     """
     m, d = x.shape
-    arrays = x, scale, b, out
-    numbers = m, d, bits(eps), *(a.ctypes.data for a in arrays)
-    launch(_worker(out.dtype.char), -(-m // ROWS_EACH), numbers, arrays)
+    row = Row(
+        m=m, d=d, eps=eps, x=x.ctypes.data, scale=scale.ctypes.data, b=b.ctypes.data, out=out.ctypes.data,
+    )  # fmt: skip
+    launch(_worker(out.dtype.char), -(-m // ROWS_EACH), row, (x, scale, b, out))

@@ -1,19 +1,22 @@
 """The gradient of LayerNorm over rows (layer_norm.py): of its input, its scale and its bias."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline
-from npsiglip.kernels.tasks import array_at, bits, launch, number, real_number, take, worker_address
-from npsiglip.kernels.vector import LANES, fma, load_n, splat, store_n, sum_lanes, to_f32, to_f64
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address
+from npsiglip.kernels.vector import fma, load_n, splat, store_n, sum_lanes, to_f32, to_f64
 
 ROWS_EACH = 64  # of a task, whatever the number of threads: the sums over rows are added up task by task
 
 
 @inline
 def gradient_row(x, dy, d, start, scale, eps, dx, sums, sums_start):
-    """One row of `layer_norm_gradient`."""
+    """One row of `layer_norm_gradient`: x.flat[start : start + d]; its part of the sums [2, D] from `sums_start` on."""
     total, squares = splat(0.0), splat(0.0)
     for i in range(0, d, LANES):
         v = to_f64(load_n(x, start + i, d - i))
@@ -43,22 +46,35 @@ def gradient_row(x, dy, d, start, scale, eps, dx, sums, sums_start):
         store_n(dx, start + i, to_f32(to_f64(load_n(dx, start + i, left)) + v), left)
 
 
+class Row(NamedTuple):
+    """What `layer_norm_gradient` is told; arrays by their addresses."""
+
+    m: int
+    d: int
+    eps: float
+    x: int
+    dy: int
+    scale: int
+    dx: int
+    sums: int
+
+
 @callback
-def worker(row, threads):
+def worker(address, threads):
     """Tasks of `layer_norm_gradient`, until none is left."""
-    m, d, eps = number(row, 0), number(row, 1), real_number(row, 2)
-    x, dy = array_at(number(row, 3), m * d, np.float32(0)), array_at(number(row, 4), m * d, np.float32(0))
-    scale = array_at(number(row, 5), d, np.float32(0))
-    dx = array_at(number(row, 6), m * d, np.float32(0))
+    row = read(address, Row)
+    m, d, eps = row.m, row.d, row.eps
+    x, dy = array_at(row.x, m * d, np.float32(0)), array_at(row.dy, m * d, np.float32(0))
+    scale, dx = array_at(row.scale, d, np.float32(0)), array_at(row.dx, m * d, np.float32(0))
     tasks = -(-m // ROWS_EACH)
-    sums = array_at(number(row, 7), tasks * 2 * d, np.float64(0))
-    task = take(row)
+    sums = array_at(row.sums, tasks * 2 * d, np.float64(0))
+    task = take(address)
     while task < tasks:
         for i in range(2 * task * d, 2 * (task + 1) * d):
             sums[i] = 0.0
         for i in range(task * ROWS_EACH, min((task + 1) * ROWS_EACH, m)):
             gradient_row(x, dy, d, i * d, scale, eps, dx, sums, 2 * task * d)
-        task = take(row)
+        task = take(address)
 
 
 @functools.cache
@@ -78,5 +94,8 @@ def layer_norm_gradient(x, dy, scale, eps, dx, sums):
     float64 takes the gradients of scale (sum of dy normal) and of the bias (sum of dy), `ROWS_EACH` rows in each.
     """
     m, d = x.shape
-    arrays = x, dy, scale, dx, sums
-    launch(_worker(), len(sums), (m, d, bits(eps), *(a.ctypes.data for a in arrays)), arrays)
+    row = Row(
+        m=m, d=d, eps=eps, x=x.ctypes.data, dy=dy.ctypes.data, scale=scale.ctypes.data, dx=dx.ctypes.data,
+        sums=sums.ctypes.data,
+    )  # fmt: skip
+    launch(_worker(), len(sums), row, (x, dy, scale, dx, sums))

@@ -5,18 +5,21 @@ then exp) and once over its values. The linear layers, LayerNorm and MLP around 
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
-from npsiglip.kernels.jit import callback, inline
-from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
-from npsiglip.kernels.vector import LANES, fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
+from npsiglip.element_types import LANES
+from npsiglip.kernels.jit import inline
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address, workers
+from npsiglip.kernels.vector import fma, load, load_n, splat, store, store_n, sum_lanes, to_f32, to_f64
 from npsiglip.kernels.vector_math import exp
 
 
 @inline
 def dot(a, a_start, b, b_start, size):
-    """Sum a.flat[a_start + i] b.flat[b_start + i], i < size; float32 numbers, accumulated in float64."""
+    """The sum of a.flat[a_start + i] b.flat[b_start + i], i < size; float32 numbers, accumulated in float64."""
     total = splat(0.0)
     for i in range(0, size, LANES):
         left = size - i
@@ -28,9 +31,18 @@ def dot(a, a_start, b, b_start, size):
     return sum_lanes(total)
 
 
+class Sizes(NamedTuple):
+    """Of all heads of a call."""
+
+    width: int  # D
+    length: int  # L
+    head_dim: int  # Dh
+
+
 @inline
-def pool_head(q, kv, width, length, head_dim, image, column, probs, probs_start, out):
-    """One head of one image; `column` is the head's first."""
+def pool_head(q, kv, sizes, image, column, probs, probs_start, out):
+    """One head of one image: out [Dh] and probs [L], from `probs_start` on; `column` is the head's first."""
+    width, length, head_dim = sizes.width, sizes.length, sizes.head_dim
     stride, scale = 2 * width, 1.0 / np.sqrt(head_dim)
     scores = np.zeros(-(-length // LANES) * LANES, np.float64)
     top = -np.inf
@@ -54,41 +66,40 @@ def pool_head(q, kv, width, length, head_dim, image, column, probs, probs_start,
         store_n(out, image * width + column + d, to_f32(mix), left)
 
 
+class Row(NamedTuple):
+    """What `map_pool` is told; arrays by their addresses."""
+
+    n: int
+    length: int
+    num_heads: int
+    width: int
+    q: int
+    kv: int
+    probs: int
+    out: int
+
+
 @inline
-def pool(op, like):
+def map_pool_tasks(address, threads, like):
     """Tasks of `map_pool`, until none is left; `like` has the type of `out`."""
-    n, length, num_heads, width = number(op, 0), number(op, 1), number(op, 2), number(op, 3)
-    q, kv = (
-        array_at(number(op, 4), width, np.float32(0)),
-        array_at(number(op, 5), n * length * 2 * width, np.float32(0)),
-    )
-    probs, out = (
-        array_at(number(op, 6), n * num_heads * length, np.float32(0)),
-        array_at(number(op, 7), n * width, like),
-    )
-    head_dim = width // num_heads
-    task = take(op)
+    row = read(address, Row)
+    n, length, num_heads, width = row.n, row.length, row.num_heads, row.width
+    q, kv = array_at(row.q, width, np.float32(0)), array_at(row.kv, n * length * 2 * width, np.float32(0))
+    probs, out = array_at(row.probs, n * num_heads * length, np.float32(0)), array_at(row.out, n * width, like)
+    sizes = Sizes(width, length, width // num_heads)
+    task = take(address)
     while task < n * num_heads:
-        image, column = task // num_heads, task % num_heads * head_dim
-        pool_head(q, kv, width, length, head_dim, image, column, probs, task * length, out)
-        task = take(op)
+        image, column = task // num_heads, task % num_heads * sizes.head_dim
+        pool_head(q, kv, sizes, image, column, probs, task * length, out)
+        task = take(address)
 
 
-@callback
-def worker_f32(op, threads):
-    """To float32."""
-    pool(op, np.float32(0))
-
-
-@callback
-def worker_bf16(op, threads):
-    """To bfloat16."""
-    pool(op, np.uint16(0))
+WORKERS = workers(map_pool_tasks, "f H")  # of out
 
 
 @functools.cache
 def _worker(out):
-    return worker_address({"f": worker_f32, "H": worker_bf16}[out])
+    return worker_address(WORKERS[out])
 
 
 def map_pool(q, kv, length, num_heads, probs, out):
@@ -97,6 +108,8 @@ def map_pool(q, kv, length, num_heads, probs, out):
     `out` [N, D] float32 or bfloat16. Scores and sums are accumulated in float64. `probs` [N, H, 1, L] is filled.
     """
     n, width = out.shape
-    arrays = q, kv, probs, out
-    numbers = n, length, num_heads, width, *(a.ctypes.data for a in arrays)
-    launch(_worker(out.dtype.char), n * num_heads, numbers, arrays)
+    row = Row(
+        n=n, length=length, num_heads=num_heads, width=width, q=q.ctypes.data, kv=kv.ctypes.data,
+        probs=probs.ctypes.data, out=out.ctypes.data,
+    )  # fmt: skip
+    launch(_worker(out.dtype.char), n * num_heads, row, (q, kv, probs, out))

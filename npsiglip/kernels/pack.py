@@ -6,26 +6,56 @@ Columns beyond N are zeros, and so are what K lacks to whole steps.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from llvmlite import ir
+from numba import prange, types
+from numba.extending import intrinsic
 
+from npsiglip.element_types import ELEMENT_TYPES, LANES
 from npsiglip.kernels.jit import callback, inline, parallel_kernel
-from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
-from npsiglip.kernels.vector import LANES, load_n, store_n, transpose_block
+from npsiglip.kernels.llvm import I32, I64
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address
+from npsiglip.kernels.vector import load_n, store_n
 
 ROWS_EACH = 16  # of a task
-PER_STEP = {"float32": 1, "bfloat16": 2, "int8": 4}  # numbers in a lane
-
-
-def steps(k: int, dtype: str) -> int:
-    """The steps of K numbers."""
-    return -(-k // PER_STEP[dtype])
 
 
 def panels_shape(k: int, n: int, dtype: str) -> tuple[int, int, int]:
     """The shape of the packed form of a [K, N] matrix."""
-    return -(-n // LANES), steps(k, dtype), LANES
+    return -(-n // LANES), ELEMENT_TYPES[dtype].steps(k), LANES
+
+
+@intrinsic
+def transpose_block(typingctx, source, source_stride, target, target_stride):
+    """target[j, i] = source[i, j] for 16 x 16 lanes of 32 bits at addresses, rows at strides in bytes."""
+
+    def codegen(context, builder, signature, args):
+        source, source_stride, target, target_stride = args
+        vector = ir.VectorType(I32, LANES)
+
+        def row(address, stride, i):
+            return builder.inttoptr(builder.add(address, builder.mul(stride, I64(i))), vector.as_pointer())
+
+        rows = []
+        for i in range(LANES):
+            rows.append(builder.load(row(source, source_stride, i)))
+            rows[-1].align = 4
+        for size in (1, 2, 4, 8):  # transpose 2 x 2 blocks of this size: exchange the upper right and the lower left
+            low = [j if not j & size else LANES + j - size for j in range(LANES)]
+            high = [j + size if not j & size else LANES + j for j in range(LANES)]
+            masks = [ir.Constant(ir.VectorType(I32, LANES), mask) for mask in (low, high)]
+            for i in range(LANES):
+                if not i & size:
+                    a, b = rows[i], rows[i + size]
+                    rows[i], rows[i + size] = (builder.shuffle_vector(a, b, mask) for mask in masks)
+        for i in range(LANES):
+            builder.store(rows[i], row(target, target_stride, i)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
 
 
 @inline
@@ -62,27 +92,50 @@ def pack(lanes, first, panels):
                 target[start + i * LANES + j] = 0
 
 
+class Bf16Row(NamedTuple):
+    """What `to_bf16` is told; arrays by their addresses."""
+
+    m: int
+    k: int
+    width: int  # K, rounded up to whole pairs
+    x: int
+    out: int
+
+
 @callback
-def bf16_worker(op, threads):
+def bf16_worker(address, threads):
     """Tasks of `to_bf16`, until none is left."""
-    rows, k, width = number(op, 0), number(op, 1), number(op, 2)
-    x, out = array_at(number(op, 3), rows * k, np.float32(0)), array_at(number(op, 4), rows * width, np.uint16(0))
-    first = take(op) * ROWS_EACH
-    while first < rows:
-        for row in range(first, min(first + ROWS_EACH, rows)):
+    row = read(address, Bf16Row)
+    m, k, width = row.m, row.k, row.width
+    x, out = array_at(row.x, m * k, np.float32(0)), array_at(row.out, m * width, np.uint16(0))
+    first = take(address) * ROWS_EACH
+    while first < m:
+        for j in range(first, min(first + ROWS_EACH, m)):
             for i in range(0, width, LANES):
-                store_n(out, row * width + i, load_n(x, row * k + i, max(k - i, 0)), width - i)
-        first = take(op) * ROWS_EACH
+                store_n(out, j * width + i, load_n(x, j * k + i, max(k - i, 0)), width - i)
+        first = take(address) * ROWS_EACH
+
+
+class TakeRow(NamedTuple):
+    """What `take_rows` is told; arrays by their addresses."""
+
+    n: int
+    k: int
+    every: int
+    first: int
+    x: int
+    out: int
 
 
 @callback
-def rows_worker(op, threads):
+def take_worker(address, threads):
     """The only task of `take_rows`."""
-    n, k, every, first = number(op, 0), number(op, 1), number(op, 2), number(op, 3)
-    x, out = array_at(number(op, 4), n * every * k, np.float32(0)), array_at(number(op, 5), n * k, np.float32(0))
-    for row in range(n):
+    row = read(address, TakeRow)
+    n, k, every, first = row.n, row.k, row.every, row.first
+    x, out = array_at(row.x, n * every * k, np.float32(0)), array_at(row.out, n * k, np.float32(0))
+    for j in range(n):
         for i in range(0, k, LANES):
-            store_n(out, row * k + i, load_n(x, (row * every + first) * k + i, k - i), k - i)
+            store_n(out, j * k + i, load_n(x, (j * every + first) * k + i, k - i), k - i)
 
 
 @functools.cache
@@ -91,16 +144,19 @@ def _bf16_worker():
 
 
 @functools.cache
-def _rows_worker():
-    return worker_address(rows_worker)
+def _take_worker():
+    return worker_address(take_worker)
 
 
 def to_bf16(x, out):
-    """Out [J, K + K % 2] = x [J, K] float32 rounded to the bits of bfloat16, padded with zeros."""
-    numbers = *x.shape, out.shape[1], x.ctypes.data, out.ctypes.data
-    launch(_bf16_worker(), -(-len(x) // ROWS_EACH), numbers, (x, out))
+    """out [M, K + K % 2] = x [M, K] float32 rounded to the bits of bfloat16 (uint16), padded with zeros."""
+    m, k = x.shape
+    row = Bf16Row(m=m, k=k, width=out.shape[1], x=x.ctypes.data, out=out.ctypes.data)
+    launch(_bf16_worker(), -(-m // ROWS_EACH), row, (x, out))
 
 
 def take_rows(x, every, first, out):
-    """Out [N, K] = rows first, first + every, ... of x [N * every, K]; float32."""
-    launch(_rows_worker(), 1, (*out.shape, every, first, x.ctypes.data, out.ctypes.data), (x, out))
+    """out [N, K] = rows first, first + every, ... of x [N * every, K]; float32."""
+    n, k = out.shape
+    row = TakeRow(n=n, k=k, every=every, first=first, x=x.ctypes.data, out=out.ctypes.data)
+    launch(_take_worker(), 1, row, (x, out))

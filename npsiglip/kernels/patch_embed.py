@@ -1,22 +1,38 @@
 """Patch embedding, first half: cut the image into rows of a matrix. The second half is a linear layer (gemm.py)."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback
-from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
-from npsiglip.kernels.vector import LANES, load_n, store_n
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address
+from npsiglip.kernels.vector import load_n, store_n
+
+
+class Row(NamedTuple):
+    """What `patches_by_channel` is told; arrays by their addresses."""
+
+    n: int
+    channels: int
+    height: int
+    width: int
+    size: int  # of a patch
+    pixels: int
+    out: int
 
 
 @callback
-def worker(op, threads):
+def worker(address, threads):
     """Tasks of `patches_by_channel`, rows of patches, until none is left."""
-    n, channels, height, width, size = number(op, 0), number(op, 1), number(op, 2), number(op, 3), number(op, 4)
+    row = read(address, Row)
+    n, channels, height, width, size = row.n, row.channels, row.height, row.width, row.size
     rows, columns = height // size, width // size
-    pixels = array_at(number(op, 5), n * channels * height * width, np.float32(0))
-    out = array_at(number(op, 6), n * rows * columns * channels * size * size, np.float32(0))
-    task = take(op)
+    pixels = array_at(row.pixels, n * channels * height * width, np.float32(0))
+    out = array_at(row.out, n * rows * columns * channels * size * size, np.float32(0))
+    task = take(address)
     while task < n * rows:
         image, top = task // rows, task % rows * size
         place = task * columns * channels * size * size
@@ -27,7 +43,7 @@ def worker(op, threads):
                     for x in range(0, size, LANES):
                         store_n(out, place + x, load_n(pixels, line + x, size - x), size - x)
                     place += size
-        task = take(op)
+        task = take(address)
 
 
 @functools.cache
@@ -41,5 +57,8 @@ def patches_by_channel(pixels, patch_size, out):
     What the patch does not divide is left out at the right and at the bottom, as a VALID convolution does. Float32.
     """
     n, channels, height, width = pixels.shape
-    numbers = n, channels, height, width, patch_size, pixels.ctypes.data, out.ctypes.data
-    launch(_worker(), n * (height // patch_size), numbers, (pixels, out))
+    row = Row(
+        n=n, channels=channels, height=height, width=width, size=patch_size, pixels=pixels.ctypes.data,
+        out=out.ctypes.data,
+    )  # fmt: skip
+    launch(_worker(), n * (height // patch_size), row, (pixels, out))

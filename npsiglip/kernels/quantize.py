@@ -16,14 +16,16 @@ All sums of whole numbers are exact in int32 for K up to 66,000. Rounding is to 
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline, parallel_kernel
-from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address
 from npsiglip.kernels.vector import (
-    LANES,
     absolute,
     fma,
     load,
@@ -114,17 +116,30 @@ def quantize_row(x, start, k, q, q_start):
     return scale, np.int32(zero)
 
 
+class Row(NamedTuple):
+    """What `quantize_rows` is told; arrays by their addresses."""
+
+    m: int
+    k: int
+    width: int  # K, rounded up to whole steps
+    x: int
+    q: int
+    scale: int
+    zero: int
+
+
 @callback
-def rows_worker(row, threads):
+def rows_worker(address, threads):
     """Tasks of `quantize_rows`, until none is left."""
-    m, k, width = number(row, 0), number(row, 1), number(row, 2)
-    x, q = array_at(number(row, 3), m * k, np.float32(0)), array_at(number(row, 4), m * width, np.uint8(0))
-    scale, zero = array_at(number(row, 5), m, np.float32(0)), array_at(number(row, 6), m, np.int32(0))
-    first = take(row) * ROWS_EACH
+    row = read(address, Row)
+    m, k, width = row.m, row.k, row.width
+    x, q = array_at(row.x, m * k, np.float32(0)), array_at(row.q, m * width, np.uint8(0))
+    scale, zero = array_at(row.scale, m, np.float32(0)), array_at(row.zero, m, np.int32(0))
+    first = take(address) * ROWS_EACH
     while first < m:
         for i in range(first, min(first + ROWS_EACH, m)):
             scale[i], zero[i] = quantize_row(x, i * k, k, q, i * width)
-        first = take(row) * ROWS_EACH
+        first = take(address) * ROWS_EACH
 
 
 @functools.cache
@@ -134,6 +149,8 @@ def _rows_worker():
 
 def quantize_rows(x, q, scale, zero):
     """Rows of x [M, K] float32: q [M, K'] uint8, K' >= K, what is beyond K left as it is; scale [M], zero [M] int32."""
-    arrays = x, q, scale, zero
-    numbers = *x.shape, q.shape[1], *(a.ctypes.data for a in arrays)
-    launch(_rows_worker(), -(-len(x) // ROWS_EACH), numbers, arrays)
+    m, k = x.shape
+    row = Row(
+        m=m, k=k, width=q.shape[1], x=x.ctypes.data, q=q.ctypes.data, scale=scale.ctypes.data, zero=zero.ctypes.data,
+    )  # fmt: skip
+    launch(_rows_worker(), -(-m // ROWS_EACH), row, (x, q, scale, zero))

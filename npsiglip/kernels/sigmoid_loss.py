@@ -6,47 +6,65 @@ two products of g with the embeddings for the gradients.
 
 Why float64 for z: g is nearly exp(z) for most pairs, which turns an absolute error of z into a relative error of g.
 At t = 117 a float32 product is off by 1e-6 in z for unrelated pairs, by up to 2e-5 for alike ones, and so would be g.
+
+Dimensions: I images and J texts of a block, D width.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.gemm import CHAIN
 from npsiglip.kernels.jit import inline, parallel_kernel
-from npsiglip.kernels.tile import PANEL, ROWS, ROWS_F64, UNITS, add_product, product
-from npsiglip.kernels.vector import (
-    LANES,
-    first_lanes,
-    fma,
-    load,
-    load_n,
-    splat,
-    store,
-    store_n,
-    sum_lanes,
-    to_f32,
-)
+from npsiglip.kernels.steps import PANEL, ROWS, ROWS_F64, UNITS
+from npsiglip.kernels.tile import add_product, product
+from npsiglip.kernels.vector import first_lanes, fma, load, load_n, splat, store, store_n, sum_lanes, to_f32
 from npsiglip.kernels.vector_math import softplus_and_sigmoid
 
 F32_SIZE, F64_SIZE = 4, 8
 ROWS_EACH = 8  # images of one task, whatever the CPU's tile is: the scalars are summed task by task
 
 
+class Block(NamedTuple):
+    """Images against texts."""
+
+    zimg: object  # float64 [I D]
+    panels: object  # of the texts, see `pack_f64`
+    d: int
+    n_images: int
+    n_texts: int
+    diagonal: int  # image i and text j match where i + diagonal = j
+
+
+class Scalars(NamedTuple):
+    """The temperature, the bias, and the number of all pairs that match."""
+
+    t: float
+    bias: float
+    batch: float
+
+
 @inline
-def gradient_rows(task, product, flat, d, panels, n_images, n_texts, diagonal, t, bias, batch, g, sums):
-    """One tile of images against all texts of the block, see `block_gradient`."""
+def gradient_rows(task, product, block, scalars, g, sums):
+    """One tile of images against all texts of the block, see `block_gradient`: rows of g [I, J], sums[task]."""
+    d, n_texts, diagonal = block.d, block.n_texts, block.diagonal
+    t, bias, batch = scalars.t, scalars.bias, scalars.batch
     first = task * ROWS_EACH
-    rows = min(ROWS_EACH, n_images - first)
+    rows = min(ROWS_EACH, block.n_images - first)
     tile = np.empty((ROWS_EACH + ROWS_F64) * LANES, np.float64)
     target = np.empty(LANES, np.float64)
     loss, sum_g, sum_gs = splat(0.0), splat(0.0), splat(0.0)
     for column in range(0, n_texts, LANES):
         columns = min(LANES, n_texts - column)
+        # cosines s of the tile with 16 texts
         add_product(
-            product, rows, 1, flat.ctypes.data + F64_SIZE * first * d, F64_SIZE * d,
-            panels.ctypes.data + F64_SIZE * column * d, 0, d, d, True, tile.ctypes.data, F64_SIZE * LANES, 0, 0,
+            product, rows, 1, block.zimg.ctypes.data + F64_SIZE * first * d, F64_SIZE * d,
+            block.panels.ctypes.data + F64_SIZE * column * d, 0, d, d, True, tile.ctypes.data, F64_SIZE * LANES, 0, 0,
         )  # fmt: skip
         for r in range(rows):
+            # for pairs that do not match: the loss is softplus(z), and g = sigmoid(z)
             s = load(tile, r * LANES)
             z = fma(s, t, bias)
             softplus, q = softplus_and_sigmoid(z)
@@ -77,7 +95,8 @@ def _block_gradient(product, zimg, panels, n_texts, diagonal, t, bias, batch, g,
     n, d = zimg.shape
     flat = zimg.reshape(-1)
     for task in prange(-(-n // ROWS_EACH)):
-        gradient_rows(task, product, flat, d, panels, n, n_texts, diagonal, t, bias, batch, g, sums)
+        block, scalars = Block(flat, panels, d, n, n_texts, diagonal), Scalars(t, bias, batch)
+        gradient_rows(task, product, block, scalars, g, sums)
 
 
 def block_gradient(zimg, panels, n_texts, diagonal, t, bias, batch, g, sums):
@@ -91,7 +110,7 @@ def block_gradient(zimg, panels, n_texts, diagonal, t, bias, batch, g, sums):
 
 @parallel_kernel
 def pack_f64(x, out):
-    """Panels [D, 16 rows] of x^T for x [J, D] float64, into out [round_up(J, 16) * D], padded with zeros."""
+    """panels [D, 16 rows] of x^T for x [J, D] float64, into out [round_up(J, 16) * D], padded with zeros."""
     n, d = x.shape
     for panel in prange(-(-n // LANES)):
         for i in range(d):
@@ -102,7 +121,7 @@ def pack_f64(x, out):
 
 @parallel_kernel
 def pack_rows(x, out):
-    """Panels [J, 16 columns] of x [J, D] float32 as it lies, into out [J * round_up(D, 16)]."""
+    """panels [J, 16 columns] of x [J, D] float32 as it lies, into out [J * round_up(D, 16)]."""
     n, d = x.shape
     for panel in prange(-(-d // LANES)):
         first = panel * LANES
@@ -110,16 +129,25 @@ def pack_rows(x, out):
             store(out, first * n + i * LANES, load_n(x, i * d + first, d - first))
 
 
+class Rows(NamedTuple):
+    """The left side of a product as `add_product` reads it: M rows of K numbers."""
+
+    start: int  # address
+    stride: int  # bytes from row to row, or from step to step if it is transposed
+    m: int
+    k: int
+
+
 @inline
-def product_rows(task, product, start, stride, m, k, panels, factor, out):
-    """One tile of rows of `add_gradient`; A begins at the address `start`, `stride` in bytes (tile.py)."""
-    d, row = out.shape[1], task * ROWS
-    rows, unit_size = min(ROWS, m - row), F32_SIZE * LANES * k
+def product_rows(task, product, left_side, panels, factor, out):
+    """One tile of rows of `add_gradient`, out [M, D] float32; the left side begins with these rows."""
+    k, d, row = left_side.k, out.shape[1], task * ROWS
+    rows, unit_size = min(ROWS, left_side.m - row), F32_SIZE * LANES * k
     tile = np.empty(ROWS * PANEL, np.float32)
     for column in range(0, d, PANEL):
         columns = min(PANEL, d - column)
         add_product(
-            product, rows, min(UNITS, -(-columns // LANES)), start, stride,
+            product, rows, min(UNITS, -(-columns // LANES)), left_side.start, left_side.stride,
             panels.ctypes.data + column // LANES * unit_size, unit_size, k, CHAIN, True,
             tile.ctypes.data, F32_SIZE * PANEL, 0, 0,
         )  # fmt: skip
@@ -137,7 +165,7 @@ def _add_gradient(product, g, transpose, panels, factor, out):
     if transpose:
         m, k, task_size = k, m, ROWS * F32_SIZE
     for task in prange(-(-m // ROWS)):
-        product_rows(task, product, g.ctypes.data + task * task_size, stride, m, k, panels, factor, out)
+        product_rows(task, product, Rows(g.ctypes.data + task * task_size, stride, m, k), panels, factor, out)
 
 
 def add_gradient(g, transpose, panels, factor, out):

@@ -9,7 +9,7 @@ from npsiglip.kernels.map_pool import dot
 
 @parallel_kernel
 def l2_normalize(x, out):
-    """Out = x / |x| for each row of x [N, D]; float32, |x| in float64. A row of zeros gives NaN, as in Hugging Face."""
+    """out = x / |x| for each row of x [N, D]; float32, |x| in float64. A row of zeros gives NaN, as in Hugging Face."""
     n, d = x.shape
     for row in prange(n):
         norm = np.sqrt(dot(x, row * d, x, row * d, d))
@@ -19,7 +19,7 @@ def l2_normalize(x, out):
 
 @parallel_kernel
 def logits(zimg, ztxt, t_prime, bias, out):
-    """Out = exp(t_prime) zimg ztxt^T + bias; zimg [N, D], ztxt [K, D], out [N, K], float32; all in float64 inside."""
+    """out = exp(t_prime) zimg ztxt^T + bias; zimg [N, D], ztxt [K, D], out [N, K], float32; all in float64 inside."""
     n, d = zimg.shape
     k = ztxt.shape[0]
     t = np.exp(t_prime)

@@ -5,23 +5,15 @@ One task has some columns of all rows, so that every sum is made by one task in 
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, inline
-from npsiglip.kernels.tasks import array_at, launch, number, take, worker_address
-from npsiglip.kernels.vector import (
-    LANES,
-    load_bits_n,
-    load_n,
-    splat,
-    store,
-    store_bits,
-    store_n,
-    store_pairs,
-    to_f32,
-    to_f64,
-)
+from npsiglip.kernels.rows import read
+from npsiglip.kernels.tasks import array_at, launch, take, worker_address, workers
+from npsiglip.kernels.vector import load_bits_n, load_n, splat, store, store_bits, store_n, store_pairs, to_f32, to_f64
 
 ROWS_EACH = 16  # summed in float32 before they are added to the sum in float64: see docs/numerics.md
 PAIRS_EACH = 16  # of a task of `pair_rows`
@@ -41,19 +33,27 @@ def pack_panel(x, rows, stride, column, left, panels, start, sums):
     store_n(sums, column, to_f32(to_f64(load_n(sums, column, left)) + total), left)
 
 
+class PackRow(NamedTuple):
+    """What `pack_and_sum` and `pack_pairs_and_sum` are told; arrays by their addresses."""
+
+    m: int
+    n: int
+    x: int
+    panels: int
+    sums: int
+
+
 @callback
-def pack_worker(row, threads):
+def pack_worker(address, threads):
     """Tasks of `pack_and_sum`, until none is left."""
-    m, n = number(row, 0), number(row, 1)
-    x, panels = (
-        array_at(number(row, 2), m * n, np.float32(0)),
-        array_at(number(row, 3), -(-n // LANES) * m * LANES, np.float32(0)),
-    )
-    sums = array_at(number(row, 4), n, np.float32(0))
-    task = take(row)
+    row = read(address, PackRow)
+    m, n = row.m, row.n
+    x, sums = array_at(row.x, m * n, np.float32(0)), array_at(row.sums, n, np.float32(0))
+    panels = array_at(row.panels, -(-n // LANES) * m * LANES, np.float32(0))
+    task = take(address)
     while task < -(-n // LANES):
         pack_panel(x, m, n, task * LANES, n - task * LANES, panels, task * m * LANES, sums)
-        task = take(row)
+        task = take(address)
 
 
 @inline
@@ -73,38 +73,39 @@ def pack_pairs(x, rows, stride, column, left, panels, start, sums):
 
 
 @inline
-def pack_pairs_tasks(row, like):
+def pack_pairs_tasks(address, threads, like):
     """Tasks of `pack_pairs_and_sum`, until none is left; `like` has the type of x."""
-    m, n = number(row, 0), number(row, 1)
+    row = read(address, PackRow)
+    m, n = row.m, row.n
     pairs = -(-m // 2)
-    x = array_at(number(row, 2), m * n, like)
-    panels = array_at(number(row, 3), -(-n // LANES) * pairs * LANES, np.uint32(0))
-    sums = array_at(number(row, 4), n, np.float32(0))
-    task = take(row)
+    x, sums = array_at(row.x, m * n, like), array_at(row.sums, n, np.float32(0))
+    panels = array_at(row.panels, -(-n // LANES) * pairs * LANES, np.uint32(0))
+    task = take(address)
     while task < -(-n // LANES):
         pack_pairs(x, m, n, task * LANES, n - task * LANES, panels, task * pairs * LANES, sums)
-        task = take(row)
+        task = take(address)
+
+
+PAIRS_WORKERS = workers(pack_pairs_tasks, "f H")  # of x
+
+
+class PairRow(NamedTuple):
+    """What `pair_rows` is told; arrays by their addresses."""
+
+    m: int
+    k: int
+    x: int
+    out: int
 
 
 @callback
-def pairs_worker_f32(row, threads):
-    """Of float32."""
-    pack_pairs_tasks(row, np.float32(0))
-
-
-@callback
-def pairs_worker_bf16(row, threads):
-    """Of bfloat16."""
-    pack_pairs_tasks(row, np.uint16(0))
-
-
-@callback
-def pair_rows_worker(row, threads):
+def pair_rows_worker(address, threads):
     """Tasks of `pair_rows`, until none is left."""
-    m, k = number(row, 0), number(row, 1)
+    row = read(address, PairRow)
+    m, k = row.m, row.k
     pairs = -(-m // 2)
-    x, out = array_at(number(row, 2), m * k, np.uint16(0)), array_at(number(row, 3), pairs * k, np.uint32(0))
-    first = take(row) * PAIRS_EACH
+    x, out = array_at(row.x, m * k, np.uint16(0)), array_at(row.out, pairs * k, np.uint32(0))
+    first = take(address) * PAIRS_EACH
     while first < pairs:
         for pair in range(first, min(first + PAIRS_EACH, pairs)):
             place = 2 * pair * k
@@ -120,22 +121,34 @@ def pair_rows_worker(row, threads):
                     for j in range(i, k):
                         high_bits = np.uint32(x[place + k + j]) if 2 * pair + 1 < m else np.uint32(0)
                         out[pair * k + j] = np.uint32(x[place + j]) | (high_bits << np.uint32(16))
-        first = take(row) * PAIRS_EACH
+        first = take(address) * PAIRS_EACH
+
+
+class AddRow(NamedTuple):
+    """What `add_rows` is told; arrays by their addresses."""
+
+    m: int
+    d: int
+    size: int  # rows of out
+    x: int
+    indices: int  # the row of out for each row of x
+    out: int
 
 
 @callback
-def scatter_worker(row, threads):
+def scatter_worker(address, threads):
     """Tasks of `add_rows`, until none is left."""
-    m, d, size = number(row, 0), number(row, 1), number(row, 2)
-    x, index = array_at(number(row, 3), m * d, np.float32(0)), array_at(number(row, 4), m, np.int32(0))
-    out = array_at(number(row, 5), size * d, np.float32(0))
-    column = take(row) * LANES
+    row = read(address, AddRow)
+    m, d = row.m, row.d
+    x, index = array_at(row.x, m * d, np.float32(0)), array_at(row.indices, m, np.int32(0))
+    out = array_at(row.out, row.size * d, np.float32(0))
+    column = take(address) * LANES
     while column < d:
         left = d - column
         for i in range(m):
             place = index[i] * d + column
             store_n(out, place, load_n(out, place, left) + load_n(x, i * d + column, left), left)
-        column = take(row) * LANES
+        column = take(address) * LANES
 
 
 @functools.cache
@@ -145,7 +158,7 @@ def _pack_worker():
 
 @functools.cache
 def _pairs_worker(kind):
-    return worker_address({"f": pairs_worker_f32, "H": pairs_worker_bf16}[kind])
+    return worker_address(PAIRS_WORKERS[kind])
 
 
 @functools.cache
@@ -159,28 +172,31 @@ def _scatter_worker():
 
 
 def pack_and_sum(x, panels, sums):
-    """Panels [ceil(N / 16), M, 16] of x [M, N] as it lies (see pack.py), and sums [N] += its rows; float32."""
-    arrays = x, panels, sums
-    launch(_pack_worker(), -(-x.shape[1] // LANES), (*x.shape, *(a.ctypes.data for a in arrays)), arrays)
+    """panels [ceil(N / 16), M, 16] of x [M, N] as it lies (see pack.py), and sums [N] += its rows; float32."""
+    m, n = x.shape
+    row = PackRow(m=m, n=n, x=x.ctypes.data, panels=panels.ctypes.data, sums=sums.ctypes.data)
+    launch(_pack_worker(), -(-n // LANES), row, (x, panels, sums))
 
 
 def pack_pairs_and_sum(x, panels, sums):
-    """Panels [ceil(N / 16), ceil(M / 2), 16] uint32 of x [M, N]: two rows in a lane, in bfloat16; sums [N] += its rows.
+    """panels [ceil(N / 16), ceil(M / 2), 16] uint32 of x [M, N]: two rows in a lane, in bfloat16; sums [N] += its rows.
 
-    x float32 or bfloat16 (uint16); what M lacks to whole pairs is zero.
+    x float32 or bfloat16 (uint16); what M lacks to whole pairs is zero. Sums are float32, of numbers not yet rounded.
     """
-    arrays = x, panels, sums
-    numbers = *x.shape, *(a.ctypes.data for a in arrays)
-    launch(_pairs_worker(x.dtype.char), -(-x.shape[1] // LANES), numbers, arrays)
+    m, n = x.shape
+    row = PackRow(m=m, n=n, x=x.ctypes.data, panels=panels.ctypes.data, sums=sums.ctypes.data)
+    launch(_pairs_worker(x.dtype.char), -(-n // LANES), row, (x, panels, sums))
 
 
 def pair_rows(x, out):
-    """Out [ceil(M / 2), K] uint32: two rows of x [M, K] bfloat16 (uint16) in a lane; the last may be alone."""
-    numbers = *x.shape, x.ctypes.data, out.ctypes.data
-    launch(_pair_rows_worker(), -(-len(out) // PAIRS_EACH), numbers, (x, out))
+    """out [ceil(M / 2), K] uint32: two rows of x [M, K] bfloat16 (uint16) in a lane; the last may be alone."""
+    m, k = x.shape
+    row = PairRow(m=m, k=k, x=x.ctypes.data, out=out.ctypes.data)
+    launch(_pair_rows_worker(), -(-len(out) // PAIRS_EACH), row, (x, out))
 
 
 def add_rows(x, index, out):
     """out[index[i]] += x[i], in the order of i; x [M, D], out [V, D] float32, index [M] int32 below V."""
-    arrays = x, index, out
-    launch(_scatter_worker(), -(-x.shape[1] // LANES), (*x.shape, len(out), *(a.ctypes.data for a in arrays)), arrays)
+    m, d = x.shape
+    row = AddRow(m=m, d=d, size=len(out), x=x.ctypes.data, indices=index.ctypes.data, out=out.ctypes.data)
+    launch(_scatter_worker(), -(-d // LANES), row, (x, index, out))

@@ -1,17 +1,18 @@
 """Spreading work over threads, with nothing between one piece of work and the next.
 
-An operation is a row of whole numbers: the address of a worker, a counter, the number of tasks, and what the worker
-needs: addresses of arrays, sizes. `run` lets all threads work on one row after the other. Every thread takes the next
-task that nobody has taken, so that a thread that the system holds up, or a slower core, takes fewer tasks, where equal
-shares would make all wait. Which thread computes a task must not matter for its result.
+An operation is a row of numbers: the address of a worker, a counter, the number of tasks, and what the worker is told
+(rows.py): addresses of arrays, sizes. `run` lets all threads work on one row after the other. Every thread takes the
+next task that nobody has taken, so that a thread that the system holds up, or a slower core, takes fewer tasks, where
+equal shares would make all wait. Which thread computes a task must not matter for its result.
 
     @callback
-    def worker(row, threads):
-        task = take(row)
-        while task < tasks: ...; task = take(row)
+    def worker(address, threads):
+        row = read(address, Row)
+        task = take(address)
+        while task < row.m: ...; task = take(address)
 
-A row knows no types and holds no reference: the functions that make rows (`launch`) keep the arrays alive, and choose
-the worker by the arrays' types. Python's part of a forward pass is so done once for a shape: `Program` keeps the rows.
+A row knows no types and holds no reference: `launch` keeps the arrays alive, and whoever makes a row chooses the worker
+by the arrays' types (`workers`). Python's part of a forward pass is so done once for a shape: `Program` keeps the rows.
 """
 
 import contextlib
@@ -23,51 +24,25 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from npsiglip.kernels.jit import address, call_address, current, inline, parallel_kernel
+from npsiglip.kernels.jit import address, call_address, callback, current, inline, parallel_kernel
+from npsiglip.kernels.rows import NUMBER_SIZE, WIDTH, layout, number_at
 
 CACHE_LINE = 16  # lanes
-WIDTH = 32  # numbers of a row: the worker, the counter, the tasks, and up to 29 more
-FIRST = 3
+WORKER, COUNTER, TASKS = 0, 1, 2  # what a row begins with
+TYPE_NAMES = {"f": "f32", "H": "bf16", "B": "int8"}  # by the characters of the arrays' dtypes
 SIGNATURE = types.void(types.int64, types.int64)
 
 # -- in workers -------------------------------------------------------------------------------------------------------
 
 
-def _number(builder, row, i):
-    return builder.inttoptr(builder.add(row, builder.mul(i, ir.IntType(64)(8))), ir.IntType(64).as_pointer())
-
-
 @intrinsic
-def number(typingctx, row, i):
-    """Number i of what the worker needs."""
+def take(typingctx, address):
+    """The next task of the row at this address; atomic."""
 
     def codegen(context, builder, signature, args):
-        place = builder.add(context.cast(builder, args[1], i, types.int64), ir.IntType(64)(FIRST))
-        return builder.load(_number(builder, args[0], place))
+        return builder.atomic_rmw("add", number_at(builder, args[0], COUNTER), ir.IntType(64)(1), "monotonic")
 
-    return types.int64(row, i), codegen
-
-
-@intrinsic
-def real_number(typingctx, row, i):
-    """Number i of what the worker needs, the bits of a float64."""
-
-    def codegen(context, builder, signature, args):
-        place = builder.add(context.cast(builder, args[1], i, types.int64), ir.IntType(64)(FIRST))
-        return builder.bitcast(builder.load(_number(builder, args[0], place)), ir.DoubleType())
-
-    return types.float64(row, i), codegen
-
-
-@intrinsic
-def take(typingctx, row):
-    """The next task of this row; atomic."""
-
-    def codegen(context, builder, signature, args):
-        one = ir.IntType(64)(1)
-        return builder.atomic_rmw("add", _number(builder, args[0], one), one, "monotonic")
-
-    return types.int64(row), codegen
+    return types.int64(address), codegen
 
 
 @intrinsic
@@ -98,20 +73,41 @@ def scratch(size):
     return lanes[start : start + size]
 
 
-# -- rows -------------------------------------------------------------------------------------------------------------
+def workers(tasks, kinds):
+    """Workers that differ in element types only, by the characters of their arrays' dtypes: "fH" is float32, bfloat16.
+
+    `tasks(address, threads, like, ...)` does an operation's tasks until none is left; `like` is a number of the type of
+    an array. A row knows no types: so each choice of them is machine code of its own, and its address is in the row.
+    """
+    return {chars: _worker(tasks, chars) for chars in kinds.split()}
+
+
+def _worker(tasks, chars):
+    likes = tuple(np.dtype(char).type(0) for char in chars)
+
+    def worker(address, threads):
+        tasks(address, threads, *likes)
+
+    # A name of its own, always the same: by which it is cached, and by which machine code calls it (see tile.py).
+    worker.__module__ = tasks.py_func.__module__
+    worker.__name__ = worker.__qualname__ = "_".join([tasks.py_func.__name__, *(TYPE_NAMES[char] for char in chars)])
+    return callback(worker)
+
+
+# -- running them -----------------------------------------------------------------------------------------------------
 
 
 @parallel_kernel
 def run(threads, rows):
-    """Do what the rows [operations, WIDTH] int64 say, one after the other, each on as many threads as it has tasks."""
+    """Do what the rows [operations, WIDTH] int64 say, one after the other; one that has a single task on one thread."""
     for i in range(rows.shape[0]):
-        rows[i, 1] = 0
-        worker, place = rows[i, 0], rows.ctypes.data + i * WIDTH * 8
-        if threads == 1 or rows[i, 2] == 1:
-            call_address(worker, place, np.int64(1))
+        rows[i, COUNTER] = 0
+        worker, row = rows[i, WORKER], rows.ctypes.data + i * WIDTH * NUMBER_SIZE
+        if threads == 1 or rows[i, TASKS] == 1:
+            call_address(worker, row, np.int64(1))
         else:
             for _ in prange(threads):
-                call_address(worker, place, threads)
+                call_address(worker, row, threads)
 
 
 class Program:
@@ -125,16 +121,14 @@ class Program:
         self.rows = None
 
     def add(self, row, arrays):
-        """Append an operation."""
+        """Append an operation: its row as it lies in memory (`layout`), and its arrays."""
         self._rows.append(row)
         self._arrays.append(arrays)
 
     def run(self):
         """Do everything."""
         if self.rows is None:
-            self.rows = np.zeros((len(self._rows), WIDTH), np.int64)
-            for i, row in enumerate(self._rows):
-                self.rows[i, : len(row)] = row
+            self.rows = np.frombuffer(b"".join(self._rows), np.int64).reshape(-1, WIDTH).copy()
         run(current(), self.rows)
 
 
@@ -151,20 +145,20 @@ def recording(program):
         _recorders.pop()
 
 
-def bits(x):
-    """A float64 as a number of a row."""
-    return int(np.float64(x).view(np.int64))
-
-
-def launch(worker, tasks, numbers, arrays):
-    """Do an operation, or record it: a worker's address, its number of tasks, what it needs, and the arrays in that."""
-    row = (worker, 0, tasks, *numbers)
+def launch(worker, tasks, row, arrays):
+    """Do an operation, or record it: a worker's address, its number of tasks, its row, and the arrays in that."""
+    form = layout(type(row))
     if _recorders:
-        _recorders[-1].add(row, arrays)
+        _recorders[-1].add(form.pack(worker, 0, tasks, *row), arrays)
         return
-    rows = np.zeros((1, WIDTH), np.int64)
-    rows[0, : len(row)] = row
+    rows = np.empty((1, WIDTH), np.int64)
+    form.pack_into(rows, 0, worker, 0, tasks, *row)
     run(current(), rows)
+
+
+def optional(a):
+    """The address of an array; 0 of one without elements, which is never read: NumPy takes a microsecond to tell it."""
+    return a.ctypes.data if a.size else 0
 
 
 def worker_address(worker):

@@ -18,44 +18,32 @@ Numba has no vectorised exp of its own without Intel's SVML: `npsiglip.kernels.v
 
 import operator
 
-import llvmlite.binding
-import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.extending import models, register_model
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-LANES = 16
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F32, F64 = ir.FloatType(), ir.DoubleType()
-
-
-class _BFloat(ir.types.Type):
-    """LLVM's bfloat, which llvmlite does not know."""
-
-    def _to_string(self):
-        return "bfloat"
-
-    def __eq__(self, other):
-        return isinstance(other, _BFloat)
-
-    def __hash__(self):
-        return hash(_BFloat)
-
-
-BF16 = _BFloat()
-
-
-def has(*features: str) -> bool:
-    """Whether the CPU that Numba compiles for (NUMBA_CPU_FEATURES, or the host) has all of these LLVM features."""
-    asked = numba.config.CPU_FEATURES
-    if asked is not None:
-        return all(f"+{feature}" in asked.split(",") for feature in features)
-    host = llvmlite.binding.get_host_cpu_features()
-    return all(host.get(feature, False) for feature in features)
+from npsiglip.element_types import LANES
+from npsiglip.kernels.llvm import (
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    call,
+    call_on_vectors,
+    constant,
+    has,
+    mask_of_first,
+    power_of_two,
+    round_to_bf16,
+    spread,
+    suffix,
+    widen_bf16,
+)
 
 
 class Vector(types.Type):
@@ -79,35 +67,6 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.dtype).get_value_type(), LANES))
 
 
-def call(builder, name, result, operands):
-    """Call an LLVM intrinsic by its full name."""
-    kind = ir.FunctionType(result, [x.type for x in operands])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
-
-
-def _suffix(vector):
-    """How LLVM's overloaded intrinsics name a vector type, e.g. v16f32."""
-    element = vector.element
-    return f"v{vector.count}" + ("f32" if element == F32 else "f64" if element == F64 else f"i{element.width}")
-
-
-def _llvm(builder, name, operands):
-    """Call an LLVM intrinsic that is overloaded on its vector type and gives the same type, e.g. llvm.fma.v16f32."""
-    return call(builder, f"llvm.{name}.{_suffix(operands[0].type)}", operands[0].type, operands)
-
-
-def spread(builder, scalar):
-    """An LLVM vector with the scalar in all lanes."""
-    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
-
-
-def constant(element, number):
-    """An LLVM constant with the number in all lanes."""
-    return ir.Constant(ir.VectorType(element, LANES), [number] * LANES)
-
-
 def _as_vector(context, builder, value, kind, target):
     """A vector as it is; a number spread over all lanes."""
     if isinstance(kind, Vector):
@@ -126,34 +85,6 @@ def _pointer(context, builder, array_type, array, index):
     struct = context.make_array(array_type)(context, builder, array)
     element = builder.gep(struct.data, [index])
     return builder.bitcast(element, ir.VectorType(struct.data.type.pointee, LANES).as_pointer())
-
-
-def _first_lanes(builder, count):
-    """Mask <16 x i1> of the first `count` lanes."""
-    lanes = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
-    return builder.icmp_signed("<", lanes, spread(builder, count))
-
-
-def round_to_bf16(builder, lanes):
-    """<16 x float> to the bits of bfloat16, <16 x i16>: nearest, halves to even; one instruction with AVX512-BF16.
-
-    Without it, LLVM would call a function of the compiler's library that is not there: the carry out of the lower half
-    rounds the upper one.
-    """
-    if has("avx512bf16"):
-        return builder.bitcast(builder.fptrunc(lanes, ir.VectorType(BF16, LANES)), ir.VectorType(I16, LANES))
-    bits = builder.bitcast(lanes, ir.VectorType(I32, LANES))
-    odd = builder.and_(builder.lshr(bits, constant(I32, 16)), constant(I32, 1))
-    rounded = builder.add(bits, builder.add(odd, constant(I32, 0x7FFF)))
-    quiet = builder.or_(bits, constant(I32, 0x400000))  # a NaN stays one
-    chosen = builder.select(builder.fcmp_unordered("uno", lanes, lanes), quiet, rounded)
-    return builder.trunc(builder.lshr(chosen, constant(I32, 16)), ir.VectorType(I16, LANES))
-
-
-def widen_bf16(builder, bits):
-    """The bits of bfloat16, <16 x i16>, to <16 x float>, exactly."""
-    wide = builder.shl(builder.zext(bits, ir.VectorType(I32, LANES)), constant(I32, 16))
-    return builder.bitcast(wide, ir.VectorType(F32, LANES))
 
 
 def _from_memory(builder, lanes, dtype):
@@ -211,8 +142,8 @@ def _load_n(context, builder, signature, args):
             all_lanes.align = size
             from_whole = builder.block
         with part:
-            operands = [pointer, I32(size), _first_lanes(builder, args[2]), ir.Constant(vector, None)]
-            some_lanes = call(builder, f"llvm.masked.load.{_suffix(vector)}.p0", vector, operands)
+            operands = [pointer, I32(size), mask_of_first(builder, args[2]), ir.Constant(vector, None)]
+            some_lanes = call(builder, f"llvm.masked.load.{suffix(vector)}.p0", vector, operands)
             from_part = builder.block
     lanes = builder.phi(vector)
     lanes.add_incoming(all_lanes, from_whole)
@@ -242,8 +173,8 @@ def store_n(typingctx, a, i, v, n):
             with whole:
                 builder.store(lanes, pointer).align = size
             with part:
-                operands = [lanes, pointer, I32(size), _first_lanes(builder, args[3])]
-                call(builder, f"llvm.masked.store.{_suffix(lanes.type)}.p0", ir.VoidType(), operands)
+                operands = [lanes, pointer, I32(size), mask_of_first(builder, args[3])]
+                call(builder, f"llvm.masked.store.{suffix(lanes.type)}.p0", ir.VoidType(), operands)
         return context.get_dummy_value()
 
     return types.void(a, types.intp, v, types.intp), codegen
@@ -291,7 +222,7 @@ def first_lanes(typingctx, v, n, fill):
     """The first n lanes of v, `fill` in the others."""
 
     def codegen(context, builder, signature, args):
-        return builder.select(_first_lanes(builder, args[1]), args[0], spread(builder, args[2]))
+        return builder.select(mask_of_first(builder, args[1]), args[0], spread(builder, args[2]))
 
     return v(v, types.intp, v.dtype), codegen
 
@@ -332,7 +263,7 @@ def to_i32(typingctx, v):
 
 
 def _select(sign):
-    """X where x < y (or >), else y: unlike LLVM's minnum this passes a NaN in y on, and is one instruction on x86."""
+    """x where x < y (or >), else y: unlike LLVM's minnum this passes a NaN in y on, and is one instruction on x86."""
 
     def emit(builder, x, y):
         compare = builder.icmp_signed if isinstance(x.type.element, ir.IntType) else builder.fcmp_ordered
@@ -396,11 +327,11 @@ _overload_operator(operator.truediv, "fdiv", None)
 
 @intrinsic
 def fma(typingctx, a, b, c):
-    """A b + c with one rounding."""
+    """a b + c with one rounding."""
     kind = _vector_type(a, b, c)
 
     def codegen(context, builder, signature, args):
-        return _llvm(
+        return call_on_vectors(
             builder,
             "fma",
             [_as_vector(context, builder, v, t, kind) for v, t in zip(args, signature.args, strict=True)],
@@ -412,25 +343,18 @@ def fma(typingctx, a, b, c):
 @intrinsic
 def rint(typingctx, v):
     """Each lane rounded to the nearest whole number, halves to even."""
-    return v(v), lambda context, builder, signature, args: _llvm(builder, "rint", list(args))
+    return v(v), lambda context, builder, signature, args: call_on_vectors(builder, "rint", list(args))
 
 
 @intrinsic
 def absolute(typingctx, v):
     """|v|."""
-    return v(v), lambda context, builder, signature, args: _llvm(builder, "fabs", list(args))
-
-
-def _power_of_two(builder, n):
-    """2^n for whole n within the exponents of normal numbers: the bits of the exponent are set, nothing is computed."""
-    bits, bias, fraction = (I32, 127, 23) if n.type.element == F32 else (I64, 1023, 52)
-    exponent = builder.add(builder.fptosi(n, ir.VectorType(bits, LANES)), constant(bits, bias))
-    return builder.bitcast(builder.shl(exponent, constant(bits, fraction)), n.type)
+    return v(v), lambda context, builder, signature, args: call_on_vectors(builder, "fabs", list(args))
 
 
 @intrinsic
 def scale_by_power_of_two(typingctx, v, n):
-    """V 2^n for whole n, rounded once if it is subnormal; |n| <= 250 for float32, 2,000 for float64."""
+    """v 2^n for whole n, rounded once if it is subnormal; |n| <= 250 for float32, 2,000 for float64."""
 
     def codegen(context, builder, signature, args):
         value, n = args
@@ -438,9 +362,9 @@ def scale_by_power_of_two(typingctx, v, n):
             operands = [value, n, value, I16(-1), I32(4)]  # all lanes, the current rounding
             return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", value.type, operands)
         # In two steps, since 2^n itself may be too large or too small; only the second can round.
-        half = _llvm(builder, "rint", [builder.fmul(n, constant(n.type.element, 0.5))])
-        value = builder.fmul(value, _power_of_two(builder, half))
-        return builder.fmul(value, _power_of_two(builder, builder.fsub(n, half)))
+        half = call_on_vectors(builder, "rint", [builder.fmul(n, constant(n.type.element, 0.5))])
+        value = builder.fmul(value, power_of_two(builder, half))
+        return builder.fmul(value, power_of_two(builder, builder.fsub(n, half)))
 
     return v(v, n), codegen
 
@@ -473,36 +397,3 @@ def _reduction(emit):
 sum_lanes = _reduction(lambda builder, x, y: builder.fadd(x, y))
 max_lanes = _reduction(_select(">"))
 min_lanes = _reduction(_select("<"))
-
-
-# -- blocks of 16 x 16 ------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def transpose_block(typingctx, source, source_stride, target, target_stride):
-    """Target[j, i] = source[i, j] for 16 x 16 lanes of 32 bits at addresses, rows at strides in bytes."""
-
-    def codegen(context, builder, signature, args):
-        source, source_stride, target, target_stride = args
-        vector = ir.VectorType(I32, LANES)
-
-        def row(address, stride, i):
-            return builder.inttoptr(builder.add(address, builder.mul(stride, I64(i))), vector.as_pointer())
-
-        rows = []
-        for i in range(LANES):
-            rows.append(builder.load(row(source, source_stride, i)))
-            rows[-1].align = 4
-        for size in (1, 2, 4, 8):  # transpose 2 x 2 blocks of this size: exchange the upper right and the lower left
-            low = [j if not j & size else LANES + j - size for j in range(LANES)]
-            high = [j + size if not j & size else LANES + j for j in range(LANES)]
-            masks = [ir.Constant(ir.VectorType(I32, LANES), mask) for mask in (low, high)]
-            for i in range(LANES):
-                if not i & size:
-                    a, b = rows[i], rows[i + size]
-                    rows[i], rows[i + size] = (builder.shuffle_vector(a, b, mask) for mask in masks)
-        for i in range(LANES):
-            builder.store(rows[i], row(target, target_stride, i)).align = 4
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 4), codegen

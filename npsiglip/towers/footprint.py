@@ -12,17 +12,16 @@ the compiled kernels. docs/benchmarks.md has what was measured of all of it.
 from __future__ import annotations
 
 from npsiglip.config import SigLIPConfig
-from npsiglip.formats.quantized import COLUMNS, stored_layers
+from npsiglip.element_types import ELEMENT_TYPES, LANES, STEP_SIZE
+from npsiglip.formats.quantized import stored_layers
 from npsiglip.params import param_shapes
-
-PER_LANE = {"float32": 1, "bfloat16": 2, "int8": 4}  # numbers in four bytes
 
 
 def packed_bytes(config: SigLIPConfig, dtype: str) -> int:
     """The size of all packed weights of a model that computes in `dtype`: "float32", "bfloat16" or "int8"."""
     total = 0
     for layer, (k, n) in stored_layers(param_shapes(config)).items():
-        own = dtype if dtype != "int8" or ".blocks." in layer else "bfloat16"
-        total += 4 * COLUMNS * -(-n // COLUMNS) * -(-k // PER_LANE[own])
-        total += 8 * n if own == "int8" else 0
+        own = ELEMENT_TYPES[dtype if ".blocks." in layer else ELEMENT_TYPES[dtype].outer]
+        total += STEP_SIZE * LANES * -(-n // LANES) * own.steps(k)
+        total += 8 * n if own.scaled else 0
     return total

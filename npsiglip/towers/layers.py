@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import GELU_ERF, GELU_TANH
+from npsiglip.element_types import ELEMENT_TYPES
 from npsiglip.errors import InputError
 from npsiglip.kernels import gemm, layer_norm, pack, quantize
 from npsiglip.params import Params, release
@@ -31,7 +32,6 @@ from npsiglip.trace import Forget, widen
 Array = NDArray[np.float32]
 Lanes = NDArray[np.uint32]
 
-DTYPES = ("float32", "bfloat16", "int8")
 NO_RESIDUAL: Array = np.empty((0, 0), np.float32)
 ACTIVATIONS = {GELU_TANH: gemm.GELU_TANH, GELU_ERF: gemm.GELU_ERF}  # a configuration's name -> the kernel's number
 Order = Callable[[NDArray[np.floating]], NDArray[np.floating]]
@@ -45,7 +45,7 @@ def as_stored(w: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def padded(k: int, dtype: str) -> int:
     """How long a row of `k` numbers is in whole steps (`npsiglip.kernels.pack`)."""
-    return pack.steps(k, dtype) * pack.PER_STEP[dtype]
+    return ELEMENT_TYPES[dtype].padded(k)
 
 
 def _read_only(a: NDArray[Any]) -> NDArray[Any]:
@@ -163,9 +163,11 @@ class Matrix:
 class Packed(NamedTuple):
     """The weights of linear layers beside each other as `npsiglip.kernels.gemm` reads them.
 
-    `panels` uint32 [ceil(N / 16), steps, 16], read-only; for int8 `scale` [N] and `total` [N], else empty.
+    `dtype` is the element type that `panels` hold, uint32 [ceil(N / 16), steps, 16], read-only; for int8 `scale` [N]
+    and `total` [N], else empty.
     """
 
+    dtype: str
     panels: Lanes
     scale: Array
     total: NDArray[np.int32]
@@ -216,7 +218,7 @@ class Packer:
             first = end
         # files that were read for this are not read again soon
         release(self.params, self.names)
-        return Packed(_read_only(panels), scale, total)
+        return Packed(self.dtype, _read_only(panels), scale, total)
 
     def _lanes(self, weight: NDArray[np.floating], scale: Array, total: NDArray[np.int32]) -> Lanes:
         """What each column holds in its element type, [N, steps], of a layer's weights [N, K].
@@ -232,7 +234,7 @@ class Packer:
         w = np.ascontiguousarray(weight, np.float32)
         if self.dtype == "float32":
             return w.view(np.uint32)
-        lanes = self.room.lend("lanes", n * width // pack.PER_STEP[self.dtype])
+        lanes = self.room.lend("lanes", n * width // ELEMENT_TYPES[self.dtype].per_step)
         if self.dtype == "bfloat16":
             pack.to_bf16(_read_only(w), lanes.view(np.uint16)[: n * width].reshape(n, width))
         else:
@@ -282,12 +284,12 @@ class Linear:
             trace: for x w + b, under the layer's name, before activation and residual.
             residual: [M, N]; or fewer rows, which are repeated; or none.
         """
-        panels, scale, total = self.packed(keep=False)
+        dtype, panels, scale, total = self.packed(keep=False)
         # what the product makes is the tap, unless something follows in the same kernel, which then writes both
         activation = self.activation
         fused = activation != gemm.NO_ACTIVATION or residual.size > 0
         before = trace.room(self.name, out.shape) if fused else NO_RESIDUAL
-        gemm.linear(x.values, panels, (*x.scales, scale, total), self.b, activation, residual, before, out)
+        gemm.linear(x.values, panels, dtype, (*x.scales, scale, total), self.b, activation, residual, before, out)
         if not fused:
             trace[self.name] = out
         return out
@@ -324,7 +326,7 @@ class Layers:
 
     def __init__(self, params: Params, dtype: str) -> None:
         self.params, self.dtype = params, dtype
-        self.outer = "bfloat16" if dtype == "int8" else dtype
+        self.outer = ELEMENT_TYPES[dtype].outer
         self.linears: dict[str, Linear] = {}
         self._room = Room()
 
@@ -355,7 +357,7 @@ class Layers:
             lanes = _read_only(panels.reshape(*panels.shape[:2], -1).view(np.uint32))
             empty = np.empty(0)
             scale, total = (self.params.get(f"{stored}.{what}", empty) for what in ("scale", "total"))
-            weights: Packed | Packer = Packed(lanes, np.array(scale, np.float32), np.array(total, np.int32))
+            weights: Packed | Packer = Packed(dtype, lanes, np.array(scale, np.float32), np.array(total, np.int32))
             b = self.array(f"{stored}.b")
         else:
             names = [f"{name}.{part}" for part in parts] or [name]

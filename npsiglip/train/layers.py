@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.element_types import BFLOAT16, FLOAT32
 from npsiglip.kernels import gemm, layer_norm, layer_norm_gradient, pack, sums
-from npsiglip.kernels.tile import ROWS
+from npsiglip.kernels.steps import ROWS
 
 Array = NDArray[np.float32]
 Values = Mapping[str, Array]
 NOTHING: Array = np.empty((0, 0), np.float32)
-KINDS: dict[str, type] = {"float32": np.float32, "bfloat16": np.uint16}
+KINDS: dict[str, type] = {kind.name: kind.memory for kind in (FLOAT32, BFLOAT16)}
 
 
 def with_slack(shape: tuple[int, ...], kind: type = np.float32) -> NDArray[Any]:
@@ -122,7 +123,7 @@ class TrainedLinear:
         out: NDArray[Any], transposed: bool = False,
     ) -> NDArray[Any]:  # fmt: skip
         """`gemm.linear` of x [M, K] and packed weights, into `out` [M, N]; or of x^T, with `transposed`."""
-        gemm.linear(x, panels, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
+        gemm.linear(x, panels, self.dtype, gemm.NO_SCALES, b, activation, residual, before, out, transposed)
         return out
 
     def forward(self, x: NDArray[Any], out: Array, residual: Array = NOTHING) -> Array:

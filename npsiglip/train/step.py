@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.config import GELU_TANH, SigLIPConfig
+from npsiglip.element_types import LANES
 from npsiglip.errors import InputError
 from npsiglip.kernels.jit import computing
-from npsiglip.kernels.vector import LANES
 from npsiglip.loss import sigmoid_loss
 from npsiglip.params import param_shapes
 from npsiglip.train.flat import Flat

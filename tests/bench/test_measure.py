@@ -21,8 +21,8 @@ from npsiglip.bench.measure import AGREEMENT, PAUSE, WARMUP, Bench
 from npsiglip.bench.peers import Engine
 from npsiglip.bench.process import Worker, WorkerError
 from npsiglip.bench.report import header
+from npsiglip.element_types import DTYPES
 from npsiglip.errors import InputError, NpsiglipError
-from npsiglip.towers.layers import DTYPES
 from tests.helpers.bench_worker import script
 from tests.helpers.golden_data import TINY
 

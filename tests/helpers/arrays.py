@@ -1,15 +1,18 @@
-"""Arrays for tests of kernels: guarded on both sides, in the layouts that kernels read, and sums in a known order."""
+"""Arrays for tests of kernels: guarded on both sides, in the layouts that kernels read; sums in a known order."""
 
 import ml_dtypes
 import numpy as np
 
-from npsiglip.kernels import gemm, pack
-from npsiglip.kernels.vector import LANES
+from npsiglip.element_types import ELEMENT_TYPES, LANES
+from npsiglip.kernels import pack
+from npsiglip.kernels.jit import thread_count
+from npsiglip.reference import backward
 from npsiglip.trace import widen
 
 UNIT = 2.0**-24  # the largest relative error of rounding to float32
+UNIT_F64 = 2.0**-53  # and to float64
 UNIT_BF16 = 2.0**-8  # and to bfloat16, which has 8 significant bits
-STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.uint8}  # element type -> dtype of x in a product
+STORED = {name: kind.memory for name, kind in ELEMENT_TYPES.items()}  # dtype of x in a product
 
 NONE = np.empty((0, 0), np.float32)
 NO_MASK = np.empty((0, 0), np.uint8)
@@ -56,12 +59,12 @@ def guarded(*shape, dtype=np.float32):
 
 def whole_steps(x, dtype):
     """The columns of x rounded up to whole steps, with zeros."""
-    return np.pad(x, ((0, 0), (0, -x.shape[1] % pack.PER_STEP[dtype])))
+    return np.pad(x, ((0, 0), (0, -x.shape[1] % ELEMENT_TYPES[dtype].per_step)))
 
 
 def panels_of(w, dtype):
     """w [K, N], float32, bits of bfloat16 or int8, in the layout that pack.py describes."""
-    per, (k, n) = pack.PER_STEP[dtype], w.shape
+    per, (k, n) = ELEMENT_TYPES[dtype].per_step, w.shape
     shape = pack.panels_shape(k, n, dtype)
     padded = np.zeros((shape[1] * per, shape[0] * LANES), w.dtype)
     padded[:k, :n] = w
@@ -88,7 +91,7 @@ def in_chains(x, w, dtype, chain=None):
 
     In chains of so many steps, of those of a linear layer if it is not said.
     """
-    per, chain = pack.PER_STEP[dtype], chain or gemm.CHAINS[dtype]
+    per, chain = ELEMENT_TYPES[dtype].per_step, chain or ELEMENT_TYPES[dtype].chain
     x, w = whole_steps(x, dtype), whole_steps(w.T, dtype).T
     total = np.zeros((len(x), w.shape[1]), np.float32)
     for start in range(0, len(w), chain * per):
@@ -106,7 +109,7 @@ def chain_bound(k, dtype="float32"):
     A chain of n fused multiply-adds has a random error of about 2^-25 sqrt(n / 3) of the result (docs/numerics.md).
     Products of bfloat16 are exact in float32, so the same holds for them.
     """
-    chain = pack.PER_STEP[dtype] * gemm.CHAINS[dtype]
+    chain = ELEMENT_TYPES[dtype].per_step * ELEMENT_TYPES[dtype].chain
     return 4 * UNIT * (1 + np.sqrt(min(k, chain) / 3) + np.sqrt(k / chain))
 
 
@@ -114,3 +117,46 @@ def close(value, expected, rtol=1e-12, atol=0.0):
     """Whether all elements agree, relative to the largest expected one."""
     scale = np.abs(expected).max() if np.size(expected) else 0.0
     np.testing.assert_allclose(value, expected, rtol=0, atol=rtol * scale + atol)
+
+
+def wide(*arrays):
+    """Float64 copies."""
+    return [a.astype(np.float64) for a in arrays]
+
+
+def with_nan_behind(x, size):
+    """A copy of x, and NaN behind it."""
+    whole = np.full(x.size + size, np.nan, np.float32)
+    whole[: x.size] = x.reshape(-1)
+    return whole[: x.size].reshape(x.shape)
+
+
+def on_threads(run):
+    """What `run` returns, which must be the same bits on one thread and on two."""
+    results = []
+    for threads in (1, 2):
+        with thread_count(threads):
+            results.append(run())
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+    return results[0]
+
+
+def in_pairs(x):
+    """x [M, K] of bfloat16 as lanes [ceil(M / 2), K] of two rows."""
+    rows = np.pad(x, ((0, -len(x) % 2), (0, 0)))
+    return rows[::2] | (rows[1::2].astype(np.uint32) << 16)
+
+
+def attention_gradients(q, k, v, probs, d_mix, num_heads):
+    """The reference's gradients of q, k and v [N, L, D]: its `attention` with linear layers that do nothing.
+
+    Keys and values are the two halves of one input, so that their gradients come apart.
+    """
+    width = q.shape[-1]
+    one, zero = np.eye(width), np.zeros((width, width))
+    params = {"out.w": one, "q.w": one, "k.w": np.concatenate([one, zero]), "v.w": np.concatenate([zero, one])}
+    trace = {"q": q, "k": k, "v": v, "probs": probs, "mix": np.zeros_like(d_mix)}
+    params, trace = ({f"a.{name}": value for name, value in of.items()} for of in (params, trace))
+    d_q, d_kv = backward.attention(params, "a", q, np.concatenate([k, v], -1), num_heads, trace, d_mix, {})
+    return d_q, d_kv[..., :width], d_kv[..., width:]

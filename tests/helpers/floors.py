@@ -30,7 +30,10 @@ GRAPH = {name: imports_of(path) for name, path in MODULES.items() if name != "np
 # The floors of the house, from the ground up. A room is a folder, or some modules beside `npsiglip/__init__.py` that
 # belong together; it imports from itself and from lower floors, never from a room beside it.
 FLOORS = (
-    {"ground": "errors interrupts lazy json_files atomic folder_names finite metrics trace", "reference": "reference/"},
+    {
+        "ground": "errors interrupts lazy json_files atomic folder_names finite metrics trace element_types",
+        "reference": "reference/",
+    },
     {"kernels": "kernels/", "shapes": "config params variants describe", "world": "world/"},
     {"formats": "formats/"},
     {"hub": "hub/", "images": "images/", "texts": "texts/", "towers": "towers/"},

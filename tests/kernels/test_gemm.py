@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from npsiglip.kernels import gemm, pack
+from npsiglip.element_types import LANES
+from npsiglip.kernels import gemm
 from npsiglip.kernels.jit import thread_count
-from npsiglip.kernels.vector import LANES, load, store
-from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh
+from npsiglip.kernels.steps import ROWS
+from npsiglip.kernels.vector import load, store
+from npsiglip.kernels.vector_math import gelu_erf, gelu_tanh, gelu_tanh_gradient
 from npsiglip.metrics import relative_l2
 from npsiglip.reference import model
 from tests.helpers.arrays import (
@@ -24,13 +26,15 @@ from tests.helpers.arrays import (
     chain_bound,
     guarded,
     in_chains,
+    in_pairs,
     normal,
     number,
+    on_threads,
     panels_of,
-    read_only,
     stored,
-    to_bits,
     whole_steps,
+    wide,
+    with_nan_behind,
 )
 
 DTYPES = tuple(STORED)
@@ -95,7 +99,7 @@ class Case:
         x, scales = np.ascontiguousarray(self.x[rows]), self.scales
         if self.dtype == "int8":
             scales = (scales[0][rows].copy(), scales[1][rows].copy(), *scales[2:])
-        gemm.linear(x, self.panels, scales, self.b, int(gelu), residual, before, out)
+        gemm.linear(x, self.panels, self.dtype, scales, self.b, int(gelu), residual, before, out)
         return out
 
 
@@ -189,41 +193,73 @@ def test_int8_at_the_largest_k(q_x, zero, q_w):
     scales = np.ones(2, np.float32), np.full(2, zero, np.int32), np.ones(n, np.float32), w.sum(0, dtype=np.int32)
     out = np.empty((2, n), np.float32)
     x = np.full((2, k), q_x, np.uint8)
-    gemm.linear(x, panels_of(w, "int8"), scales, np.zeros(n, np.float32), gemm.NO_ACTIVATION, NONE, NONE, out)
+    gemm.linear(x, panels_of(w, "int8"), "int8", scales, np.zeros(n, np.float32), gemm.NO_ACTIVATION, NONE, NONE, out)
     np.testing.assert_array_equal(out, np.float32((q_x - zero) * q_w * k))
 
 
-# -- packing ------------------------------------------------------------------------------------------------------
+def test_types_without_a_product_are_refused():
+    """Of both sides: what x is is told by its array, what the weights are must be said."""
+    x, panels, b, out = np.zeros((1, 4), np.uint16), np.zeros((1, 2, 16), np.uint32), normal(0, 16), normal(1, 1, 16)
+    rest = gemm.NO_SCALES, b, gemm.NO_ACTIVATION, NONE, NONE, out
+    with pytest.raises(TypeError, match="no product of bfloat16 x int8 weights; there are those of float32 x"):
+        gemm.linear(x, panels, "int8", *rest)
+    with pytest.raises(TypeError, match=r"float32 \(float32\), uint16 \(bfloat16\), uint8 \(int8\); got float64"):
+        gemm.linear(x.astype(np.float64), panels, "float32", *rest)
 
 
-@settings(max_examples=40)
-@given(st.sampled_from(DTYPES), st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 70), seeds)
-def test_pack_layers_beside_each_other(dtype, widths, k, seed):
-    """Widths that share a panel; nothing is left of what the memory held before, and nothing written beside it."""
-    rng = np.random.default_rng(seed)
-    n = sum(widths)
-    w = rng.integers(0, 256, (n, 4 * pack.steps(k, dtype)), np.uint8).view(STORED[dtype])
-    panels, check = guarded(*pack.panels_shape(k, n, dtype), dtype=np.uint32)
-    first = 0
-    for width in widths:
-        pack.pack(read_only(w[first : first + width].view(np.uint32)), first, panels)
-        first += width
-    check()
-    np.testing.assert_array_equal(panels, panels_of(w.T, dtype))
+# -- for gradients ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
-@given(st.integers(1, 40), st.integers(1, 70), seeds)
-def test_to_bf16(rows, k, seed):
-    """Rounded as ml_dtypes does; odd rows are padded with a zero."""
-    x = normal(seed, rows, k)
-    out, check = guarded(rows, k + k % 2, dtype=np.uint16)
-    pack.to_bf16(x, out)
-    check()
-    np.testing.assert_array_equal(out, np.pad(to_bits(x), ((0, 0), (0, k % 2))))
+@njit
+def apply_gelu_gradient(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, gelu_tanh_gradient(load(x, i)))
 
 
-@pytest.mark.parametrize(("k", "steps"), [(1, (1, 1, 1)), (4, (4, 2, 1)), (5, (5, 3, 2)), (768, (768, 384, 192))])
-def test_steps(k, steps):
-    assert tuple(pack.steps(k, dtype) for dtype in DTYPES) == steps
-    assert pack.panels_shape(k, 33, "int8") == (3, steps[2], 16)
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["float32", "bfloat16"]), st.integers(1, 70), st.one_of(st.integers(1, 200), st.just(1700)),
+    st.integers(1, 110), st.booleans(), seeds,
+)  # fmt: skip
+def test_transposed_product(dtype, m, k, n, adds, seed):
+    """out = residual + x^T w + b in the documented order, whatever is behind x; the residual may be the output."""
+    x, w = (stored(normal(s, *shape), STORED[dtype]) for s, shape in ((seed, (k, m)), (seed + 1, (k, n))))
+    b, residual = normal(seed + 2, n), normal(seed + 3, m, n)
+    expected = in_chains(number(x.T), number(w), dtype) + b
+    lanes = with_nan_behind((x if dtype == "float32" else in_pairs(x)).view(np.float32), ROWS).view(x.dtype)
+
+    def run():
+        out, check = guarded(m, n)
+        out[:] = residual
+        gemm.linear(
+            lanes, panels_of(w, dtype), dtype, gemm.NO_SCALES, b, gemm.NO_ACTIVATION, out if adds else NONE, NONE, out,
+            transposed=True,
+        )  # fmt: skip
+        check()
+        return (out,)
+
+    (out,) = on_threads(run)
+    np.testing.assert_array_equal(out, residual + expected if adds else expected)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 70), st.integers(1, 200), st.integers(1, 110), st.booleans(), seeds)
+def test_product_behind_gelu(m, k, n, adds, seed):
+    """out = residual + (x w + b) gelu'(before); before is read only."""
+    x, w, b, residual = normal(seed, m, k), normal(seed + 1, k, n), normal(seed + 2, n), normal(seed + 3, m, n)
+    before = 2 * normal(seed + 4, m, n)
+    expected = (in_chains(*wide(x, w), "float32") + b) * gelu(before, apply_gelu_gradient)
+    copy = before.copy()
+
+    def run():
+        out, check = guarded(m, n)
+        gemm.linear(
+            x, panels_of(w, "float32"), "float32", gemm.NO_SCALES, b, gemm.GELU_TANH_GRADIENT,
+            residual if adds else NONE, before, out,
+        )  # fmt: skip
+        check()
+        return (out,)
+
+    (out,) = on_threads(run)
+    np.testing.assert_array_equal(out, residual + expected if adds else expected)
+    np.testing.assert_array_equal(before, copy)

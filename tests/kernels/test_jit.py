@@ -10,8 +10,8 @@ import llvmlite.binding
 import numpy as np
 import pytest
 
+from npsiglip.element_types import DTYPES
 from npsiglip.kernels import jit
-from npsiglip.towers.layers import DTYPES
 from tests.helpers.golden_data import ROOT
 
 RUN_A_KERNEL = """
@@ -65,7 +65,10 @@ def test_changed_source_of_any_kernel_file_is_compiled_anew(tmp_path):
     with (package / "kernels" / "vector.py").open("a") as file:
         file.write("\n# changed\n")
     assert run(RUN_A_KERNEL, package_root=package.parent, NUMBA_CACHE_DIR=cache)[0] == "compiled"
-    assert len(list((tmp_path / "cache" / "npsiglip").iterdir())) == 2
+    with (package / "element_types.py").open("a") as file:  # whose numbers kernels are compiled with
+        file.write("\n# changed\n")
+    assert run(RUN_A_KERNEL, package_root=package.parent, NUMBA_CACHE_DIR=cache)[0] == "compiled"
+    assert len(list((tmp_path / "cache" / "npsiglip").iterdir())) == 3
 
 
 def test_other_users_of_numba_keep_their_settings(tmp_path):
@@ -138,7 +141,7 @@ RESULTS = """
     sys.path.insert(0, ".")
     import numpy as np
     from tests.helpers.arrays import NO_MASK, NO_PROBS, NONE, normal, panels_of, read_only, stored, to_bits, whole_steps
-    from npsiglip.kernels import attention, gemm, pack, quantize, tile
+    from npsiglip.kernels import attention, gemm, pack, quantize, steps
 
     def keep(name, *arrays):
         print(name, flush=True)
@@ -147,7 +150,7 @@ RESULTS = """
     def linear(dtype, x, w, scales=gemm.NO_SCALES):
         out = np.empty((len(x), w.shape[1]), np.float32)
         x, panels, b = whole_steps(x, dtype), panels_of(w, dtype), normal(9, w.shape[1])
-        gemm.linear(x, panels, scales, b, gemm.GELU_TANH, NONE, NONE, out)
+        gemm.linear(x, panels, dtype, scales, b, gemm.GELU_TANH, NONE, NONE, out)
         keep(f"linear in {dtype}", out)
 
     def attend(dtype, name):
@@ -156,7 +159,7 @@ RESULTS = """
         keep(f"attention in {name}", out)
 
     x, w = normal(0, 19, 333), normal(1, 333, 35)
-    keep("tile", *np.array([tile.ROWS, tile.UNITS]))
+    keep("tile", *np.array([steps.ROWS, steps.UNITS]))
     q, scale, zero = np.empty(x.shape, np.uint8), np.empty(19, np.float32), np.empty(19, np.int32)
     quantize.quantize_rows(x, q, scale, zero)
     q_w, scale_w, total = np.empty((35, 333), np.uint8), np.empty(35, np.float32), np.empty(35, np.int32)

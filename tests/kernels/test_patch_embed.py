@@ -1,15 +1,19 @@
-"""The order of a patch's numbers, by index, for the sizes that released models have: three places must agree.
-
-Small sizes drawn at random are in kernels/test_kernels.py and towers/test_layers.py.
+"""The order of a patch's numbers: of small sizes drawn at random, as the reference has them; and by index, for the
+sizes that released models have, where three places must agree. More small sizes are in towers/test_layers.py.
 """
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from npsiglip.kernels import patch_embed
 from npsiglip.reference import model
 from npsiglip.towers.image import by_channel
 from npsiglip.towers.layers import Layers
+from tests.helpers.arrays import guarded, normal
+
+seeds = st.integers(0, 2**32 - 1)
 
 sizes = pytest.mark.parametrize("size", [14, 16, 32])
 
@@ -49,3 +53,15 @@ def test_the_references_patches(size):
         pixels[0, channel, row, column] for row in range(size) for column in range(size) for channel in range(3)
     ]
     np.testing.assert_array_equal(model.extract_patches(pixels, size)[0, 0], expected)
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 8), st.integers(1, 3), seeds)
+def test_patches_by_channel(n, patch_size, rest, grid, seed):
+    """The reference's patches, (channel, row, column) instead of (row, column, channel)."""
+    side = patch_size * grid + min(rest, patch_size - 1)
+    pixels = normal(seed, n, 3, side, side)
+    out, check = guarded(n * grid * grid, patch_size * patch_size * 3)
+    patch_embed.patches_by_channel(pixels, patch_size, out)
+    check()
+    expected = model.extract_patches(pixels, patch_size).reshape(-1, patch_size, patch_size, 3)
+    np.testing.assert_array_equal(out, expected.transpose(0, 3, 1, 2).reshape(out.shape))

@@ -1,4 +1,7 @@
-"""Settings from outside: one error that names the setting, whatever it is; and no more threads than CPUs."""
+"""Settings from outside: one error that names the setting, whatever it is; and no more threads than CPUs.
+
+Covers kernels/cpus.py as well.
+"""
 
 import os
 import subprocess

@@ -2,6 +2,7 @@
 
 Whole numbers small enough that every sum is exact show which numbers it multiplies and where the result goes. Random
 numbers show in which order it adds them up: the bits must be those of the order that tile.py documents.
+Covers kernels/steps.py as well.
 """
 
 import os
@@ -14,15 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from npsiglip.kernels import pack, quantize, tile
-from npsiglip.kernels.vector import LANES
+from npsiglip.element_types import ELEMENT_TYPES, LANES
+from npsiglip.kernels import quantize, tile
+from npsiglip.kernels.steps import KINDS as STEPS
+from npsiglip.kernels.steps import UNITS
 from tests.helpers.arrays import fma32, guarded, in_chains, number, stored, to_bits
 from tests.helpers.golden_data import ROOT
 
 A_DTYPE = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.uint8, "float64": np.float64}
 PANEL_DTYPE = A_DTYPE | {"int8": np.int8}
 SUM_DTYPE = {"float32": np.float32, "bfloat16": np.float32, "int8": np.int32, "float64": np.float64}
-PER_STEP = pack.PER_STEP | {"float64": 1}
+PER_STEP = {name: kind.per_step for name, kind in ELEMENT_TYPES.items()} | {"float64": 1}
 KINDS = [(kind, False) for kind in A_DTYPE] + [("float32", True), ("bfloat16", True)]
 
 few = settings(max_examples=40)
@@ -43,7 +46,7 @@ def lanes_of_a(a, kind, transposed, spare):
     per = PER_STEP[kind]
     lanes = a.reshape(len(a), -1, per)
     if transposed:  # whole tiles are read
-        lanes = np.pad(lanes.transpose(1, 0, 2), ((0, 0), (0, tile.KINDS[kind].rows + spare), (0, 0)))
+        lanes = np.pad(lanes.transpose(1, 0, 2), ((0, 0), (0, STEPS[kind].rows + spare), (0, 0)))
     else:
         lanes = np.pad(lanes, ((0, 0), (0, spare), (0, 0)))
     lanes = np.ascontiguousarray(lanes)
@@ -58,7 +61,7 @@ def panels_of_units(b, kind):
 
 def product(a, b, kind, transposed=False, chain=64, fresh=True, spare=0, out=None, ahead=(0, 0)):
     """What `add_product` leaves [rows, 16 * units]; only that is written, and what fills the last tile below it."""
-    rows, most, columns = len(a), tile.KINDS[kind].rows, b.shape[1]
+    rows, most, columns = len(a), STEPS[kind].rows, b.shape[1]
     height = -(-rows // most) * most
     whole, check = guarded(height, columns + spare, dtype=SUM_DTYPE[kind])
     beside = whole[:, columns:].copy()
@@ -84,7 +87,7 @@ def of_type(x, dtype):
 def test_exact_on_small_whole_numbers(kind, transposed):
     @few
     @given(
-        st.integers(1, 20), st.integers(1, tile.KINDS[kind].units), st.integers(1, 40), st.integers(1, 40),
+        st.integers(1, 20), st.integers(1, STEPS[kind].units), st.integers(1, 40), st.integers(1, 40),
         st.booleans(), st.integers(0, 20), seeds,
     )  # fmt: skip
     def check(rows, units, steps, chain, fresh, spare, seed):
@@ -99,10 +102,10 @@ def test_exact_on_small_whole_numbers(kind, transposed):
     check()
 
 
-@pytest.mark.parametrize(("kind", "transposed"), [k for k in KINDS if k[0] in pack.PER_STEP and k[0] != "int8"])
+@pytest.mark.parametrize(("kind", "transposed"), [k for k in KINDS if k[0] in ELEMENT_TYPES and k[0] != "int8"])
 def test_order_of_the_sum_is_the_documented_one(kind, transposed):
     @few
-    @given(st.integers(1, 20), st.integers(1, tile.UNITS), st.integers(1, 90), st.integers(1, 100), seeds)
+    @given(st.integers(1, 20), st.integers(1, UNITS), st.integers(1, 90), st.integers(1, 100), seeds)
     def check(rows, units, steps, chain, seed):
         rng, dtype = np.random.default_rng(seed), A_DTYPE[kind]
         k = steps * PER_STEP[kind]
@@ -134,8 +137,8 @@ def test_float64(rows, k, chain, seed):
 @pytest.mark.parametrize(("kind", "transposed"), KINDS)
 def test_a_row_has_the_same_bits_in_a_tile_of_any_height(kind, transposed):
     rng = np.random.default_rng(0)
-    most = tile.KINDS[kind].rows
-    a, b = rng.standard_normal((2 * most + 1, 160)), rng.standard_normal((160, LANES * tile.KINDS[kind].units))
+    most = STEPS[kind].rows
+    a, b = rng.standard_normal((2 * most + 1, 160)), rng.standard_normal((160, LANES * STEPS[kind].units))
     if kind == "int8":
         a, b = 50 * np.abs(a), 30 * b
     a, b = of_type(a, A_DTYPE[kind]), of_type(b, PANEL_DTYPE[kind])
@@ -168,7 +171,7 @@ def test_int8_takes_every_byte():
 def test_prefetch_changes_nothing(kind):
     """Nor is it an access: the address need not be anybody's memory."""
     rng = np.random.default_rng(1)
-    a, b = rng.integers(0, 100, (21, 400)), rng.integers(-100, 100, (400, LANES * tile.KINDS[kind].units))
+    a, b = rng.integers(0, 100, (21, 400)), rng.integers(-100, 100, (400, LANES * STEPS[kind].units))
     a, b = of_type(a, A_DTYPE[kind]), of_type(b, PANEL_DTYPE[kind])
     expected = product(a, b, kind)
     other = np.full(1 << 16, 7, np.uint8)

@@ -1,4 +1,7 @@
-"""The vector operations that kernels are written in, against NumPy; vectors exist inside compiled code only."""
+"""The vector operations that kernels are written in, against NumPy; vectors exist inside compiled code only.
+
+Covers kernels/llvm.py as well.
+"""
 
 import os
 import platform
@@ -12,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels import vector
-from npsiglip.kernels.vector import LANES, load, load_n, store, store_n
+from npsiglip.kernels.vector import load, load_n, store, store_n
 from tests.helpers.arrays import guarded, normal, to_bits
 from tests.helpers.golden_data import ROOT
 
@@ -357,20 +361,3 @@ def test_first_lanes(n):
     x, out = normal(n, LANES), np.empty(LANES, np.float32)
     some(x, n, np.float32(-2), out)
     np.testing.assert_array_equal(out, np.where(np.arange(LANES) < n, x, -2))
-
-
-@njit
-def turned(source, source_row, target, target_row):
-    vector.transpose_block(source.ctypes.data, 4 * source_row, target.ctypes.data, 4 * target_row)
-
-
-@few
-@given(st.integers(LANES, 40), st.integers(LANES, 40), seeds)
-def test_transpose_block(source_row, target_row, seed):
-    source = np.random.default_rng(seed).integers(0, 2**32, (LANES, source_row), np.uint32)
-    target, check = guarded(LANES * target_row, dtype=np.uint32)
-    expected = target.copy().reshape(LANES, target_row)
-    expected[:, :LANES] = source[:, :LANES].T
-    turned(source, source_row, target, target_row)
-    check()
-    np.testing.assert_array_equal(target.reshape(LANES, -1), expected)

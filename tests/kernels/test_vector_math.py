@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numba import njit
 
+from npsiglip.element_types import LANES
 from npsiglip.kernels import vector_math
-from npsiglip.kernels.vector import LANES, load, store, to_f64
+from npsiglip.kernels.vector import load, store, to_f64
 from npsiglip.metrics import max_ulp, relative_l2
-from npsiglip.reference import loss, model
+from npsiglip.reference import backward, loss, model
+from tests.helpers.arrays import UNIT
 
 # The derivation is in docs/numerics.md; benchmarks/exp_ulp.py measures all float32 inputs.
 EXP_F32_ULP = 1.04
@@ -180,3 +182,52 @@ def test_widening_is_exact(value):
     out = np.empty(LANES)
     apply_widen(x, out)
     np.testing.assert_array_equal(out, x.astype(np.float64))
+
+
+# -- the derivative of GELU -------------------------------------------------------------------------------------------
+
+# Measured over a million of floats: 4.4 u, near x = 1.37 where s, x, slope and the sum are rounded after each other
+# and the derivative is 1.13.
+GELU_GRADIENT = 6 * UNIT
+
+
+@njit
+def apply_gelu_gradient(x, out):
+    for i in range(0, x.size, LANES):
+        store(out, i, vector_math.gelu_tanh_gradient(load(x, i)))
+
+
+def gelu_gradient(x):
+    """gelu' as the kernels compute it."""
+    padded = np.resize(x.reshape(-1), -(-x.size // LANES) * LANES)
+    out = np.full_like(padded, np.nan)
+    apply_gelu_gradient(padded, out)
+    return out[: x.size].reshape(x.shape)
+
+
+def test_gelu_gradient_over_all_floats():
+    """A dense grid where it bends, and bits at random: every exponent, subnormal numbers, 1e38."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 1 << 18, np.uint32).view(np.float32)
+    x = np.concatenate([np.linspace(-20, 20, 1 << 18), np.linspace(-1e-3, 1e-3, 1 << 12), bits[np.isfinite(bits)]])
+    x = x.astype(np.float32)
+    error = np.abs(gelu_gradient(x) - backward.gelu_tanh(x.astype(np.float64), 1.0))
+    assert error.max() <= GELU_GRADIENT
+
+
+def test_gelu_gradient_of_special_values():
+    tiny, huge = np.float32(1e-45), np.finfo(np.float32).max
+    x = np.array([0.0, -0.0, tiny, -tiny, 16.0, huge, np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(gelu_gradient(x), np.array([0.5, 0.5, 0.5, 0.5, 1, 1, 1, np.nan], np.float32))
+    assert np.all(np.abs(gelu_gradient(np.array([-10.5, -1e13, -1e20, -huge, -np.inf], np.float32))) < 1e-35)
+
+
+def test_gelu_gradient_keeps_the_digits_that_one_minus_s_loses():
+    """Where s is near 1, x 2 u' makes much of the error of s - s^2. Measured 0.9 u, and 13 u for the naive form."""
+    x = np.linspace(3.0, 5.0, 1 << 12).astype(np.float32)
+    truth = backward.gelu_tanh(x.astype(np.float64), 1.0)
+    one, root, cubic, three = (np.float32(c) for c in (1, np.sqrt(8 / np.pi), 0.044715, 3))
+    s = one / (one + np.exp(-root * (x + cubic * x * x * x)))
+    naive = s + x * (s - s * s) * root * (one + three * cubic * x * x)
+    assert naive.dtype == np.float32
+    assert relative_l2(gelu_gradient(x), truth) < 1.3 * UNIT
+    assert relative_l2(gelu_gradient(x), truth) < 0.2 * relative_l2(naive, truth)

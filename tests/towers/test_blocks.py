@@ -5,9 +5,9 @@ import pytest
 
 from npsiglip import SigLIP, reference
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
-from npsiglip.towers.layers import DTYPES
 from npsiglip.train.step import Gradients
 from tests.helpers.train_steps import data, flat_params
 

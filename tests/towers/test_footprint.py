@@ -4,9 +4,9 @@ import pytest
 
 from npsiglip import SigLIP
 from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.params import random_params
 from npsiglip.towers.footprint import packed_bytes
-from npsiglip.towers.layers import DTYPES
 
 IMAGE = ImageConfig(width=20, depth=2, num_heads=4, mlp_dim=33, image_size=23, patch_size=5)
 TEXT = TextConfig(width=18, depth=1, num_heads=2, mlp_dim=30, seq_len=9, vocab_size=50, projection_dim=20)
@@ -27,5 +27,6 @@ def test_packed_bytes(config, dtype):
     model = SigLIP(config, random_params(config, 0), dtype=dtype)
     parts = [part for part in (model._image, model._text, model._classifier) if part]
     linears = [linear for part in parts for linear in part.linears.values()]
-    found = sum(array.nbytes for linear in linears for array in linear.packed(keep=True))
+    packed = [linear.packed(keep=True) for linear in linears]
+    found = sum(array.nbytes for each in packed for array in (each.panels, each.scale, each.total))
     assert packed_bytes(config, dtype) == found

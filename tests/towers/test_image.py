@@ -11,11 +11,11 @@ from safetensors.numpy import load_file
 
 from npsiglip import Checkpoint, SigLIP, reference, save_folder
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params
 from npsiglip.reference import interpolate_antialias, interpolate_bicubic
 from npsiglip.towers import image as image_tower
-from npsiglip.towers.layers import DTYPES
 from npsiglip.train.layers import Scratch
 from npsiglip.train.towers import Common, TrainedImageTower
 from tests.helpers.train_steps import filled, flat_params

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npsiglip.element_types import DTYPES
 from npsiglip.kernels import gemm, layer_norm, pack, patch_embed, quantize
 from npsiglip.metrics import relative_l2
 from npsiglip.params import StoredParams
 from npsiglip.reference import model
 from npsiglip.towers.image import by_channel
-from npsiglip.towers.layers import DTYPES, NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
+from npsiglip.towers.layers import NO_RESIDUAL, LayerNorm, Layers, Matrix, Packer, Room, padded
 from npsiglip.trace import FORGET, Trace, widen
 from tests.helpers.arrays import STORED, UNIT, UNIT_BF16, normal, panels_of, read_only, to_bits
 
@@ -125,7 +126,7 @@ def test_packing(dtype, stored):
         params = {f"{letter}.w": weight for letter, weight in zip(letters, weights, strict=True)}
         packer = Packer(params, list(params), dtype, Room())
         for keep in (False, True):
-            panels, scale, total = packer(keep)
+            _, panels, scale, total = packer(keep)
             assert panels.shape == pack.panels_shape(k, sum(widths), dtype)
             assert not panels.flags.writeable
             np.testing.assert_array_equal(panels, panels_of(as_dtype(w.T, dtype).T, dtype))
@@ -321,7 +322,7 @@ def test_stored_panels_give_the_bits_of_packed_weights(dtype):
     """What a quantised checkpoint stores, under the name of all parts, in place of the weights."""
     p, x = params(20, 33, 7), filled(normal(50, 11, 37), dtype)
     layer = Layers(p, dtype).linear("attn", dtype, ("q", "k", "v"))
-    panels, scale, total = layer.packed(keep=True)
+    _, panels, scale, total = layer.packed(keep=True)
     element = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}[dtype]
     stored = {"attn.qkv.panels": panels.view(element).reshape(*panels.shape, -1), "attn.qkv.b": layer.b}
     if dtype == "int8":

@@ -5,11 +5,11 @@ import pytest
 
 from npsiglip import reference
 from npsiglip.config import SigLIPConfig, TextConfig
+from npsiglip.element_types import DTYPES
 from npsiglip.kernels.jit import computing
 from npsiglip.metrics import relative_l2
 from npsiglip.params import cast, random_params, text_shapes
 from npsiglip.towers.blocks import RECENT_SHAPES
-from npsiglip.towers.layers import DTYPES
 from npsiglip.towers.text import TextTower
 from npsiglip.trace import FORGET, Trace
 

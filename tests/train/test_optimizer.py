@@ -1,4 +1,7 @@
-"""AdamW's step against a plain one in float64, its norm, its clipping, and that threads change nothing."""
+"""AdamW's step against a plain one in float64, its norm, its clipping, and that threads change nothing.
+
+Covers kernels/adamw.py as well.
+"""
 
 import numpy as np
 import pytest

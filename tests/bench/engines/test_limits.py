@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from npsiglip.bench.engines import limits
+from npsiglip.element_types import DTYPES, LANES
 from npsiglip.errors import InputError
-from npsiglip.kernels.vector import LANES
-from npsiglip.towers.layers import DTYPES
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
