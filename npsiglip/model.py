@@ -25,15 +25,7 @@ from npsiglip.errors import InputError
 from npsiglip.finite import check_embeds, check_logits
 from npsiglip.formats.told import Told
 from npsiglip.images.files import Decoding
-from npsiglip.inputs import (
-    Images,
-    Inputs,
-    Texts,
-    attention_mask_of,
-    image_inputs,
-    text_batches,
-    token_ids,
-)
+from npsiglip.inputs import Images, Inputs, Texts, attention_mask_of, image_inputs, text_batches, token_ids
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.lazy import Deferred
@@ -368,6 +360,16 @@ class SigLIP:
             output = self._compare(trace["zimg"], trace["ztxt"])
             trace["logits"], trace["probs"] = output.logits_per_image, output.probs
         return trace
+
+    def check(self, images: Images | None = None, texts: Texts | None = None) -> dict[str, Any]:
+        """Results beside those of the float64 reference, tap name -> `npsiglip.verify.checking.Checked`.
+
+        `probs`, `logits`, `zimg`, `ztxt`, `image.pooled` and `text.head`, as far as the inputs go, each with `value`,
+        `truth`, `deviation` and `digits`. Slow, and in as much memory as `trace`: meant for a few images.
+        """
+        from npsiglip.verify.checking import check  # a door for users: nothing here depends on it
+
+        return check(self, images, texts)
 
     def _image_tower(self) -> ImageTower:
         return self._image or self._refuse_tower("image")

@@ -30,10 +30,13 @@ def test_every_module_has_a_room():
     assert {place(name) for name in GRAPH} == set(ROOMS)
 
 
+DOORS = {("npsiglip.model", "npsiglip.verify.checking")}  # a method that hands users what lies above, when it is called
+
+
 @pytest.mark.parametrize("name", sorted(GRAPH))
 def test_imports_run_downward(name):
     floor, room = ROOMS[place(name)]
-    for other in GRAPH[name] - {"npsiglip"}:
+    for other in GRAPH[name] - {"npsiglip"} - {above for below, above in DOORS if below == name}:
         below, its_room = ROOMS[place(other)]
         assert its_room == room or below < floor, f"{name} imports {other}"
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import floor, log10
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from npsiglip.cli.activity import Activity, check_lengths
 from npsiglip.cli.console import UsageError, note, one_line, out, quoted
-from npsiglip.cli.options import ModelOptions, SkipOption, TruncateOption, with_model_options
+from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_model_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.cli.pictures import Skipped, check_images, encode_good
 
 if TYPE_CHECKING:
+    from npsiglip.model import SigLIP
     from npsiglip.zero_shot import Score
 
 
@@ -32,6 +33,34 @@ def percent(score: float) -> str:
     return f"{value:.{min(max(decimals, 1), 6)}f}%"  # float32 has no more than 6 near 100%
 
 
+def _held(score: Mapping[str, Any]) -> str:
+    """What a check found of a score: "   0.99957123456789012 in float64, off by 1.2e-07: 6 digits hold"."""
+    if "float64" not in score:
+        return ""
+    return f"   {score['float64']:.16g} in float64, off by {score['deviation']:.1e}: {score['digits']} digits hold"
+
+
+def _checked(model: SigLIP, paths: list[str], labels: Sequence[str], texts: list[str]) -> list[list[Score]]:
+    """Scores with what they are in float64, how far apart they are, and the digits that hold."""
+    found = model.check(paths, texts)["probs"]
+    rows = []
+    for value, truth, deviation, digits in zip(found.value, found.truth, found.deviation, found.digits, strict=True):
+        order = (-value).argsort(kind="stable")
+        rows.append(
+            [
+                {
+                    "label": labels[i],
+                    "score": float(value[i]),
+                    "float64": float(truth[i]),
+                    "deviation": float(deviation[i]),
+                    "digits": int(digits[i]),
+                }
+                for i in order
+            ]
+        )
+    return rows  # type: ignore[return-value]
+
+
 def _print_scores(image: str, scores: Sequence[Score]) -> None:
     """The image, and below it a line for each label; the decimal points and the labels below each other."""
     from rich.text import Text
@@ -39,7 +68,9 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     lines = [Text(one_line(image), "bold")]
     for score in scores:
         whole, point, digits = percent(score["score"]).partition(".")
-        lines.append(Text.assemble((f"{whole:>5}{point}{digits:<8}", "cyan"), " ", one_line(score["label"])))
+        lines.append(
+            Text.assemble((f"{whole:>5}{point}{digits:<8}", "cyan"), " ", one_line(score["label"]), _held(score))
+        )
     out().print(Text("\n").join(lines))
 
 
@@ -56,6 +87,7 @@ def classify(
     ] = "This is a photo of {}.",
     truncate: TruncateOption = False,
     skip_bad: SkipOption = False,
+    check: CheckOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each image, at once.")] = False,
 ) -> None:
     """Tell which labels fit the images.
@@ -72,6 +104,8 @@ def classify(
             checkpoint = activity.open(options)
     if not labels and (checkpoint is None or checkpoint.config.classifier is None):
         raise UsageError("give labels, one at least, such as -l 'a cat' -l 'a dog'")
+    if check and not labels:
+        raise UsageError("--check compares with labels of your own (-l 'a cat'): a classifier's are not checked")
     texts = fill_template(labels, template) if labels else []
     check_stdout()
     skipped = Skipped(skip_bad)
@@ -86,6 +120,8 @@ def classify(
             ztxt = siglip.encode_text(texts)
 
         def scores_of(paths: list[str]) -> list[list[Score]]:
+            if check:
+                return _checked(siglip, paths, labels, texts)
             if ztxt is None:
                 return siglip.classify(paths)
             return [rank(labels, row) for row in siglip.compare(siglip.encode_image(paths), ztxt).probs]

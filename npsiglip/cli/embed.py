@@ -12,7 +12,7 @@ import typer
 
 from npsiglip.cli.activity import Activity, check_lengths
 from npsiglip.cli.console import note, quoted
-from npsiglip.cli.options import ModelOptions, SkipOption, TruncateOption, with_model_options
+from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_model_options
 from npsiglip.cli.pictures import Kind, Skipped, check_images, encode_good, kind_of
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
@@ -121,6 +121,22 @@ def _encode(
     return sorted(order), embeddings
 
 
+def _check(model: SigLIP, inputs: Sequence[str], used: list[int], texts: frozenset[int], normalize: bool) -> None:
+    """Tell how far each embedding is from what it is in float64."""
+    with deferred():
+        import numpy as np
+
+    for place in used:
+        ends = ("text.head", "ztxt") if place in texts else ("image.pooled", "zimg")
+        given = {"texts": [inputs[place]]} if place in texts else {"images": [inputs[place]]}
+        found = model.check(**given)[ends[normalize]]
+        off = float(np.linalg.norm(found.value - found.truth) / np.linalg.norm(found.truth))
+        held = int(np.median(found.digits))
+        note(
+            f"{quoted(inputs[place])}: off by {off:.1e} of its length from float64; of half its numbers {held} digits hold"
+        )
+
+
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "s")
 
@@ -143,6 +159,7 @@ def embed(
     normalize: Annotated[bool, typer.Option(help="Scale each embedding to unit norm.")] = True,
     truncate: TruncateOption = False,
     skip_bad: SkipOption = False,
+    check: CheckOption = False,
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
@@ -162,6 +179,9 @@ def embed(
     with Activity() as activity:
         siglip = activity.load(options)
         used, embeddings = _encode(activity, siglip, inputs, places, skipped, _Options(normalize, truncate))
+        if check:
+            activity.say("Float64")
+            _check(siglip, inputs, used, frozenset(places[Kind.TEXT]), normalize)
     texts = frozenset(places[Kind.TEXT])
     kinds = [Kind.TEXT if place in texts else Kind.IMAGE for place in used]
     metadata = {"inputs": [inputs[place] for place in used], "kinds": kinds, "normalized": normalize}

@@ -104,6 +104,12 @@ SkipOption = Annotated[
 ]
 
 
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check", help="Compute everything in float64 as well, and show which digits hold. Slow."),
+]
+
+
 class ModelOptions(NamedTuple):
     """Which model, and how it is loaded: see `SigLIP.from_pretrained`."""
 
