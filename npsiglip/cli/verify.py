@@ -123,6 +123,9 @@ def verify(
     junit: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit's XML, too.", show_default=False)
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, too.", show_default=False)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every tap.")] = False,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     published: Annotated[
@@ -161,7 +164,7 @@ def verify(
         raise UsageError("give --golden, or images and labels, not both")
     check_stdout()
     try:
-        report = _verified(trace, images, labels, golden, names, template, run, timeout, options)
+        report = _verified(trace, images, labels, golden, names, template, run, timeout, options, html)
     except NpsiglipError as error:
         note(str(error), "error:", "bold red")
         raise typer.Exit(CANNOT_TELL) from None
@@ -185,6 +188,7 @@ def _verified(
     run: str | None,
     timeout: float,
     options: ModelOptions,
+    html: Path | None,
 ) -> Report:
     with Activity() as activity:
         if run:
@@ -199,4 +203,9 @@ def _verified(
         activity.say("Comparing")
         repeat = _command(trace, golden, images, labels, options)
         settings: Any = truth.processor
-        return compared(tensors, truth, names, options.dtype, settings, truth.tokenizer, repeat)
+        report = compared(tensors, truth, names, options.dtype, settings, truth.tokenizer, repeat)
+        if html:
+            from npsiglip.verify.html import page
+
+            html.write_text(page(report, tensors, truth, names), encoding="utf-8")
+        return report
