@@ -132,9 +132,8 @@ def _check(model: SigLIP, inputs: Sequence[str], used: list[int], texts: frozens
         found = model.check(**given)[ends[normalize]]
         off = float(np.linalg.norm(found.value - found.truth) / np.linalg.norm(found.truth))
         held = int(np.median(found.digits))
-        note(
-            f"{quoted(inputs[place])}: off by {off:.1e} of its length from float64; of half its numbers {held} digits hold"
-        )
+        what = f"off by {off:.1e} of its length from float64; of half its numbers {held} digits hold"
+        note(f"{quoted(inputs[place])}: {what}")
 
 
 def _count(n: int, what: str) -> str:
