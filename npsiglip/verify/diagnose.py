@@ -21,7 +21,7 @@ from npsiglip.verify.replay import Replay, Step, distance, norm
 
 Array = NDArray[Any]
 
-LIMITS = {"float32": 8.0, "bfloat16": 4.0, "float16": 5.0, "int8": 4.0}
+LIMITS = {"float32": 8.0, "bfloat16": 4.0, "float16": 5.0, "int8": 8.0}
 """How many times its noise floor an operation of an honest port may be off: see docs/verify.md for the evidence."""
 
 SUBTLE = tuple(
@@ -155,7 +155,7 @@ class Diagnosis:
             others = (np.asarray(other, np.float64) - nearest for other in step.honest)
             usual = max((float(np.sum(other * pattern)) for other in others), key=abs)
             heard = float(np.sum(error * pattern))
-            noise = norm(error - heard / size**2 * pattern) / np.sqrt(error.size)
+            noise = _noise(error - heard / size**2 * pattern, pattern)
             # in units in which the noise is 1, so that taps can be added up
             scale = noise or 1e-30 * unit
             self._heard.setdefault(mistake.name, []).append(
@@ -180,6 +180,17 @@ class Diagnosis:
             if match.tap not in best or match.residual < best[match.tap].residual:
                 best[match.tap] = match
         return list(best.values())
+
+
+def _noise(rest: Array, pattern: Array) -> float:
+    """The deviation of noise along a pattern: of single numbers, or of rows if these are rounded as one.
+
+    A LayerNorm rounds a deviation once for a whole row, which moves the row along itself, as an epsilon does.
+    """
+    rows, rest = pattern.reshape(-1, pattern.shape[-1]), rest.reshape(-1, pattern.shape[-1])
+    sizes = np.sqrt((rows * rows).sum(axis=1))
+    along = (rest * rows).sum(axis=1)[sizes > 0] / sizes[sizes > 0]
+    return max(norm(rest) / np.sqrt(rest.size), norm(along) / np.sqrt(max(1, len(along))))
 
 
 class _Heard(NamedTuple):
