@@ -1,4 +1,4 @@
-"""`npsiglip verify --pack`: a port against a conformance pack."""
+"""`npsiglip verify --pack PACK`: a port against a conformance pack."""
 
 from __future__ import annotations
 
