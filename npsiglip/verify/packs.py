@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +137,7 @@ class Pack:
             ) from None
         read = read_traces(self.folder / place if place else self.folder)
         self.tensors: dict[str, Array] = {}
+        self._golden: dict[tuple[bool, bool], Golden] = {}
         for name, wanted in hashes.items():
             value = read.get(name)
             if value is None or hash_of(np.asarray(value)) != wanted:
@@ -161,14 +162,16 @@ class Pack:
         """The truth from the pack's own weights, pixels and ids, with pictures and texts."""
         return self.golden_of(True, True)
 
-    @cache  # noqa: B019  as long as the pack
     def golden_of(self, images: bool, texts: bool) -> Golden:
         """The truth of pictures, texts or both, as far as the pack has them."""
+        if (images, texts) in self._golden:
+            return self._golden[images, texts]
         pixels, ids = self.tensors.get(PIXELS) if images else None, self.tensors.get(IDS) if texts else None
         golden = Golden(self._model, pixels, ids, self.name)
         golden.pictures = [x for name, x in self.tensors.items() if name.startswith(DECODED)]
         golden.before = {name: x for name, x in self.tensors.items() if name.startswith((DECODED, RESIZED))}
         golden.texts = self.texts
+        self._golden[images, texts] = golden
         return golden
 
     def at(self, level: int) -> list[Check]:
