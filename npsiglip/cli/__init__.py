@@ -17,6 +17,7 @@ from npsiglip.cli import (
     convert,
     embed,
     evaluate,
+    golden,
     models,
     quantize,
     trace,
@@ -78,6 +79,7 @@ for _command in (
     world.world,
 ):
     app.command()(_command)
+app.add_typer(golden.golden)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from npsiglip.cli import packs as of_packs
 from npsiglip.cli import published as of_published
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note, out
@@ -119,12 +120,28 @@ def verify(
         str | None,
         typer.Option("--run", metavar="COMMAND", help="Run this first; it must leave CANDIDATE.", show_default=False),
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long --run may take.")] = 600,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long --run or a --candidate may take.")] = 600,
     junit: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit's XML, too.", show_default=False)
     ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, too.", show_default=False)
+    ] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PACK", help="Score --candidate by what npsiglip golden export wrote.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[
+        str | None,
+        typer.Option(
+            "--candidate",
+            metavar="FOLDER",
+            help="With --pack: the port's results; or a command, which is given the folders of the pack and for its "
+            "results as last arguments.",
+            show_default=False,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every tap.")] = False,
     options: ModelOptions = ModelOptions(),  # noqa: B008
@@ -154,6 +171,11 @@ def verify(
     given = candidate or []
     if published:
         of_published.run(given, files, json_wanted)
+        return
+    if pack is not None or port is not None:
+        if given or labels or golden or run:
+            raise UsageError("--pack brings its own inputs: give --candidate, and no images, labels, --golden or --run")
+        of_packs.run(pack, port, options.dtype, timeout, junit, json_wanted)
         return
     if not given:
         raise UsageError("give the trace of a port, or --published to check released checkpoints")

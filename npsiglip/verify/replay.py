@@ -130,7 +130,7 @@ class Replay:
             self._forget(i, stretch, exact, *honest)
 
     def _jittered(self, op: Op, env: Mapping[str, Array], expected: Array, unit: float) -> float:
-        """The error of honest arithmetics where the inputs of a small result are moved by half a last place."""
+        """The error of honest arithmetics where the inputs of a small result are moved by up to a last place."""
         if expected.size > FEW or not unit:
             return 0.0
         rng, worst = np.random.default_rng(len(op.tap)), 0.0
@@ -138,7 +138,7 @@ class Replay:
             moved = {
                 tap: env[tap]
                 if tap == IDS
-                else env[tap] * (1 + 3**0.5 * self.rounding * rng.uniform(-1, 1, env[tap].shape))
+                else env[tap] * (1 + 2 * 3**0.5 * self.rounding * rng.uniform(-1, 1, env[tap].shape))
                 for tap in op.inputs
             }
             worst = max(worst, *(distance(run(c, op, moved), expected, unit) for c in self.contexts))
