@@ -190,7 +190,7 @@ def _noise(rest: Array, pattern: Array) -> float:
     rows, rest = pattern.reshape(-1, pattern.shape[-1]), rest.reshape(-1, pattern.shape[-1])
     sizes = np.sqrt((rows * rows).sum(axis=1))
     along = (rest * rows).sum(axis=1)[sizes > 0] / sizes[sizes > 0]
-    return max(norm(rest) / np.sqrt(rest.size), norm(along) / np.sqrt(max(1, len(along))))
+    return float(max(norm(rest) / np.sqrt(rest.size), norm(along) / np.sqrt(max(1, len(along)))))
 
 
 class _Heard(NamedTuple):
