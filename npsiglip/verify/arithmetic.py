@@ -11,6 +11,7 @@ port's own error is compared with.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 F32 = np.float32
+READ_BY_PRODUCTS = ("layer_norm", "mix", "gelu", "text_embed")  # kinds of operations
 
 
 def _same(x: Array) -> Array:
@@ -33,6 +35,7 @@ class Arithmetic(NamedTuple):
     matmul: Callable[[Array, Array], Array]
     store: Callable[[Array], Array]
     weight: Callable[[Array], Array] = _same  # how parameters are held
+    keeps: tuple[str, ...] = ()  # the kinds of operations whose results `store` is for; none: all
     one_pass: bool = False  # the variance of LayerNorm as E[x^2] - E[x]^2
 
 
@@ -118,6 +121,8 @@ HONEST: dict[str, tuple[Arithmetic, ...]] = {
     "int8": (
         Arithmetic("int8 by row", F32, _in_8_bits(-1), _same),
         Arithmetic("int8 over all", F32, _in_8_bits(None), _same),
+        # as npsiglip has it: what a product reads, and the table of tokens, stay in 8 bits
+        Arithmetic("int8, kept by row", F32, _in_8_bits(-1), partial(_rows_in_8_bits, axis=-1), keeps=READ_BY_PRODUCTS),
     ),
 }
 DTYPES = tuple(HONEST)

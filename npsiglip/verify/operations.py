@@ -303,4 +303,5 @@ def run(c: Context, op: Op, env: Mapping[str, Array], forward: Forward | None = 
     for tap in op.inputs:
         x = env[tap]
         inputs.append(x if tap == IDS else np.asarray(x, kind))
-    return c.arithmetic.store((forward or FORWARD[op.kind])(c, op, *inputs))
+    found = (forward or FORWARD[op.kind])(c, op, *inputs)
+    return c.arithmetic.store(found) if not c.arithmetic.keeps or op.kind in c.arithmetic.keeps else found
