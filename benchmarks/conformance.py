@@ -320,9 +320,8 @@ def page(rows):
         "",
     ]
     lines += [
-        "Where not all inputs conform, what was said stands below the tables. Some of it is known to be a false alarm:",
-        "[what the verifier does not do](verify.md#what-it-does-not-do). open_clip and timm compute GELU in its exact",
-        "form in this image tower, where the weights' own configuration has tanh.",
+        "Where not all inputs conform, what was said stands below the tables. open_clip and timm compute GELU in its",
+        "exact form in this image tower, where the weights' own configuration has tanh.",
         "",
     ]
     for kind, title in MODELS.items():
