@@ -26,12 +26,17 @@ if find_spec("hypothesis"):
     settings.load_profile("npsiglip")
 
 
+LESSER_CPUS = ("AVX-512 of the first generation", "AVX2")  # everything is compiled anew for each
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that compile everything from nothing for some twenty seconds run with NPSIGLIP_SLOW=1, as .ci/run does."""
-    if not os.environ.get("NPSIGLIP_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow") or "AVX-512 of the first generation" in item.nodeid:
-                item.add_marker(pytest.mark.skip(reason="slow: set NPSIGLIP_SLOW=1"))
+    """Tests that take some twenty seconds or more run with NPSIGLIP_SLOW=1, as .ci/run does: `pytest -m slow`."""
+    for item in items:
+        if any(cpu in item.nodeid for cpu in LESSER_CPUS):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow") and not os.environ.get("NPSIGLIP_SLOW"):
+            item.add_marker(pytest.mark.skip(reason="slow: set NPSIGLIP_SLOW=1"))
 
 
 @pytest.fixture(scope="session")

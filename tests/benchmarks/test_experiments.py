@@ -146,6 +146,7 @@ def test_table_and_plot_of_curves(tmp_path, few_batches):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_an_experiment(tmp_path, capsys, monkeypatch):
     """The real thing, as small as it can be."""
     pytest.importorskip("matplotlib")

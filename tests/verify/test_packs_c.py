@@ -20,7 +20,7 @@ PORT = ROOT / "docs" / "examples" / "siglip_image.c"
 compiled = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 
 
-@pytest.fixture(scope="module", params=["builtin", "tiny"])
+@pytest.fixture(scope="module", params=[pytest.param("builtin", marks=pytest.mark.slow), "tiny"])
 def pack(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pack") / "pack"
     model = tiny_model() if request.param == "tiny" else SigLIP.from_pretrained("builtin")
