@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from npsiglip.atomic import write_all
 from npsiglip.cli import packs as of_packs
 from npsiglip.cli import published as of_published
 from npsiglip.cli.activity import Activity
@@ -72,7 +73,27 @@ def _golden(
     return golden
 
 
-def _command(candidate: str, golden: Path | None, images: list[str], labels: list[str], options: ModelOptions) -> str:
+def _check_places(*files: Path | None) -> None:
+    """Refuse, before time is spent, what cannot be written.
+
+    Raises:
+        InputError: a file whose folder does not exist.
+    """
+    for file in files:
+        if file is not None and (not file.parent.is_dir() or file.is_dir()):
+            raise InputError(f"{file} cannot be written: expected a file in a folder that exists")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_all(file.parent, {file.name: lambda temporary: temporary.write_text(text, encoding="utf-8")})
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror or error})") from None
+
+
+def _command(
+    candidate: str, golden: Path | None, images: list[str], labels: list[str], names: str, options: ModelOptions
+) -> str:
     """The command that does this again."""
     parts = ["npsiglip", "verify", candidate, *images]
     for label in labels:
@@ -80,6 +101,7 @@ def _command(candidate: str, golden: Path | None, images: list[str], labels: lis
     parts += ["--golden", str(golden)] if golden else []
     parts += ["--model", options.model] if options.model else []
     parts += ["--dtype", options.dtype] if options.dtype else []
+    parts += ["--names", names] if names != "auto" else []
     return shlex.join(parts)
 
 
@@ -186,12 +208,13 @@ def verify(
         raise UsageError("give --golden, or images and labels, not both")
     check_stdout()
     try:
+        _check_places(junit, html)
         report = _verified(trace, images, labels, golden, names, template, run, timeout, options, html)
     except NpsiglipError as error:
         note(str(error), "error:", "bold red")
         raise typer.Exit(CANNOT_TELL) from None
     if junit:
-        junit.write_text(report.junit(), encoding="utf-8")
+        _write(junit, report.junit())
     with results():
         if json_wanted:
             print(to_json(finite(report.to_dict()), indent=2))
@@ -223,11 +246,11 @@ def _verified(
         activity.say("Loading the model")
         truth = _golden(activity, options._replace(dtype=None), golden, images, labels, template)
         activity.say("Comparing")
-        repeat = _command(trace, golden, images, labels, options)
+        repeat = _command(trace, golden, images, labels, names, options)
         settings: Any = truth.processor
         report = compared(tensors, truth, names, options.dtype, settings, truth.tokenizer, repeat)
         if html:
             from npsiglip.verify.html import page
 
-            html.write_text(page(report, tensors, truth, names), encoding="utf-8")
+            _write(html, page(report, tensors, truth, names))
         return report

@@ -65,6 +65,16 @@ def _mistaken(c: Context, stretch: Sequence[Op], env: Mapping[str, Array], made:
     return own.get(stretch[-1].tap) if len(acted) == len(made) else None
 
 
+def _at_one_place(catalogue: Sequence[Mistake], stretch: Sequence[Op]) -> list[Mistake]:
+    """Mistakes that could be in several operations of a stretch, each in one of these alone."""
+    found = []
+    for mistake in catalogue:
+        places = [(op, change) for op in stretch if (change := mistake.change(op)) is not None]
+        if len(places) > 1:
+            found += [mistake._replace(changes={op.tap: change}) for op, change in places]
+    return found
+
+
 class Diagnosis:
     """Mistakes, tried on the steps of a replay."""
 
@@ -107,7 +117,7 @@ class Diagnosis:
         """
         if not np.isfinite(step.found).all():
             return []
-        for group in ([BY_NAME[name] for name in likely], CATALOGUE):
+        for group in ([BY_NAME[name] for name in likely], CATALOGUE, _at_one_place(CATALOGUE, step.stretch)):
             tried = self._tried(step, group)
             matches = [
                 Match(mistake.name, step.op.tap, left)
@@ -117,7 +127,7 @@ class Diagnosis:
             if matches:
                 best = min(match.residual for match in matches)
                 return sorted((m for m in matches if m.residual <= 1.5 * best + 1e-300), key=lambda m: m.residual)
-        return self._pair(step, tried)
+        return self._pair(step, self._tried(step, CATALOGUE))
 
     def _pair(self, step: Step, tried: Sequence[tuple[Mistake, Array]]) -> list[Match]:
         """Two mistakes in one stretch."""

@@ -89,6 +89,10 @@ def _folder_of_safetensors(folder: Path, files: list[Path]) -> Tensors:
         tensors = _safetensors(file)
         for name in tensors:
             whole = file.stem if len(tensors) == 1 else name
+            if whole in readers:
+                raise InputError(
+                    f"{folder} holds {whole} in several files, {file.name} among them: give one trace alone"
+                )
             readers[whole] = lambda tensors=tensors, name=name: tensors[name]  # type: ignore[misc]
     return Tensors(readers, str(folder), {})
 

@@ -63,7 +63,7 @@ class Report(NamedTuple):
     def sentence(self) -> str:
         """The verdict, in a sentence or two."""
         if self.verdict == CANNOT_TELL:
-            return f"Cannot tell: {self.reason}."
+            return f"Cannot tell: {self.reason.rstrip('?')}{'?' if self.reason.endswith('?') else '.'}"
         compared = f"{self.coverage.compared} of {self.coverage.compared + len(self.coverage.missing)} taps"
         first = self.first
         if first is None:

@@ -164,6 +164,10 @@ def verify(
     if aligned.wrong:
         more = f" ({len(aligned.wrong) - 1} more)" if len(aligned.wrong) > 1 else ""
         return cannot(f"{aligned.wrong[0]}{more}: is it a trace of another model, or of other inputs?")
+    if names != "auto" and not any(NAMINGS[names](name) for name in candidate):
+        whose = read_names(candidate, "auto", golden)
+        hint = f"{len(whose[1])} are those of {whose[0]}: leave --names out" if whose[1] else "leave --names out"
+        return cannot(f"none of its {len(candidate)} names is one of {names}; {hint}")
     if not shown and not inputs:
         return cannot(
             f"none of its {len(candidate)} names is known, such as {next(iter(candidate), 'none')!r}; give --names, or "

@@ -158,7 +158,7 @@ def test_a_folder_that_is_there_keeps_its_name(images, tmp_path):
 @pytest.mark.parametrize(
     ("args", "phrase"),
     [
-        (["verify"], "say what to compare with: --published"),
+        (["verify"], "give the trace of a port, or --published"),
         (["classify", "one.png"], "give labels"),
         (["bench", "--model", "a", "--variant", "b"], "give --model or --variant, not both"),
     ],

@@ -82,6 +82,10 @@ def test_what_cannot_be_told_exits_with_2(golden, candidate, tmp_path):
         ((candidate, "--golden", tmp_path / "nothing"), "does not exist; expected a .safetensors"),
         ((candidate, "--golden", golden, "--model", "builtin"), "is a trace of other weights than builtin's"),
         ((candidate, "--golden", golden, "--names", "torch"), "names must be auto or one of"),
+        (
+            (candidate, "--golden", golden, "--html", tmp_path / "no" / "x.html"),
+            "expected a file in a folder that exists",
+        ),
     ):
         result = run("verify", *args)
         assert (result.exit_code, result.stdout) == (2, ""), result.output

@@ -109,3 +109,10 @@ def test_a_file_that_was_cut_short(tmp_path):
     (folder / "0.bin").write_bytes(b"head")
     with pytest.raises(InputError, match=r"image\.blocks\.00\.ln1 cannot be read"):
         read_traces(folder)["image.blocks.00.ln1"]
+
+
+def test_a_folder_of_two_traces_is_refused(tmp_path):
+    for name in "ab":
+        save_file(ARRAYS, tmp_path / f"{name}.safetensors")
+    with pytest.raises(InputError, match=r"holds image\.blocks\.00\.ln1 in several files, b\.safetensors among them"):
+        read_traces(tmp_path)

@@ -134,6 +134,9 @@ def test_what_cannot_be_told(golden):
     report = compare({"something": np.zeros(3)}, golden)
     assert report.exit_code == 2
     assert "none of its 1 names is known, such as 'something'" in report.sentence()
+    report = compare(hugging_face(taps), golden, names="timm")
+    assert (report.exit_code, report.taps) == (2, ())
+    assert "none of its 8 names is one of timm; 7 are those of hf: leave --names out" in report.sentence()
     with pytest.raises(InputError, match="names must be auto or one of npsiglip, hf"):
         compare(taps, golden, names="torch")
     with pytest.raises(InputError, match="dtype must be one of float32"):
@@ -153,3 +156,13 @@ def test_nothing_that_was_given_is_changed(golden):
     compare(taps, golden)
     for name, value in taps.items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_mistake_at_one_place_of_a_gap(golden):
+    """Where a mistake could be at several, such as a branch of attention or of the MLP that is not added."""
+    truth, _ = truth_of(TINY)
+    one = BY_NAME["branch_missing"]
+    taps = port(truth, "float32", [one._replace(changes={"image.blocks.01.+mlp": one.changes["*.blocks.*.+mlp"]})])
+    report = compare({tap: taps[tap] for tap in taps if tap.endswith(("+mlp", ".embed"))}, golden)
+    assert report.first.tap == "image.blocks.01.+mlp"
+    assert [match.name for match in report.diagnosis] == ["branch_missing"]
