@@ -1,4 +1,7 @@
-"""8-bit whole numbers for products: every number within half a step, zero exact, and sums of what was stored."""
+"""8-bit whole numbers for products: every number within half a step, zero exact, and sums of what was stored.
+
+Against reference/quantize.py, which it covers as well.
+"""
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from npsiglip.formats.quantized import gather_rows, quantize_table
 from npsiglip.kernels import quantize
+from npsiglip.reference import quantize as reference
 from tests.helpers.arrays import UNIT, guarded, normal, read_only
 
 # x / scale is off by the roundings of the scale, of its inverse and of the product, of up to 255 steps.
@@ -68,6 +72,11 @@ def test_weights(n, k, seed):
     largest = np.abs(w).max(1)
     np.testing.assert_array_equal(scale, largest / np.float32(127))
     np.testing.assert_array_equal(total, q.sum(1, dtype=np.int64))
+    expected, expected_scale, _ = reference.quantize_weights(w.astype(np.float64))
+    np.testing.assert_allclose(scale, expected_scale, rtol=2 * UNIT, atol=0)
+    steps = w / np.where(expected_scale > 0, expected_scale, 1.0)[:, None]
+    # the same whole numbers, but where float32's roundings move what lies near a half
+    assert np.all((q == expected) | (np.abs(np.abs(steps % 1) - 0.5) <= 2 * (HALF_A_STEP - 0.5)))
     assert np.all(np.abs(w - q * scale[:, None].astype(np.float64)) <= HALF_A_STEP * scale[:, None])
     assert np.all(np.abs(q.astype(int)).max(1)[largest > 0] == 127)  # the range is used, and -128 is not in it
     assert np.all(q[w == 0] == 0)
@@ -83,6 +92,17 @@ def test_rows(m, k, seed):
     np.testing.assert_allclose(scale, (high - low) / 255, rtol=2 * UNIT, atol=0)
     assert zero.min() >= 0
     assert zero.max() <= 255
+    expected_q, expected_scale, expected_zero = reference.quantize_rows(x.astype(np.float64))
+    np.testing.assert_allclose(scale, expected_scale, rtol=2 * UNIT, atol=0)
+    # the same whole numbers, but where float32's roundings move what lies near a half: HALF_A_STEP says how near
+    near = 2 * (HALF_A_STEP - 0.5)
+    step = np.where(expected_scale > 0, expected_scale, 1.0)
+    half_way = np.abs(np.abs(-np.minimum(x.min(1), 0) / step % 1) - 0.5) <= near
+    assert np.all((zero == expected_zero) | half_way & (np.abs(zero - expected_zero) <= 1))
+    apart = (q - zero[:, None].astype(int)) - (expected_q - expected_zero[:, None])
+    halves = np.abs(np.abs(x / step[:, None] % 1) - 0.5) <= near
+    clipped = (q == 0) | (q == 255)
+    assert np.all((apart == 0) | ((halves | (half_way[:, None] & clipped)) & (np.abs(apart) <= 1)))
     back = (q.astype(np.int64) - zero[:, None]) * scale[:, None].astype(np.float64)
     assert np.all(np.abs(x - back) <= HALF_A_STEP * scale[:, None])
     assert np.all((q == zero[:, None])[x == 0])

@@ -1,6 +1,6 @@
-"""AdamW's step against a plain one in float64, its norm, its clipping, and that threads change nothing.
+"""AdamW's step against the reference in float64, its norm, its clipping, and that threads change nothing.
 
-Covers kernels/adamw.py as well.
+Covers kernels/adamw.py and reference/adamw.py as well.
 """
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from npsiglip.kernels import adamw
 from npsiglip.kernels.jit import current, max_threads, thread_count
 from npsiglip.params import param_shapes
+from npsiglip.reference.adamw import adamw_step, global_norm
 from npsiglip.train.config import OptimizerSettings
 from npsiglip.train.flat import Flat
 from npsiglip.train.optimizer import AdamW, decays
@@ -29,7 +30,7 @@ def flat(seed, scale=1.0):
 
 
 class Plain:
-    """The equations of `npsiglip.train.optimizer` in float64, one parameter after the other."""
+    """The reference's steps, one parameter after the other; clipping, decay and locking as the settings say."""
 
     def __init__(self, params, s):
         self.x = {name: np.float64(value) for name, value in params.views.items()}
@@ -40,16 +41,15 @@ class Plain:
     def step(self, grads, part):
         s = self.s
         self.count += 1
-        norm = np.sqrt(sum(np.sum(np.float64(g) ** 2) for name, g in grads.views.items() if name not in LOCKED))
+        norm = global_norm(np.float64(g) for name, g in grads.views.items() if name not in LOCKED)
         for name in self.x:
             if name in LOCKED:
                 continue
             g = np.float64(grads.views[name]) * min(1.0, s.clip_norm / norm)
-            self.m[name] = s.beta1 * self.m[name] + (1 - s.beta1) * g
-            self.v[name] = s.beta2 * self.v[name] + (1 - s.beta2) * g * g
-            m, v = self.m[name] / (1 - s.beta1**self.count), self.v[name] / (1 - s.beta2**self.count)
-            decay = s.weight_decay * self.x[name] if name.endswith(".w") else 0.0
-            self.x[name] = self.x[name] - part * (s.rate * m / (np.sqrt(v) + s.eps) + decay)
+            decay = part * s.weight_decay if name.endswith(".w") else 0.0
+            self.x[name], self.m[name], self.v[name] = adamw_step(
+                self.x[name], g, self.m[name], self.v[name], self.count, part * s.rate, s.beta1, s.beta2, s.eps, decay
+            )
         return norm
 
 
