@@ -26,14 +26,15 @@ if find_spec("hypothesis"):
     settings.load_profile("npsiglip")
 
 
-LESSER_CPUS = ("AVX-512 of the first generation", "AVX2")  # everything is compiled anew for each
+LESSER_CPUS = ("AVX-512 of the first generation", "AVX2", "SSE2")  # everything is compiled anew for each
+LONG_PAGES = ("docs/numerics.md",)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that take some twenty seconds or more run with NPSIGLIP_SLOW=1, as .ci/run does: `pytest -m slow`."""
+    """Tests that take ten seconds or more, or compile much, run with NPSIGLIP_SLOW=1, as .ci/run does: `pytest -m slow`."""
     for item in items:
-        if any(cpu in item.nodeid for cpu in LESSER_CPUS):
+        if any(part in item.nodeid for part in (*LESSER_CPUS, *LONG_PAGES)):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") and not os.environ.get("NPSIGLIP_SLOW"):
             item.add_marker(pytest.mark.skip(reason="slow: set NPSIGLIP_SLOW=1"))

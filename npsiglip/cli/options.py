@@ -123,10 +123,35 @@ class ModelOptions(NamedTuple):
     image_heads: ImageHeadsOption = None
 
 
-def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of its parameter of type `ModelOptions`."""
+TraceDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="What to compute as: float64, the truth; or as an honest port in float32, bfloat16, float16 or int8.",
+        show_default="float64",
+    ),
+]
+PortDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="What the port computes in: float32, bfloat16, float16 or int8.",
+        show_default="what its numbers look like; int8 has to be said",
+    ),
+]
+
+
+def with_model_options(command: Callable[..., None], dtype: Any = DtypeOption) -> Callable[..., None]:
+    """The command with an option for each field of its parameter of type `ModelOptions`.
+
+    Args:
+        command: the command.
+        dtype: its own option for the element type, where that means something else.
+    """
     hints = get_type_hints(command, include_extras=True)
-    fields = get_type_hints(ModelOptions, include_extras=True)
+    fields = get_type_hints(ModelOptions, include_extras=True) | {"dtype": dtype}
     name = next(name for name, kind in hints.items() if kind is ModelOptions)
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():

@@ -11,8 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
 
 
@@ -120,3 +122,26 @@ def to_json(value: Any, indent: int | None = None) -> str:
         raise InputError(
             "a result is not finite (NaN or infinity), which JSON cannot hold: are the model's weights whole?"
         ) from None
+
+
+def check_places(*files: Path | None) -> None:
+    """Refuse, before time is spent, what could not be written at the end.
+
+    Raises:
+        InputError: a file whose folder does not exist.
+    """
+    for file in files:
+        if file is not None and (not file.parent.is_dir() or file.is_dir()):
+            raise InputError(f"{file} cannot be written: expected a file in a folder that exists")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole, or leave what was there.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        write_all(file.parent, {file.name: lambda temporary: temporary.write_text(text, encoding="utf-8")})
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror or error})") from None

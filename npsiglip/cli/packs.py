@@ -9,7 +9,7 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note, out
-from npsiglip.cli.output import check_stdout, finite, results, to_json
+from npsiglip.cli.output import check_places, check_stdout, finite, results, to_json, write_text
 from npsiglip.errors import NpsiglipError
 
 CANNOT_TELL = 2
@@ -29,16 +29,17 @@ def run(
     words = ["npsiglip", "verify", "--pack", str(pack), "--candidate", candidate]
     repeat = shlex.join(words + (["--dtype", dtype] if dtype else []))
     try:
+        check_places(junit)
         with Activity() as activity:
             from npsiglip.verify.packs_run import verify_pack
 
             activity.say("Comparing")
             report = verify_pack(pack, candidate, dtype, timeout, repeat)
+        if junit:
+            write_text(junit, report.junit())
     except NpsiglipError as error:
         note(str(error), "error:", "bold red")
         raise typer.Exit(CANNOT_TELL) from None
-    if junit:
-        junit.write_text(report.junit(), encoding="utf-8")
     with results():
         if json_wanted:
             print(to_json(finite(report.to_dict()), indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,11 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note
-from npsiglip.cli.options import ModelOptions, with_model_options
+from npsiglip.cli.options import ModelOptions, TraceDtypeOption, with_model_options
 from npsiglip.errors import InputError
 
 
-@with_model_options
+@partial(with_model_options, dtype=TraceDtypeOption)
 def trace(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)
@@ -36,8 +37,6 @@ def trace(
     options: ModelOptions = ModelOptions(),  # noqa: B008
 ) -> None:
     """Write every intermediate result of images and labels to a file, in float64.
-
-    With --dtype, as an honest implementation in that type computes them: float32, bfloat16, float16 or int8.
 
     The names are those of docs/glossary.md, in the order of the forward pass; metadata tell the model, hashes of its
     weights and of the inputs, and versions.

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from npsiglip.atomic import write_all
 from npsiglip.cli import packs as of_packs
 from npsiglip.cli import published as of_published
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note, out
-from npsiglip.cli.options import ModelOptions, with_model_options
-from npsiglip.cli.output import check_stdout, finite, results, to_json
+from npsiglip.cli.options import ModelOptions, PortDtypeOption, with_model_options
+from npsiglip.cli.output import check_places, check_stdout, finite, results, to_json, write_text
 from npsiglip.errors import InputError, NpsiglipError
 
 if TYPE_CHECKING:
@@ -73,24 +73,6 @@ def _golden(
     return golden
 
 
-def _check_places(*files: Path | None) -> None:
-    """Refuse, before time is spent, what cannot be written.
-
-    Raises:
-        InputError: a file whose folder does not exist.
-    """
-    for file in files:
-        if file is not None and (not file.parent.is_dir() or file.is_dir()):
-            raise InputError(f"{file} cannot be written: expected a file in a folder that exists")
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        write_all(file.parent, {file.name: lambda temporary: temporary.write_text(text, encoding="utf-8")})
-    except OSError as error:
-        raise InputError(f"{file} cannot be written ({error.strerror or error})") from None
-
-
 def _command(
     candidate: str, golden: Path | None, images: list[str], labels: list[str], names: str, options: ModelOptions
 ) -> str:
@@ -113,7 +95,7 @@ def _show(report: Report, everything: bool) -> None:
     out().print("\n".join(lines))
 
 
-@with_model_options
+@partial(with_model_options, dtype=PortDtypeOption)
 def verify(
     candidate: Annotated[
         list[str] | None,
@@ -186,8 +168,6 @@ def verify(
     The candidate's own input of each operation goes through our float64 operation, so that an error which was added is
     told from one that came in. Exits with 0 if the port conforms, 1 if it diverges, and 2 if nothing can be told.
 
-    --dtype is what the port computes in: float32, bfloat16, float16 or int8.
-
     With --published: check released checkpoints, which are downloaded if they are not here, against published numbers.
     """
     given = candidate or []
@@ -208,13 +188,13 @@ def verify(
         raise UsageError("give --golden, or images and labels, not both")
     check_stdout()
     try:
-        _check_places(junit, html)
+        check_places(junit, html)
         report = _verified(trace, images, labels, golden, names, template, run, timeout, options, html)
+        if junit:
+            write_text(junit, report.junit())
     except NpsiglipError as error:
         note(str(error), "error:", "bold red")
         raise typer.Exit(CANNOT_TELL) from None
-    if junit:
-        _write(junit, report.junit())
     with results():
         if json_wanted:
             print(to_json(finite(report.to_dict()), indent=2))
@@ -252,5 +232,5 @@ def _verified(
         if html:
             from npsiglip.verify.html import page
 
-            _write(html, page(report, tensors, truth, names))
+            write_text(html, page(report, tensors, truth, names))
         return report

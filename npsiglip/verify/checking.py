@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from npsiglip.config import SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.params import Params
-from npsiglip.verify.operations import IDS, PIXELS, Context, operations, run
+from npsiglip.verify.operations import IDS, PIXELS, Context, forward, operations
 
 Array = NDArray[Any]
 MOST_DIGITS = 16
@@ -69,17 +69,9 @@ def truth_of(
     if pixels is not None and config.image is not None and not (config.image.head or config.image.mean):
         raise InputError("this image tower has no head and so no embedding to check")
     inputs = {PIXELS: pixels, IDS: ids}
-    env = {tap: np.asarray(value) for tap, value in inputs.items() if value is not None}
-    context, found = Context(config, params), {}
+    given = {tap: np.asarray(value) for tap, value in inputs.items() if value is not None}
     ops = operations(config, pixels is not None, ids is not None)
-    last = {tap: i for i, op in enumerate(ops) for tap in op.inputs}
-    for i, op in enumerate(ops):
-        env[op.tap] = run(context, op, env)
-        if op.tap in ENDS:
-            found[op.tap] = env[op.tap]
-        for tap in [tap for tap in env if last.get(tap, -1) <= i]:
-            del env[tap]
-    return found
+    return {tap: value for tap, value in forward(Context(config, params), ops, given) if tap in ENDS}
 
 
 def check(model: Any, images: Any = None, texts: Any = None) -> dict[str, Checked]:

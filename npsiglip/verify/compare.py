@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from npsiglip.config import SigLIPConfig
 from npsiglip.verify.diagnose import LIMITS, Diagnosis, Match
-from npsiglip.verify.operations import IDS, PIXELS, Context, Op, operations, run
+from npsiglip.verify.operations import IDS, PIXELS, Context, Op, forward, operations
 from npsiglip.verify.replay import Replay, distance, norm
 from npsiglip.verify.where import Fit, best_fit, where
 
@@ -65,10 +65,7 @@ class Truth:
 
     def taps(self) -> dict[str, Array]:
         """All taps, float64, in the order of the forward pass, after the inputs."""
-        context, env = Context(self.config, self.params), dict(self.inputs)
-        for op in self.ops:
-            env[op.tap] = run(context, op, env)
-        return env
+        return {**self.inputs, **dict(forward(Context(self.config, self.params), self.ops, self.inputs))}
 
 
 def _cosine(a: Array, b: Array) -> float:

@@ -22,7 +22,7 @@ from npsiglip.images.processor import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.verify.arithmetic import EXACT, HONEST
 from npsiglip.verify.files import ORIGIN
-from npsiglip.verify.operations import IDS, PIXELS, Context, Op, operations, run
+from npsiglip.verify.operations import IDS, PIXELS, Context, Op, forward, operations
 
 Array = NDArray[Any]
 DECODED, RESIZED = "image.decoded", "image.resized"
@@ -115,13 +115,7 @@ class Golden(Mapping[str, Array]):
     def computed(self, dtype: str = "float64") -> Iterator[tuple[str, Array]]:
         """Every tap in order, one at a time, as an honest implementation in a dtype computes it."""
         arithmetic = EXACT if dtype == "float64" else HONEST[dtype][0]
-        context, env = Context(self.config, self.params, arithmetic), dict(self.inputs)
-        last = {tap: i for i, op in enumerate(self.ops) for tap in op.inputs}
-        for i, op in enumerate(self.ops):
-            env[op.tap] = run(context, op, env)
-            yield op.tap, env[op.tap]
-            for tap in [tap for tap in env if last.get(tap, -1) <= i]:
-                del env[tap]
+        return forward(Context(self.config, self.params, arithmetic), self.ops, self.inputs)
 
     def _made(self) -> dict[str, Array]:
         if not self._taps:
@@ -138,11 +132,11 @@ class Golden(Mapping[str, Array]):
         return len(self._made())
 
 
-def weights_hash(checkpoint: Checkpoint) -> str:
+def weights_hash(params: Mapping[str, Array]) -> str:
     """SHA-256 of all parameters, in order: the same for the same numbers in any format."""
     found = hashlib.sha256()
-    for name in checkpoint:
-        values = np.ascontiguousarray(np.asarray(checkpoint[name], np.float32))
+    for name in params:
+        values = np.ascontiguousarray(np.asarray(params[name], np.float32))
         found.update(f"{name} {list(values.shape)}".encode())
         found.update(values.data)
     return found.hexdigest()

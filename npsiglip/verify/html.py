@@ -24,7 +24,7 @@ from npsiglip.verify.golden import Golden
 from npsiglip.verify.operations import IDS, PIXELS
 from npsiglip.verify.replay import Replay
 from npsiglip.verify.report import Report, summary_of
-from npsiglip.verify.verdict import _align
+from npsiglip.verify.verdict import align, replayable
 from npsiglip.verify.where import HEAD_AXES
 
 Array = NDArray[Any]
@@ -84,22 +84,15 @@ def error_at(tap: str, candidate: Mapping[str, Array], golden: Golden, names: st
         names: whose names these are.
         dtype: what the candidate computes in.
     """
-    shown = _align(candidate, golden, names).taps
+    shown = align(candidate, golden, names).taps
     if tap in (PIXELS, IDS):
         found, truth = (np.asarray(x, np.float64) for x in (shown[tap], golden.inputs[tap]))
         return None if found.shape != truth.shape else (found - truth if tap == PIXELS else 1.0 * (found != truth))
-    if IDS in shown and not _usable_ids(shown[IDS], golden):
-        shown = {name: value for name, value in shown.items() if name != IDS and not name.startswith("text.")}
     replay = Replay(golden.config, golden.params, golden.ops, golden.inputs, dtype)
-    for step in replay(shown):
+    for step in replay(replayable(shown, golden)):
         if step.op.tap == tap:
             return step.found - step.expected
     return None
-
-
-def _usable_ids(ids: Array, golden: Golden) -> bool:
-    text = golden.config.text
-    return text is not None and ids.shape == golden.inputs[IDS].shape and bool(ids.max() < text.vocab_size)
 
 
 def heats(tap: str, error: Array, golden: Golden) -> Iterator[Heat]:
@@ -270,7 +263,7 @@ def _first(report: Report, error: Array | None, golden: Golden | None) -> Iterat
         yield f"<p>Between these the fault lies, not all are shown: {escape(', '.join(tap.stretch))}.</p>"
     if tap.where:
         yield f"<p>Where: {escape(tap.where)}.</p>"
-    if tap.fit is not None and math.isfinite(tap.fit.left):
+    if tap.fit is not None and math.isfinite(tap.fit.left) and not matches:
         yield (
             f"<p>Best fit: {tap.fit.scale:.6g} times what was expected, plus {tap.fit.offset:.3g}, which leaves "
             f"{tap.fit.left:.2g}.</p>"

@@ -9,7 +9,7 @@ Dimensions: N batch, L tokens, D width, H heads, Dh head width, M mlp width, P p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,7 +179,7 @@ def activated(c: Context, x: Array, function: Callable[[Array], Array]) -> Array
     return np.asarray(function(np.asarray(x, np.float64)), c.arithmetic.dtype)
 
 
-def first(c: Context, op: Op, x: Array) -> Array:
+def first_token(c: Context, op: Op, x: Array) -> Array:
     """The one token that the MAP head gives."""
     return x[:, 0]
 
@@ -189,7 +189,7 @@ def mean(c: Context, op: Op, x: Array) -> Array:
     return np.asarray(x.mean(axis=1))
 
 
-def last(c: Context, op: Op, x: Array) -> Array:
+def last_token(c: Context, op: Op, x: Array) -> Array:
     """The last position."""
     return x[:, -1]
 
@@ -214,8 +214,8 @@ def pair_probs(c: Context, op: Op, x: Array) -> Array:
 FORWARD: dict[str, Forward] = {
     function.__name__: function
     for function in (
-        patch_embed, image_embed, text_embed, layer_norm, linear, probe_query, probs, mix, residual, gelu, first, mean,
-        last, unit, logits, pair_probs,
+        patch_embed, image_embed, text_embed, layer_norm, linear, probe_query, probs, mix, residual, gelu, first_token,
+        mean, last_token, unit, logits, pair_probs,
     )
 }  # fmt: skip
 
@@ -269,7 +269,7 @@ def _image(config: SigLIPConfig) -> list[Op]:
         found += _attention(head, "image.final_ln", None)
         found += [Op(f"{head}.ln", "layer_norm", (f"{head}.attn.out",), f"{head}.ln")]
         found += _mlp(head, f"{head}.ln", f"{head}.attn.out")
-        found += [Op("image.pooled", "first", (f"{head}.+mlp",), head)]
+        found += [Op("image.pooled", "first_token", (f"{head}.+mlp",), head)]
     elif image.mean:
         found += [Op("image.pooled", "mean", ("image.final_ln",), "image")]
     if image.head or image.mean:
@@ -282,7 +282,7 @@ def _text(config: SigLIPConfig) -> list[Op]:
     return [
         Op("text.embed", "text_embed", (IDS,), "text"),
         *_blocks("text", config.text.depth),
-        Op("text.pooled", "last", ("text.final_ln",), "text"),
+        Op("text.pooled", "last_token", ("text.final_ln",), "text"),
         Op("text.head", "linear", ("text.pooled",), "text.head"),
         Op("ztxt", "unit", ("text.head",), "text"),
     ]
@@ -305,3 +305,19 @@ def run(c: Context, op: Op, env: Mapping[str, Array], forward: Forward | None = 
         inputs.append(x if tap == IDS else np.asarray(x, kind))
     found = (forward or FORWARD[op.kind])(c, op, *inputs)
     return c.arithmetic.store(found) if not c.arithmetic.keeps or op.kind in c.arithmetic.keeps else found
+
+
+def forward(c: Context, ops: Sequence[Op], inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Every tap and its value, in order; what no later operation reads is let go.
+
+    Args:
+        c: the model, and the arithmetic.
+        ops: all of its operations, or the first of them.
+        inputs: `image.pixels`, `text.ids`, or both.
+    """
+    env, last = dict(inputs), {tap: i for i, op in enumerate(ops) for tap in op.inputs}
+    for i, op in enumerate(ops):
+        env[op.tap] = run(c, op, env)
+        yield op.tap, env[op.tap]
+        for tap in [tap for tap in env if last.get(tap, -1) <= i]:
+            del env[tap]

@@ -25,7 +25,7 @@ from npsiglip.processors import preprocessor_config
 from npsiglip.verify.diagnose import LIMITS
 from npsiglip.verify.golden import DECODED, RESIZED, Golden, hash_of, weights_hash
 from npsiglip.verify.inputs import ONE_LEVEL, ROUNDED
-from npsiglip.verify.operations import IDS, PIXELS, Context, run
+from npsiglip.verify.operations import IDS, PIXELS, forward
 from npsiglip.verify.packs import (
     BY_PICTURE,
     BY_TEXT,
@@ -121,21 +121,15 @@ def _floors(golden: Golden, params: Mapping[str, Array], shown: Mapping[str, Arr
     they were stored. From the inputs on: the furthest of honest arithmetics; but no less than what the operations on
     the way add, as if their roundings were independent, for few arithmetics may all be near by chance.
     """
-    inputs = {name: golden.inputs[name] for name in golden.inputs}
+    inputs = golden.inputs
     replay = Replay(golden.config, params, golden.ops, inputs, "float32")
     alone = {step.op.tap: float(np.hypot(step.floor, step.added)) for step in replay(shown)}
-    contexts: list[tuple[Context, dict[str, Array]]] = [(c, dict(inputs)) for c in replay.contexts]
+    honest = [forward(c, golden.ops, inputs) for c in replay.contexts]
     sums = dict.fromkeys(inputs, 0.0)
-    last = {tap: i for i, op in enumerate(golden.ops) for tap in op.inputs}
     floors = {}
-    for i, op in enumerate(golden.ops):
+    for op, *taps in zip(golden.ops, *honest, strict=True):
         unit = norm(golden[op.tap])
-        spread = 0.0
-        for context, env in contexts:
-            env[op.tap] = run(context, op, env)
-            spread = max(spread, distance(env[op.tap], golden[op.tap], unit))
-            for tap in [tap for tap in env if last.get(tap, len(last)) <= i]:
-                del env[tap]
+        spread = max(distance(value, golden[op.tap], unit) for _, value in taps)
         sums[op.tap] = float(np.hypot(alone[op.tap], max(sums[tap] for tap in op.inputs)))
         floors[op.tap] = alone[op.tap], max(spread, sums[op.tap])
     return floors
@@ -240,7 +234,7 @@ def export(model: SigLIP, folder: str | Path, kind: str = "safetensors", name: s
             "numpy": np.__version__,
             "pillow": PIL.__version__,
             "python": platform.python_version(),
-            "weights": weights_hash(params),  # type: ignore[arg-type]
+            "weights": weights_hash(params),
             "tensors": {name: hash_of(value) for name, value in tensors.items()},
         },
     }

@@ -24,7 +24,9 @@ LOOKS_ALIKE = 0.98  # the cosine from which a tensor without a known name is tak
 SAMPLES = 6  # tensors that are looked at for their element type
 
 
-class _Aligned(NamedTuple):
+class Aligned(NamedTuple):
+    """A candidate's tensors by our taps; names that are not known; what was assumed; what has another shape."""
+
     taps: dict[str, Array]
     unknown: list[str]
     assumed: list[str]
@@ -46,10 +48,10 @@ def _ids_of(x: Array) -> Array:
     return np.asarray(x)[None] if np.ndim(x) == 1 else np.asarray(x)
 
 
-def _align(candidate: Mapping[str, Array], golden: Golden, names: str) -> _Aligned:
+def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned:
     """The candidate's tensors under our names and in our axes."""
     naming, found = read_names(candidate, names, golden)
-    aligned = _Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [])
+    aligned = Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [])
     how: dict[str, str] = {}
     for one in found:
         for tap, part in _split(np.asarray(candidate[one.theirs]), one, golden):
@@ -77,7 +79,7 @@ def _is_activation(name: str, naming: str) -> bool:
     return naming != "npsiglip" or not name.startswith((DECODED, RESIZED))
 
 
-def _by_likeness(candidate: Mapping[str, Array], names: list[str], golden: Golden, aligned: _Aligned) -> list[str]:
+def _by_likeness(candidate: Mapping[str, Array], names: list[str], golden: Golden, aligned: Aligned) -> list[str]:
     """Tensors without known names, by shape and likeness, in the order of the forward pass; the rest is returned."""
     left, taps = [], [op.tap for op in golden.ops]
     for name in names:
@@ -150,7 +152,7 @@ def verify(
         raise InputError(f"names must be auto or one of {', '.join(NAMINGS)}; got {names!r}")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    aligned = _align(candidate, golden, names)
+    aligned = align(candidate, golden, names)
     chosen = dtype or guess_dtype(candidate)
     assumed = [*aligned.assumed] + ([] if dtype else [f"it computes in {chosen}"])
     shown = {op.tap for op in golden.ops if op.tap in aligned.taps}
@@ -175,23 +177,37 @@ def verify(
         )
     taps = [*inputs, *_taps(golden, aligned.taps, chosen)]
     if _of_other_inputs(taps, inputs):
-        return cannot("every tap is far from the truth from the first on: it is a trace of other inputs or weights")
+        return cannot(
+            "the first tap that it shows of each tower is far from the truth, for no known reason: was it fed golden's "
+            "image.pixels and text.ids, and the same weights? Show those, too"
+        )
     verdict = DIVERGES if any(tap.diverges for tap in taps) else CONFORMS
     return Report(verdict, tuple(taps), coverage, chosen, tuple(assumed + notes), "", repeat)
 
 
+def replayable(shown: Mapping[str, Array], golden: Golden) -> Mapping[str, Array]:
+    """What can be replayed of what is shown: not ids that the model does not have, nor texts of another length."""
+    ids, text = shown.get(IDS), golden.config.text
+    if ids is None or text is None:
+        return shown
+    if ids.shape[1] != golden.inputs[IDS].shape[1]:
+        return {name: x for name, x in shown.items() if name != IDS and not name.startswith("text.")}
+    if ids.shape[0] != golden.inputs[IDS].shape[0] or ids.max() >= text.vocab_size:
+        return {name: x for name, x in shown.items() if name != IDS}
+    return shown
+
+
 def _taps(golden: Golden, shown: Mapping[str, Array], dtype: str) -> list[Tap]:
     truth = Truth(golden.config, golden.params, golden.inputs.get(PIXELS), golden.inputs.get(IDS))
-    ids = shown.get(IDS)
-    if ids is not None and (ids.shape[0] != golden.inputs[IDS].shape[0] or ids.max() >= golden.config.text.vocab_size):  # type: ignore[union-attr]
-        shown = {name: x for name, x in shown.items() if name != IDS}
-    if ids is not None and ids.shape[1] != golden.inputs[IDS].shape[1]:  # its own length: taps of texts have others
-        shown = {name: x for name, x in shown.items() if name != IDS and not name.startswith("text.")}
-    return compare_taps(truth, golden, shown, dtype)
+    return compare_taps(truth, golden, replayable(shown, golden), dtype)
 
 
 def _of_other_inputs(taps: list[Tap], inputs: list[Tap]) -> bool:
-    """Whether nothing at all agrees, though each operation may agree with its own input."""
-    towers = [tap for tap in taps[len(inputs) :] if tap.tap.startswith(("image.", "text."))]
-    first = [tap for tap in towers if tap.tap.endswith((".patch_embed", ".embed"))]
-    return bool(first) and not inputs and all(tap.diverges and tap.error > 0.5 and not tap.diagnosis for tap in first)
+    """Whether the first tap of each tower is far from the truth, for no known reason, and no input is shown.
+
+    Each later operation may agree with its own input.
+    """
+    shown = taps[len(inputs) :]
+    first = [next((tap for tap in shown if tap.tap.startswith(tower)), None) for tower in ("image.", "text.")]
+    found = [tap for tap in first if tap is not None]
+    return bool(found) and not inputs and all(tap.diverges and tap.error > 0.5 and not tap.diagnosis for tap in found)

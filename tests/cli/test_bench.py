@@ -94,6 +94,7 @@ def test_command_without_the_peer(python_without, peer, module):
     assert "pip install 'npsiglip[bench]'" in message
 
 
+@pytest.mark.slow
 def test_command_with_all_peers_of_which_none_is_there(python_without):
     python = python_without("torch", "onnxruntime", "openvino")
     arguments = ["--model", TINY, "--threads", 1, "--runs", 1, "--case", "text:1", "--dtype", "bfloat16"]
@@ -149,6 +150,7 @@ def test_random_folder_is_the_model_and_is_deleted(tiny_config, tmp_path, monkey
     assert said == ["random weights for tiny"]
 
 
+@pytest.mark.slow
 def test_kernels_are_timed_in_the_shapes_of_a_block(tiny_folder):
     """Products, attention and LayerNorm of both towers, each beside its limit."""
     arguments = ["--model", str(tiny_folder), "--kernels", "--threads", "1", "--runs", "2", "--json"]

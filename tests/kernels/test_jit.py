@@ -52,6 +52,7 @@ def test_second_process_compiles_nothing(tmp_path):
     assert run(RUN_A_KERNEL, NUMBA_CACHE_DIR=str(tmp_path)) == ("from the cache", "")
 
 
+@pytest.mark.slow
 def test_changed_source_of_any_kernel_file_is_compiled_anew(tmp_path):
     """vector.py is inlined in layer_norm.py, which Numba's own cache would not notice."""
     package = tmp_path / "copy" / "npsiglip"

@@ -217,6 +217,7 @@ def test_a_fork_in_the_middle_of_a_pass_that_does_not_end_is_one_error():
     assert errors.count("start processes with 'spawn' or 'forkserver'") == 2
 
 
+@pytest.mark.slow
 def test_a_fork_does_not_wait_for_a_thread_that_computes_all_the_time():
     """It takes the lock again at once; the fork must get its turn all the same."""
     code = """

@@ -202,6 +202,7 @@ np.testing.assert_array_equal(product(a, b, "int8"), a.astype(np.int32) @ b.asty
 """
 
 
+@pytest.mark.slow
 def test_products_that_different_processes_compiled_stay_apart(tmp_path):
     """Each process counts its functions from 0, and that number is a part of their symbols."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}

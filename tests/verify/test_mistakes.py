@@ -1,6 +1,7 @@
 """Planted mistakes: found at the right operation, and named; what is not in the catalogue is called unknown.
 
-Covers verify/arithmetic.py, verify/replay.py, verify/diagnose.py and verify/compare.py as well.
+Covers verify/catalogue.py, verify/mistakes_blocks.py, verify/mistakes_ends.py, verify/arithmetic.py, verify/replay.py,
+verify/diagnose.py and verify/compare.py as well.
 benchmarks/verify_mistakes.py does the same with the built-in model, in bfloat16, in pairs, and with taps left out.
 """
 

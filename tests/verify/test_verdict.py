@@ -166,3 +166,14 @@ def test_a_mistake_at_one_place_of_a_gap(golden):
     report = compare({tap: taps[tap] for tap in taps if tap.endswith(("+mlp", ".embed"))}, golden)
     assert report.first.tap == "image.blocks.01.+mlp"
     assert [match.name for match in report.diagnosis] == ["branch_missing"]
+
+
+def test_a_trace_of_other_inputs_cannot_be_told(golden):
+    """Unless it shows its inputs: then these diverge."""
+    other, _ = truth_of(TINY, seed=1)
+    taps = port(other, "float32")
+    report = compare(taps, golden)
+    assert (report.exit_code, report.taps) == (2, ())
+    assert "was it fed golden's image.pixels and text.ids" in report.sentence()
+    report = compare({**taps, PIXELS: other.inputs[PIXELS].astype(np.float32), IDS: other.inputs[IDS]}, golden)
+    assert (report.exit_code, report.first.tap) == (1, PIXELS)

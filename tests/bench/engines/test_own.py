@@ -9,6 +9,7 @@ from npsiglip.bench.peers import own_engine
 from npsiglip.bench.process import Worker, WorkerError
 
 
+@pytest.mark.slow
 def test_own_engine_gives_our_embeddings(tiny_folder, tiny_config, tmp_path):
     own = own_engine()
     with Worker(own.name, own.command, {}, print) as worker:
