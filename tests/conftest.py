@@ -27,12 +27,12 @@ if find_spec("hypothesis"):
 
 
 LESSER_CPUS = ("AVX-512 of the first generation", "AVX2", "SSE2")  # everything is compiled anew for each
-LONG_PAGES = ("docs/numerics.md",)
+LONG_PAGES = ("test_python_prints_what_the_page_shows[docs/numerics.md]",)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that take ten seconds or more, or compile much, run with NPSIGLIP_SLOW=1, as .ci/run does: `pytest -m slow`."""
+    """Tests that take ten seconds or compile much run with NPSIGLIP_SLOW=1, as .ci/run does: `pytest -m slow`."""
     for item in items:
         if any(part in item.nodeid for part in (*LESSER_CPUS, *LONG_PAGES)):
             item.add_marker(pytest.mark.slow)
