@@ -13,6 +13,9 @@ from npsiglip.config import SigLIPConfig
 from tests.helpers import openclip_golden
 from tests.helpers.golden_data import TINY, load_golden
 
+# Before OpenMP is loaded: threads that spin while they wait would take the cores of tests that run beside.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["parity"]
 
 if find_spec("hypothesis"):

@@ -17,7 +17,7 @@ from tests.helpers.golden_data import GOLDEN, TINY
 
 FILE = GOLDEN / "adapters.safetensors"
 with safe_open(FILE, "np") as opened:
-    CONFIGS = {key: json.loads(value) for key, value in opened.metadata().items() if key != "peft"}
+    CONFIGS = {key: json.loads(value) for key, value in sorted(opened.metadata().items()) if key != "peft"}
 ARRAYS = load_file(FILE)
 TEXT_HEAD = "base_model.model.text_model.head"
 QUERY = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj"

@@ -97,3 +97,23 @@ def assert_piece_with_params(piece, shape, run, run_backward, seed, params=PARAM
     inputs = frozen(at)
     grads["x"] = run_backward(inputs, inputs["x"], frozen(trace), c, grads)
     assert_gradient(lambda at: weighed(c, run(at, at["x"], model.FORGET)), at, grads, seed)
+
+
+def assert_gradients_of_a_loss(loss_of, at, t):
+    """The gradients of a loss are its central differences, number by number.
+
+    `at`: zimg, ztxt [B, D] of unit rows, t_prime and bias. A difference is off by step^2 / 6 of a third derivative, at
+    most t^3 or so, and by rounding.
+    """
+    loss, *gradients = loss_of(**at)
+    step = 1e-6
+    bound = step**2 * max(t, 1) ** 3 + 1e-15 * (1 + loss) / step * 10
+    for name, gradient in zip(at, gradients, strict=True):
+        for index in np.ndindex(at[name].shape):
+            moved = []
+            for sign in (1, -1):
+                x = at[name].copy()
+                x[index] += sign * step
+                moved.append(loss_of(**(at | {name: x})).loss)
+            difference = (moved[0] - moved[1]) / (2 * step)
+            assert abs(difference - np.asarray(gradient)[index]) <= bound, (name, index)

@@ -12,7 +12,7 @@ from npsiglip.params import cast
 from npsiglip.verify import operations as right
 from npsiglip.verify.arithmetic import HONEST
 from npsiglip.verify.compare import Truth, compare_taps, ranked
-from npsiglip.verify.mistakes import CATALOGUE, Mistake
+from npsiglip.verify.mistakes import BY_NAME, CATALOGUE, Mistake
 from npsiglip.verify.operations import IDS, PIXELS, Context, run
 
 TEXTS = ["a red circle", "two blue squares on a white background", "hello"]
@@ -44,6 +44,12 @@ def port(truth, dtype, mistakes=(), variant=0):
             else:
                 env[op.tap] = run(context, op, env)
     return {tap: value for tap, value in env.items() if tap not in (PIXELS, IDS)}
+
+
+def candidate(folder, mistake=None, dtype="float32"):
+    """The taps of a port of the model in a folder, with a mistake of the catalogue."""
+    truth, _ = truth_of(folder)
+    return port(truth, dtype, [BY_NAME[mistake]] if mistake else [])
 
 
 def acts_at(truth, golden, mistake):

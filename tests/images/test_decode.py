@@ -222,7 +222,6 @@ def lazy_truncated(tmp_path):
         ({"image": 1}, ["dict"]),
         ({"a.png", "b.png"}, ["set"]),
     ],
-    ids=str,
 )
 def test_what_is_no_image_is_refused_with_the_reason(image, parts):
     good = Image.new("RGB", (3, 3))

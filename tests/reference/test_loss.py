@@ -8,17 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npsiglip.reference import sigmoid_loss
-from npsiglip.reference.model import (
-    l2_normalize,
-)
 from tests.helpers.arrays import close
-
-
-def pairs(size, width, seed, alike=0.5):
-    """Unit rows [B, D], matched pairs partly `alike`."""
-    zimg, ztxt = np.random.default_rng(seed).standard_normal((2, size, width))
-    return l2_normalize(zimg), l2_normalize(alike * zimg + (1 - alike) * ztxt)
-
+from tests.helpers.embeddings import pairs
+from tests.helpers.gradients import assert_gradients_of_a_loss
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -43,19 +35,7 @@ def test_loss_is_its_definition(size, width, t, bias, seed):
 def test_gradients_are_finite_differences(size, width, t, bias, seed):
     zimg, ztxt = pairs(size, width, seed)
     at = {"zimg": zimg, "ztxt": ztxt, "t_prime": np.array(math.log(t)), "bias": np.array(bias)}
-    loss, *gradients = sigmoid_loss(**at)
-    step = 1e-6
-    # the difference is off by step^2 / 6 of a third derivative, at most t^3 / 10 B or so, and by rounding
-    bound = step**2 * max(t, 1) ** 3 + 1e-15 * (1 + loss) / step * 10
-    for name, gradient in zip(at, gradients, strict=True):
-        for index in np.ndindex(at[name].shape):
-            moved = []
-            for sign in (1, -1):
-                x = at[name].copy()
-                x[index] += sign * step
-                moved.append(sigmoid_loss(**(at | {name: x})).loss)
-            difference = (moved[0] - moved[1]) / (2 * step)
-            assert difference == pytest.approx(np.asarray(gradient)[index], abs=bound), (name, index)
+    assert_gradients_of_a_loss(sigmoid_loss, at, t)
 
 
 @losses

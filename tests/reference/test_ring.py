@@ -15,17 +15,13 @@ from npsiglip.reference import (
     softmax_loss,
 )
 from npsiglip.reference.loss import PairLoss, cross_entropy, log_sum_exp, softplus
-from npsiglip.reference.model import l2_normalize, sigmoid, softmax
+from npsiglip.reference.model import sigmoid, softmax
 from npsiglip.reference.ring import Device, all_gather, exchange, reduce_scatter
+from tests.helpers.embeddings import pairs
+from tests.helpers.gradients import assert_gradients_of_a_loss
 
 FIELDS = PairLoss._fields
 seeds = st.integers(0, 2**32 - 1)
-
-
-def pairs(size, width, seed, alike=0.5):
-    """Unit rows [B, D], matched pairs partly `alike`."""
-    zimg, ztxt = np.random.default_rng(seed).standard_normal((2, size, width))
-    return l2_normalize(zimg), l2_normalize(alike * zimg + (1 - alike) * ztxt)
 
 
 # -- equality ---------------------------------------------------------------------------------------------------------
@@ -125,19 +121,7 @@ def test_softmax_loss_is_its_definition(size, width, t, bias, seed):
 def test_softmax_gradients_are_finite_differences(size, width, t, seed):
     zimg, ztxt = pairs(size, width, seed)
     at = {"zimg": zimg, "ztxt": ztxt, "t_prime": np.array(math.log(t)), "bias": np.array(-3.0)}
-    loss, *gradients = softmax_loss(**at)
-    step = 1e-6
-    # the difference is off by step^2 / 6 of a third derivative, at most t^3 or so, and by rounding
-    bound = step**2 * max(t, 1) ** 3 + 1e-15 * (1 + loss) / step * 10
-    for name, gradient in zip(at, gradients, strict=True):
-        for index in np.ndindex(at[name].shape):
-            moved = []
-            for sign in (1, -1):
-                x = at[name].copy()
-                x[index] += sign * step
-                moved.append(softmax_loss(**(at | {name: x})).loss)
-            difference = (moved[0] - moved[1]) / (2 * step)
-            assert difference == pytest.approx(np.asarray(gradient)[index], abs=bound), (name, index)
+    assert_gradients_of_a_loss(softmax_loss, at, t)
 
 
 @given(st.integers(1, 6), st.integers(0, 3), seeds)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from functools import partial
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -11,33 +12,19 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from npsiglip import SigLIP
-from npsiglip.verify import Golden, compare
+from npsiglip.verify import compare
 from npsiglip.verify.golden import write_trace
 from npsiglip.verify.html import Heat, _figure, chart, error_at, heats, page, picture
-from npsiglip.verify.mistakes import BY_NAME
 from npsiglip.verify.operations import IDS, PIXELS
+from tests.helpers import planted
 from tests.helpers.command import run
 from tests.helpers.golden_data import TINY
-from tests.helpers.planted import port, truth_of
+from tests.helpers.planted import truth_of
 
 VOID = {"meta", "img", "br"}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return SigLIP.from_pretrained(TINY)
-
-
-@pytest.fixture(scope="module")
-def golden(model):
-    truth, _ = truth_of(TINY)
-    return Golden(model, truth.inputs[PIXELS].astype(np.float32), truth.inputs[IDS])
-
-
-def candidate(mistake=None):
-    truth, _ = truth_of(TINY)
-    return port(truth, "float32", [BY_NAME[mistake]] if mistake else [])
+candidate = partial(planted.candidate, TINY)
 
 
 class Whole(HTMLParser):

@@ -4,34 +4,22 @@ Covers verify/names.py, verify/layouts.py and verify/report.py as well.
 """
 
 import json
+from functools import partial
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from npsiglip import InputError, SigLIP
-from npsiglip.verify import Golden, compare
+from npsiglip import InputError
+from npsiglip.verify import compare
 from npsiglip.verify.mistakes import BY_NAME
 from npsiglip.verify.operations import IDS, PIXELS
 from npsiglip.verify.verdict import guess_dtype
+from tests.helpers import planted
 from tests.helpers.golden_data import TINY
 from tests.helpers.planted import port, truth_of
 
-
-@pytest.fixture(scope="module")
-def model():
-    return SigLIP.from_pretrained(TINY)
-
-
-@pytest.fixture(scope="module")
-def golden(model):
-    truth, _ = truth_of(TINY)
-    return Golden(model, truth.inputs[PIXELS].astype(np.float32), truth.inputs[IDS])
-
-
-def candidate(mistake=None, dtype="float32"):
-    truth, _ = truth_of(TINY)
-    return port(truth, dtype, [BY_NAME[mistake]] if mistake else [])
+candidate = partial(planted.candidate, TINY)
 
 
 def test_it_conforms(golden):
