@@ -35,6 +35,7 @@ __all__ = [
     "max_threads",
     "on_compile",
     "parallel_kernel",
+    "short_kernel",
     "thread_count",
 ]
 
@@ -102,6 +103,19 @@ def compiling_both() -> Iterator[None]:
 def parallel_kernel(function: Callable[..., None]) -> Kernel:
     """A kernel: called from Python, cached, without the GIL, its `prange` loops spread over the threads."""
     return Kernel(function)
+
+
+class _ShortKernel(Kernel):
+    """A kernel that runs on one thread wherever it is called: compiled once."""
+
+    @functools.cached_property
+    def _parallel(self) -> Any:
+        return self._serial
+
+
+def short_kernel(function: Callable[..., None]) -> Kernel:
+    """A kernel whose work is shorter than waking threads up: on one thread, compiled in half of the time."""
+    return _ShortKernel(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:

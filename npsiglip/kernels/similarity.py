@@ -3,15 +3,15 @@
 import numpy as np
 from numba import prange
 
-from npsiglip.kernels.jit import parallel_kernel
+from npsiglip.kernels.jit import parallel_kernel, short_kernel
 from npsiglip.kernels.map_pool import dot
 
 
-@parallel_kernel
+@short_kernel
 def l2_normalize(x, out):
     """out = x / |x| for each row of x [N, D]; float32, |x| in float64. A row of zeros gives NaN, as in Hugging Face."""
     n, d = x.shape
-    for row in prange(n):
+    for row in range(n):
         norm = np.sqrt(dot(x, row * d, x, row * d, d))
         for i in range(d):
             out[row, i] = x[row, i] / norm

@@ -81,4 +81,4 @@ def test_readme_has_the_two_commands_that_ci_runs():
     assert len(re.findall(r"^```sh$", text, re.MULTILINE)) == 2
     first, second = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert "npsiglip classify" in first
-    assert second.rstrip().endswith("-m pytest")
+    assert second.rstrip().endswith("-m pytest -n auto --dist loadfile")
