@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import hypot, pi, sin
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -25,7 +28,49 @@ Strokes = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 CANVAS = 192  # pixels, for pictures of 64 to 96
 
 
-def drawn(strokes: Strokes, rng: Random, side: int = CANVAS) -> Image:
+def _length(stroke: tuple[tuple[int, ...], tuple[int, ...]]) -> float:
+    return sum(hypot(x2 - x1, y2 - y1) for (x1, y1), (x2, y2) in pairwise(zip(*stroke, strict=True)))
+
+
+def shaken(strokes: Strokes, rng: Random, strength: float) -> list[tuple[list[float], list[float]]]:
+    """The strokes as another hand might have made them, anywhere within 0 to 255.
+
+    All of them are bent by one smooth wave in each direction, each is moved and scaled a little about its middle, and
+    some of the short ones are left out, never most of the drawing.
+    """
+    lengths = [_length(stroke) for stroke in strokes]
+    (wide, turn_x, start_x), (high, turn_y, start_y) = (
+        (strength * 20 * rng.random(), (1 + 2 * rng.random()) * pi / 128, 2 * pi * rng.random()) for _ in "xy"
+    )
+    lost, result = 0.0, []
+    for (xs, ys), length in zip(strokes, lengths, strict=True):
+        drop, *draws = (rng.random() for _ in range(5))
+        if drop < 0.3 * strength and lost + length < 0.25 * sum(lengths):
+            lost += length
+            continue
+        move_x, move_y, grow_x, grow_y = (strength * (2 * draw - 1) for draw in draws)
+        points = list(zip(xs, ys, strict=True))
+        bent_x = [x + wide * sin(turn_x * y + start_x) + 10 * move_x for x, y in points]
+        bent_y = [y + high * sin(turn_y * x + start_y) + 10 * move_y for x, y in points]
+        result.append((_grown(bent_x, 1 + 0.2 * grow_x), _grown(bent_y, 1 + 0.2 * grow_y)))
+    ways_x, ways_y = zip(*result, strict=True)
+    return list(zip(_within(ways_x, rng.random()), _within(ways_y, rng.random()), strict=True))
+
+
+def _grown(values: list[float], factor: float) -> list[float]:
+    middle = sum(values) / len(values)
+    return [middle + factor * (value - middle) for value in values]
+
+
+def _within(strokes: Sequence[list[float]], place: float) -> list[list[float]]:
+    """The numbers of all strokes, shrunk to fit in 0 to 255 and moved to a place, from 0 to 1 of the room left."""
+    least, most = min(map(min, strokes)), max(map(max, strokes))
+    scale = min(1.0, 255 / max(most - least, 1.0))
+    start = place * (255 - scale * (most - least))
+    return [[start + scale * (value - least) for value in values] for values in strokes]
+
+
+def drawn(strokes: Strokes, rng: Random, side: int = CANVAS, shake: float = 0.0) -> Image:
     """The strokes as a cut-out, RGBA [side, side], with a pen of random width, mostly dark."""
     with deferred():
         from PIL import Image, ImageDraw
@@ -37,7 +82,7 @@ def drawn(strokes: Strokes, rng: Random, side: int = CANVAS) -> Image:
     pen = ImageDraw.Draw(picture)
     margin = side * 0.05
     scale = (side - 2 * margin) / 255
-    for xs, ys in strokes:
+    for xs, ys in shaken(strokes, rng, shake) if shake else strokes:
         points = [(margin + scale * x, margin + scale * y) for x, y in zip(xs, ys, strict=True)]
         pen.line(points, fill=colour, width=max(1, round(width)), joint="curve")
         for x, y in (points[0], points[-1]):
@@ -53,6 +98,7 @@ class Drawings:
     names: tuple[str, ...]
     synonyms: Synonyms
     source: str
+    shake: float = 0.0
     varies = True
 
     def __len__(self) -> int:
@@ -64,7 +110,7 @@ class Drawings:
 
     def read(self, index: int, rng: Random) -> Image:
         """A cut-out, RGBA."""
-        return drawn(self.strokes[index], rng)
+        return drawn(self.strokes[index], rng, shake=self.shake)
 
     def words(self, index: int) -> Words:
         """Its word, with synonyms and translations."""
@@ -107,4 +153,6 @@ def open_drawings(settings: SourceSettings, where: str) -> Drawings:
             ) from None
     if not strokes:
         raise InputError(f"{where}: {', '.join(map(str, paths))} holds no drawing")
-    return Drawings(tuple(strokes), tuple(names), load_synonyms(settings.names, where), str(paths[0]))
+    return Drawings(
+        tuple(strokes), tuple(names), load_synonyms(settings.names, where), str(paths[0]), settings.augment.shake
+    )

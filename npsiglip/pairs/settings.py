@@ -42,6 +42,10 @@ class AugmentSettings:
     """The share that loses its colours."""
     blur: Part = 0.0
     """The share that is blurred."""
+    outline: Part = 0.0
+    """The share that becomes a line drawing: dark edges on white."""
+    shake: Part = 0.0
+    """How far the strokes of drawings may be bent, moved and left out."""
     background: tuple[Background, ...] = ("white",)
     """What cut-outs stand on, each as likely."""
 

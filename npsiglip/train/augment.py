@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 from npsiglip.pairs.settings import AugmentSettings
 
 LUMA = (0.299, 0.587, 0.114)
+_ON_WHITE = AugmentSettings()
 
 
 def reduced(picture: Image.Image, size: int) -> Image.Image:
@@ -114,6 +115,16 @@ def _recoloured(picture: Image.Image, rng: Random, strength: float) -> Image.Ima
     return picture.convert("RGB", tuple(matrix.ravel().tolist()))
 
 
+def outlined(picture: Image.Image) -> Image.Image:
+    """Its edges, dark on white, the sharpest black: RGB [size, size]."""
+    size = picture.size[0]
+    edges = picture.filter(ImageFilter.GaussianBlur(0.5)).filter(ImageFilter.FIND_EDGES).convert("L")
+    frame = Image.new("L", (size, size))  # the border has no neighbours to differ from
+    frame.paste(edges.crop((1, 1, size - 1, size - 1)), (1, 1))
+    found = np.asarray(frame, np.int64)
+    return Image.fromarray((255 - found * 255 // max(int(found.max()), 1)).astype(np.uint8)).convert("RGB")
+
+
 def shown(picture: Image.Image, size: int, rng: Random, settings: AugmentSettings, flip: bool) -> NDArray[np.uint8]:
     """The picture as it is shown this time.
 
@@ -128,8 +139,11 @@ def shown(picture: Image.Image, size: int, rng: Random, settings: AugmentSetting
         uint8 [S, S, 3].
     """
     result = _placed(picture, size, rng, settings, flip and settings.flip)
+    outline = settings.outline and rng.random() < settings.outline
     if result.mode == "RGBA":
-        result = _on_background(result, rng, settings)
+        result = _on_background(result, rng, settings if not outline else _ON_WHITE)
+    if outline:
+        return np.asarray(outlined(result), np.uint8)
     if settings.colour:
         result = _recoloured(result, rng, settings.colour)
     if rng.random() < settings.grey:

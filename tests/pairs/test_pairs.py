@@ -1,6 +1,6 @@
 """Pairs of others: what is read, what is said of each, and what cannot be.
 
-Covers pairs/base.py, pairs/drawings.py, pairs/emoji.py, pairs/fields.py, pairs/folders.py, pairs/guess.py,
+Covers pairs/base.py, pairs/emoji.py, pairs/fields.py, pairs/folders.py, pairs/guess.py,
 pairs/opening.py, pairs/settings.py and pairs/tars.py.
 """
 

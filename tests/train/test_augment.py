@@ -73,3 +73,21 @@ def test_the_parts_of_a_recolouring():
 def test_large_pictures_are_made_smaller_first():
     assert reduced(Image.new("RGB", (1000, 400)), 16).size == (84, 34)
     assert reduced(Image.new("RGB", (60, 40)), 16).size == (60, 40)
+
+
+def test_an_outline_is_dark_where_the_picture_changes_and_white_elsewhere():
+    half = np.zeros((40, 40, 3), np.uint8)
+    half[:, 20:] = (250, 120, 30)
+    result = shown(Image.fromarray(half), 40, Random(0), AugmentSettings(outline=1.0, colour=0.5), False)
+    assert (result == result[..., :1]).all()
+    dark = result[..., 0] < 128
+    assert set(np.flatnonzero(dark.any(axis=0))) == {20}  # the brighter side of the edge
+    assert dark[1:-1, 20].all()
+    assert (result[:, :15] == 255).all()
+    assert result.min() == 0
+
+
+def test_an_outline_of_one_colour_is_white():
+    plain = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
+    result = shown(plain, 40, Random(0), AugmentSettings(outline=1.0, background=("noise",)), False)
+    assert (result == 255).all()
