@@ -7,12 +7,14 @@ from npsiglip.reference.model import (
     grid_positions,
     image_tokens,
     image_tower,
+    logits,
     naflex_positions,
     naflex_tower,
     siglip,
     text_tower,
 )
 from npsiglip.reference.positions import interpolate_antialias, interpolate_bicubic
+from npsiglip.reference.resize import resize
 from npsiglip.reference.ring import RingResult, gathered_softmax_loss, ring_sigmoid_loss
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "image_tower",
     "interpolate_antialias",
     "interpolate_bicubic",
+    "logits",
     "naflex_positions",
     "naflex_tower",
+    "resize",
     "ring_sigmoid_loss",
     "siglip",
     "siglip_loss_and_gradients",

@@ -248,6 +248,11 @@ def text_tower(params, config, ids, trace=FORGET, mask=None):
     return x
 
 
+def logits(zimg, ztxt, t_prime, bias):
+    """t zimg ztxt^T + bias, with t = exp(t_prime); unit vectors zimg [N, D], ztxt [K, D] -> [N, K]."""
+    return np.exp(t_prime) * zimg @ ztxt.T + bias
+
+
 def siglip(params, config, pixels, ids, trace=FORGET):
     """Images against texts: pixels [N, 3, S, S], ids [K, L] -> logits [N, K] = t zimg ztxt^T + bias.
 
@@ -255,6 +260,6 @@ def siglip(params, config, pixels, ids, trace=FORGET):
     """
     zimg = trace["zimg"] = l2_normalize(image_tower(params, config.image, pixels, trace))
     ztxt = trace["ztxt"] = l2_normalize(text_tower(params, config.text, ids, trace))
-    logits = trace["logits"] = np.exp(params["t_prime"]) * zimg @ ztxt.T + params["bias"]
-    trace["probs"] = sigmoid(logits)
-    return logits
+    result = trace["logits"] = logits(zimg, ztxt, params["t_prime"], params["bias"])
+    trace["probs"] = sigmoid(result)
+    return result

@@ -22,6 +22,8 @@ Array = NDArray[Any]
 F32 = np.float32
 READ_BY_PRODUCTS = ("layer_norm", "mix", "gelu", "text_embed")  # kinds of operations
 
+COLUMNS = 96  # of a product, at a time
+
 
 def _same(x: Array) -> Array:
     return x
@@ -42,12 +44,18 @@ class Arithmetic(NamedTuple):
 def _in_chains(length: int) -> Callable[[Array, Array], Array]:
     """Products whose sums are cut into chains of so many terms, added up in float32 in their order."""
 
+    def columns(a: Array, b: Array) -> Array:
+        total = np.asarray(a[..., :length] @ b[..., :length, :])
+        part = np.empty_like(total)
+        for start in range(length, a.shape[-1], length):
+            np.matmul(a[..., start : start + length], b[..., start : start + length, :], out=part)
+            total += part
+        return total
+
     def matmul(a: Array, b: Array) -> Array:
-        total = None
-        for start in range(0, a.shape[-1], length):
-            part = a[..., start : start + length] @ b[..., start : start + length, :]
-            total = part if total is None else total + part
-        return np.asarray(total)
+        # a few columns at a time: their sums stay in the cache, and BLAS wakes no threads for so little
+        starts = range(0, b.shape[-1], COLUMNS)
+        return np.concatenate([columns(a, b[..., start : start + COLUMNS]) for start in starts], axis=-1)
 
     return matmul
 

@@ -45,14 +45,14 @@ class Match(NamedTuple):
 
 def _mistaken(c: Context, stretch: Sequence[Op], env: Mapping[str, Array], made: Sequence[Mistake]) -> Array | None:
     """What the last operation of a stretch gives with these mistakes; None if none of them acts in it."""
+    if not all(any(mistake.change(op) is not None for op in stretch) for mistake in made):
+        return None
     own: dict[str, Array] = {}
-    acted = set()
     for op in stretch:
         forward = None
         for mistake in made:
             if (change := mistake.change(op)) is not None:
                 forward, reads = change, mistake.reads
-                acted.add(mistake.name)
         if forward is None and not any(tap in own for tap in op.inputs) and op.tap in env:
             continue
         seen = {**env, **own}
@@ -62,7 +62,7 @@ def _mistaken(c: Context, stretch: Sequence[Op], env: Mapping[str, Array], made:
             own[op.tap] = run(c, op._replace(inputs=(*op.inputs, *reads)), seen, forward)
         else:
             own[op.tap] = run(c, op, seen)
-    return own.get(stretch[-1].tap) if len(acted) == len(made) else None
+    return own.get(stretch[-1].tap)
 
 
 def _at_one_place(catalogue: Sequence[Mistake], stretch: Sequence[Op]) -> list[Mistake]:

@@ -19,5 +19,5 @@ def test_unit_vectors_and_logits(n, k, d, seed):
     similarity.l2_normalize(y, unit_y)
     np.testing.assert_allclose(unit_x, model.l2_normalize(x.astype(np.float64)), rtol=2 * UNIT)
     similarity.logits(unit_x, unit_y, np.log(117.0), -12.9, out)
-    expected = 117.0 * unit_x.astype(np.float64) @ unit_y.astype(np.float64).T - 12.9
+    expected = model.logits(unit_x.astype(np.float64), unit_y.astype(np.float64), np.log(117.0), -12.9)
     np.testing.assert_allclose(out, expected, rtol=2 * UNIT, atol=1e-12)
