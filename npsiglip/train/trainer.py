@@ -31,6 +31,7 @@ from npsiglip.train.data import Batch, Batches
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
 from npsiglip.train.held_out import HeldOut
+from npsiglip.train.initial import locked_params
 from npsiglip.train.measure import ZeroShot, evaluate, model_of
 from npsiglip.train.metrics_log import MetricsLog
 from npsiglip.train.optimizer import AdamW
@@ -89,7 +90,7 @@ class Trainer:
         self.shapes: SigLIPConfig = config.siglip
         self._watcher = watcher or Silent()
         self._in_world = source is None and not config.data.sources
-        saved = preparing.check_run(config, self.folder, resume, self._in_world)
+        saved = preparing.check_run(config, self.folder, resume, self._in_world, self._watcher)
         self.state = saved or State(settings=config.deciding())
         self._source = source or preparing.open_source(config, self._watcher)
         if saved:
@@ -111,7 +112,8 @@ class Trainer:
         """Parameters, gradients and moments, from the checkpoint or for a new run; and what computes with them."""
         config, train, shapes = self.config, self.config.train, param_shapes(self.shapes)
         self.params, self._grads = Flat(shapes), Flat(shapes)
-        self._optimizer = AdamW(shapes, config.optimizer, preparing.locked_params(config))
+        self._locked = locked_params(config)
+        self._optimizer = AdamW(shapes, config.optimizer, self._locked)
         self._gradients = make_gradients(
             self.shapes,
             train.batch,
@@ -122,7 +124,7 @@ class Trainer:
             **({} if train.blocks is None else {"blocks": train.blocks}),
         )
         if resumed:
-            saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v)
+            saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v, self._locked)
             self._optimizer.count = self.state.step
             return
         values = preparing.first_params(config, self._source)
@@ -183,7 +185,7 @@ class Trainer:
     def _save(self) -> None:
         with self._timed("checkpoints"):
             self.state.times = self._times()
-            saving.save(self.folder, self.state, self.params, self._optimizer.m, self._optimizer.v)
+            saving.save(self.folder, self.state, self.params, self._optimizer.m, self._optimizer.v, self._locked)
             if time.perf_counter() - self._plotted > PLOT_SECONDS:
                 self._plot()
 
