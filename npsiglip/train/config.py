@@ -159,6 +159,8 @@ class RunSettings:
     """Of seen and of held-out combinations, each."""
     final_pictures: Natural = 2048
     """As many for what is measured of the finished model; 0: only what is measured on the way."""
+    duplicate_seconds: Annotated[float, Range(0)] = 20.0
+    """How long to look, at the start, for pictures of the tests that are in the sources as well; 0: not at all."""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     """What the finished model is stored in."""
 

@@ -28,6 +28,7 @@ from npsiglip.params import count_params, param_shapes
 from npsiglip.train import TrainingError, preparing, saving
 from npsiglip.train.config import Config
 from npsiglip.train.data import Batch, Batches
+from npsiglip.train.duplicates import report_duplicates
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
 from npsiglip.train.held_out import HeldOut
@@ -96,6 +97,7 @@ class Trainer:
         if saved:
             self._tokenizer_file = preparing.resumed_tokenizer(self.folder, saved)
         else:
+            report_duplicates(config, self._watcher)
             self._tokenizer_file = preparing.first_tokenizer(config, self.folder, self._source, self._watcher)
             self.state.tokenizer = saving.file_hash(self._tokenizer_file)
         self._last_evaluation: dict[str, float] = {}

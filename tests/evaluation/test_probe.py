@@ -4,6 +4,7 @@ Covers cli/probe.py as well.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from npsiglip import SigLIP
 from npsiglip.checkpoint import Checkpoint
+from npsiglip.config import ClassifierConfig, SigLIPConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.evaluation.logistic import losses
 from npsiglip.evaluation.measure import opaque
@@ -26,10 +28,15 @@ from npsiglip.evaluation.probe import (
     write,
 )
 from npsiglip.pairs.guess import open_collection
+from npsiglip.params import random_params
+from npsiglip.processors import default_processor, preprocessor_config
+from npsiglip.save import save_folder
 from tests.helpers import pairs_data
 from tests.helpers.command import assert_refused, invoke
 from tests.helpers.golden_data import TINY
-from tests.helpers.model_folders import listing
+from tests.helpers.model_folders import IMAGE, listing
+
+SIZES = ((20, 20), (40, 10), (12, 30))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +127,18 @@ def test_the_folder_gives_the_logits_that_were_fitted(tiny, shapes, tmp_path, lo
     assert np.all(np.abs(ours - fitted) <= 8 * 2.0**-24 * size)
     right = [scores[0]["label"] == name for scores, name in zip(model.classify(pictures), np.repeat(found.names, 6))]  # noqa: B905
     assert np.mean(right) == 1.0
+
+
+def test_pictures_of_any_aspect_ratio(tmp_path):
+    """NaFlex: the mean is that of each picture's own patches."""
+    config = SigLIPConfig(replace(IMAGE, naflex=True, image_size=16), None, ClassifierConfig(("a", "b")))
+    save_folder(tmp_path, config, random_params(config, 3))
+    processor = preprocessor_config(default_processor(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    checkpoint, pictures = Checkpoint.open(tmp_path), [Image.new("RGB", size, (9, 99, 200)) for size in SIZES]
+    features = features_of(tower_of(checkpoint), pictures).astype(np.float64)
+    expected = features @ checkpoint["classifier.w"] + checkpoint["classifier.b"]
+    np.testing.assert_allclose(SigLIP.from_pretrained(tmp_path).class_logits(pictures), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bad_picture_is_passed_over(tiny, shapes, tmp_path):
