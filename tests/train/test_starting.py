@@ -14,6 +14,7 @@ from npsiglip.errors import CheckpointError, InputError
 from npsiglip.formats.told import Told
 from npsiglip.params import param_shapes, random_params
 from npsiglip.save import save_folder, save_npz
+from npsiglip.train import memory
 from npsiglip.train.config import read_config
 from npsiglip.train.starting import SHAPES
 from npsiglip.train.trainer import Trainer
@@ -131,6 +132,14 @@ def test_the_memory_is_said(first, tmp_path):
     run(tmp_path / "run", settings(first), watcher=watcher)
     assert watcher.told[0].startswith("memory: about 0.")
     assert "GB needed, " in watcher.told[0]
+
+
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(first, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(Checkpoint, "__getitem__", None)
+    with pytest.raises(InputError, match=r"0.0 GB are available: this model fits with no batch at all: take a smaller"):
+        run(tmp_path / "run", settings(first))
+    assert not list((tmp_path / "run").iterdir())
 
 
 def write(folder, changed):
