@@ -7,6 +7,12 @@ kept, and its memory is not given back to the system between steps; `--compile` 
 minute. Each side is a process of its own; whoever is not timed waits in a read. Rounds of a step each, in changing
 order; after the rounds the losses are compared: times of who computed something else are not shown.
 
+`--pictures` measures a training as it is, pictures included: every step has other ones, which two processes draw,
+augment and tokenise ahead, with the same code and at the same low priority on both sides; they come through npsiglip's
+own pipes, or through torch's DataLoader, in their fastest setting as above. They are the world's, or those of
+`--pictures FOLDER`, a folder of classes. A round is a whole training of `--steps` steps, of which the first ones, which
+find pictures waiting, are left out.
+
 `--sweep` shows the cost of a step against the batch, `--plot FILE` draws it; that needs matplotlib. `--bfloat16` adds
 npsiglip with products in bfloat16, which is not the same arithmetic. `--engine-only` leaves out the optimisers. Needs
 transformers and torch (`pip install 'npsiglip[bench]'`), or `--peer-python`, a Python that has them and what npsiglip
@@ -14,6 +20,7 @@ needs.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -35,6 +42,9 @@ CONFIG = SigLIPConfig(
     ImageConfig(width=192, depth=4, num_heads=3, mlp_dim=768, image_size=64, patch_size=8),
     TextConfig(width=128, depth=2, num_heads=2, mlp_dim=512, seq_len=24, vocab_size=1024, projection_dim=192),
 )
+WORKERS, AHEAD = 2, 3  # processes that draw, and the batches that each draws ahead
+SETTLE = WORKERS * (AHEAD + 2)  # steps that are left out
+WORLD = "world"
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 RATE, EPS, BETAS, CLIP = 1e-3, 1e-8, (0.9, 0.95), 1.0
 PAUSE = 0.02  # longer than threads of OpenMP keep spinning
@@ -61,18 +71,80 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-class Steps:
-    """A side: `prepare` starts from the folder's weights anew, with a batch; a run is a step and returns its loss."""
+def settings_of(pictures, batch, steps):
+    """A training of CONFIG on the world, or on a folder of classes."""
+    from npsiglip.train.config import read_config
+    from npsiglip.train.starting import SHAPES
 
-    def __init__(self, folder, threads, optimise):
+    towers = {
+        name: {key: getattr(tower, key) for key in SHAPES[name]}
+        for name, tower in (("image", CONFIG.image), ("text", CONFIG.text))
+    }
+    augment = {"crop": 0.6, "flip": True, "colour": 0.2}
+    source = [] if pictures == WORLD else [{"kind": "classes", "path": pictures, "augment": augment}]
+    data = {"sources": source} if source else {}
+    return read_config({"model": towers, "train": {"steps": steps, "batch": batch}, "data": data})
+
+
+def source_of(config):
+    """What draws."""
+    from npsiglip.train.mixture import Mixture
+    from npsiglip.train.worlds import WorldSource
+
+    return Mixture(config) if config.data.sources else WorldSource(config)
+
+
+class Drawn:
+    """Batches for torch's DataLoader, in whose processes they are drawn: pictures uint8 [B, S, S, 3] and ids [B, L]."""
+
+    def __init__(self, config, tokenizer_file):
+        self.config, self.tokenizer_file, self.source = config, tokenizer_file, None
+
+    def __len__(self):
+        return self.config.train.steps
+
+    def __getitem__(self, step):
+        if self.source is None:
+            from npsiglip.texts.siglip import Tokenizer
+
+            self.source, self.tokenizer = source_of(self.config), Tokenizer(self.tokenizer_file, CONFIG.text.seq_len)
+        pictures, captions = self.source.batch(step)
+        return pictures, self.tokenizer(captions).astype(np.int64)
+
+
+def give_way(number):
+    """The lowest priority, as npsiglip's own processes that draw have it."""
+    os.nice(19)
+
+
+class Steps:
+    """A side: `prepare` starts from the folder's weights anew, with a batch; a run is a step and returns its loss.
+
+    With `pictures`, a run is a whole training, and returns the seconds and the loss of each step.
+    """
+
+    def __init__(self, folder, threads, optimise, pictures=""):
         self.folder, self.threads, self.optimise, self.about = folder, threads, optimise, {}
-        self.step, self.setting = None, ""
+        self.step, self.setting, self.pictures = None, "", pictures
 
     def prepare(self, case, inputs):
         """Begin anew with a batch."""
         self.step = None  # forget the last batch's memory first
-        self.begin(*pairs_of(CONFIG, int(case)))
-        return Run(lambda: np.array(self.step()), setting=self.setting)
+        batch, _, steps = case.partition(":")
+        self.begin(*pairs_of(CONFIG, int(batch)))
+        if not steps:
+            return Run(lambda: np.array(self.step()), setting=self.setting)
+        config = settings_of(self.pictures, int(batch), int(steps))
+        return Run(lambda: self.whole(config), setting=self.setting)
+
+    def whole(self, config):
+        """Train on pictures."""
+        rows, start = [], time.perf_counter()
+        for given in self.batches(config, Path(self.folder) / "spiece.model"):
+            loss, end = self.step(*given), time.perf_counter()
+            rows.append((end - start, loss))
+            start = end
+        return np.array(rows)
 
 
 class Ours(Steps):
@@ -98,7 +170,7 @@ class Ours(Steps):
         settings = OptimizerSettings(RATE, *BETAS, eps=EPS, weight_decay=0.0, clip_norm=CLIP)
         optimizer = AdamW(shapes, settings)
 
-        def step():
+        def step(pixels=pixels, ids=ids):
             with thread_count(self.threads):
                 loss = engine.step(params, pixels, ids, grads)
                 if self.optimise:
@@ -106,6 +178,16 @@ class Ours(Steps):
             return loss
 
         self.step = step
+
+    def batches(self, config, tokenizer_file):
+        """Pixels and ids of every step."""
+        from npsiglip.train.data import Batches
+
+        steps = range(config.train.steps)
+        with Batches(source_of(config), tokenizer_file, CONFIG.text.seq_len, steps, WORKERS, AHEAD) as batches:
+            for _ in steps:
+                batch = batches.get()
+                yield batch.pixels, batch.ids
 
 
 class Narrow(Ours):
@@ -135,7 +217,7 @@ class Torch(Steps):
         inputs = {"pixel_values": torch.from_numpy(pixels), "input_ids": torch.from_numpy(ids.astype(np.int64))}
         forward = torch.compile(model) if self.compiled else model
 
-        def step():
+        def step(inputs=inputs):
             optimizer.zero_grad(set_to_none=True)
             loss = forward(**inputs, return_loss=True).loss
             loss.backward()
@@ -153,6 +235,21 @@ class Torch(Steps):
         attention, name = self.fastest
         self.setting = f"{attention} attention, {name} AdamW" if self.optimise else f"{attention} attention"
         self.step = self.make_step(attention, {name: True}, pixels, ids)
+
+    def batches(self, config, tokenizer_file):
+        """What the model takes, of every step."""
+        import torch
+
+        loader = torch.utils.data.DataLoader(
+            Drawn(config, tokenizer_file),
+            batch_size=None,  # they are batches
+            num_workers=WORKERS,
+            prefetch_factor=AHEAD,
+            worker_init_fn=give_way,
+        )
+        for pictures, ids in loader:
+            pixels = pictures.permute(0, 3, 1, 2).to(torch.float32).mul_(2 / 255).sub_(1).contiguous()
+            yield ({"pixel_values": pixels, "input_ids": ids},)
 
     def settings(self):
         """What is tried."""
@@ -191,6 +288,36 @@ def rounds_of(workers, batch, rounds):
     return settings, times
 
 
+def check_losses(losses):
+    """Refuse to compare sides that did not take the same steps, but for rounding."""
+    ours = losses["npsiglip"]
+    for name, loss in losses.items():
+        if not abs(loss - ours) <= (APART_NARROW if name == "in bfloat16" else APART) * abs(ours):
+            raise SystemExit(f"the loss of {name} is {loss}, ours is {ours}: not the same steps, nothing to compare")
+    return ours
+
+
+def with_pictures(workers, folder, pictures, batch, steps, rounds):
+    """A table of whole trainings, in rounds of changing order."""
+    from npsiglip.train.tokenizer import train_tokenizer
+
+    config = settings_of(pictures, batch, steps)
+    train_tokenizer(source_of(config).captions(2000), CONFIG.text.vocab_size, Path(folder) / "spiece.model")
+    times, settings, losses = {name: [] for name in workers}, {}, {}
+    for i in range(rounds):
+        for name in list(workers) if i % 2 else list(reversed(workers)):
+            settings[name] = workers[name].ask("prepare", case=f"{batch}:{steps}", inputs=None)["setting"]
+            file = Path(folder) / "steps.npy"
+            workers[name].ask("output", case=f"{batch}:{steps}", file=str(file))
+            seconds_each, loss = np.load(file).T
+            times[name].append(float(seconds_each[SETTLE:].mean()))
+            losses[name] = float(loss[-1])
+        check_losses(losses)
+    what = "the world's" if pictures == WORLD else pictures
+    print(f"batch {batch}, {rounds} rounds of {steps} steps; pictures: {what}; loss {losses['npsiglip']:.4f} at last\n")
+    print_rows(batch, times, settings)
+
+
 def loss_of_all(workers, batch):
     """The loss of one more step. All sides must have taken the same ones, but for rounding."""
     losses = {}
@@ -199,17 +326,11 @@ def loss_of_all(workers, batch):
             file = Path(folder) / f"{name}.npy"
             worker.ask("output", case=str(batch), file=str(file))
             losses[name] = float(np.load(file))
-    ours = losses["npsiglip"]
-    for name, loss in losses.items():
-        if not abs(loss - ours) <= (APART_NARROW if name == "in bfloat16" else APART) * abs(ours):
-            raise SystemExit(f"the loss of {name} is {loss}, ours is {ours}: not the same steps, nothing to compare")
-    return ours
+    return check_losses(losses)
 
 
-def report(batch, rounds, settings, times, loss, limit):
-    """A table of one batch."""
-    flop = 3 * batch * (image_flop(CONFIG.image) + text_flop(CONFIG.text))
-    print(f"batch {batch}, {rounds} rounds; loss {loss:.4f} at last\n")
+def print_rows(batch, times, settings):
+    """A line for each side."""
     print(f"{'':16}{'ms a step':>10}{'quartiles':>20}{'pairs/s':>9}{'ours / it':>11}  in each round")
     for name, values in times.items():
         all_ = summarize([1e3 * value for value in values])
@@ -219,6 +340,13 @@ def report(batch, rounds, settings, times, loss, limit):
             each = both.per_round
             line += f"{both.of_medians:11.3f}  {each.median:.3f} ({each.q1:.3f} - {each.q3:.3f})   {settings[name]}"
         print(line)
+
+
+def report(batch, rounds, settings, times, loss, limit):
+    """A table of one batch."""
+    flop = 3 * batch * (image_flop(CONFIG.image) + text_flop(CONFIG.text))
+    print(f"batch {batch}, {rounds} rounds; loss {loss:.4f} at last\n")
+    print_rows(batch, times, settings)
     rate = flop / statistics.median(times["npsiglip"])
     print(f"\nnpsiglip: {rate / 1e9:.0f} GFLOP/s, {100 * rate / limit:.0f} % of multiply-adds on registers")
 
@@ -262,6 +390,8 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--pictures", nargs="?", const=WORLD, default="", metavar="FOLDER", help="whole trainings")
+    parser.add_argument("--steps", type=int, default=60, help="of a round with --pictures")
     parser.add_argument("--engine-only", action="store_true", help="without the optimisers")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside them")
     parser.add_argument("--bfloat16", action="store_true", help="npsiglip with products in bfloat16 beside them")
@@ -273,9 +403,15 @@ def main():
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a worker
     options = parser.parse_args()
     if options.side:
-        serve(lambda folder, dtype, threads, say: SIDES[options.side](folder, threads, not options.engine_only))
+        serve(
+            lambda folder, dtype, threads, say: SIDES[options.side](
+                folder, threads, not options.engine_only, options.pictures
+            )
+        )
         return
-    rest = [__file__, *(["--engine-only"] if options.engine_only else []), "--side"]
+    if options.pictures and options.steps <= SETTLE:
+        parser.error(f"--steps must be above {SETTLE}, of which the first ones are left out")
+    rest = [__file__, *(["--engine-only"] if options.engine_only else []), "--pictures", options.pictures, "--side"]
     asked = {"torch.compile": options.compile, "in bfloat16": options.bfloat16}
     names = [name for name in SIDES if asked.get(name, True)]
     print(f"{count_params(CONFIG) / 1e6:.2f} M parameters, {options.threads} threads, float32")
@@ -288,6 +424,9 @@ def main():
         try:
             for worker in workers.values():
                 worker.ask("load", folder=folder, dtype="float32", threads=options.threads)
+            if options.pictures:
+                with_pictures(workers, folder, options.pictures, options.batch, options.steps, options.rounds)
+                return
             settings, times = rounds_of(workers, options.batch, options.rounds)
             loss = loss_of_all(workers, options.batch)
             limit = Limits("float32").prepare(f"multiply_add:{options.threads}", None)

@@ -89,6 +89,10 @@ def evaluate(
         list[str],
         typer.Option("--unknown", metavar="WHERE", help="Pictures of none of the classes: are they told apart?"),
     ] = [],  # noqa: B006
+    seen: Annotated[
+        list[str],
+        typer.Option("--seen", metavar="WHERE", help="Pictures that the model was trained on: are any measured again?"),
+    ] = [],  # noqa: B006
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Pictures at most, drawn at random.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw reliability and classes: .png, .svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object, with every digit and class.")] = False,
@@ -98,6 +102,7 @@ def evaluate(
     Shares come with the interval of 95 %. ECE is the expected calibration error of the probabilities of all pairs.
     Pictures that cannot be decoded are passed over, and named.
     """
+    from npsiglip.evaluation.duplicates import duplicates
     from npsiglip.evaluation.measure import classification, retrieval
     from npsiglip.pairs.guess import open_collection, open_pictures
     from npsiglip.zero_shot import DEFAULT_TEMPLATE, fill_template
@@ -107,6 +112,7 @@ def evaluate(
         fill_template(["x"], template)
     pairs = open_collection(where, labels, captions, picture)
     others = open_pictures(unknown) if unknown else None
+    trained = open_pictures(seen) if seen else None
     with_names = any(pairs.words(i).names for i in range(len(pairs)))
     language = captions[0].split("=")[0] if captions and "=" in captions[0] else "en"
     with Activity() as activity:
@@ -117,10 +123,17 @@ def evaluate(
             report = classification(siglip, pairs, wording, "en", limit, others, activity.count)
         else:
             report = retrieval(siglip, pairs, language, limit, activity.count)
+        if trained:
+            activity.say("Duplicates")
+            report["duplicates"] = duplicates(pairs, trained)
     for name, reason in list(report["skipped"].items())[:5]:
         warn(f"passed over: {name}: {reason}")
     if (more := len(report["skipped"]) - 5) > 0:
         warn(f"and {more:,} more (--json names all)")
+    if found := report.get("duplicates"):
+        name, other = next(iter(found.items()))
+        count = f"{len(found):,} of {len(pairs):,} pictures are among those of --seen, or nearly"
+        warn(f"{count}: {name} is {other} (--json names all)")
     if plot:
         from npsiglip.evaluation.plots import draw
 

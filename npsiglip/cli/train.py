@@ -105,13 +105,13 @@ def train(
         bool, typer.Option("--resume", help="Go on from the folder's checkpoint, if it has one.")
     ] = False,
     lock: Annotated[
-        str | None, typer.Option(metavar="TOWER", help="Keep the weights of a tower: image.", show_default=False)
+        str | None, typer.Option(metavar="TOWER", help="Keep the weights of a tower: image, text.", show_default=False)
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER",
-            help="Model folder to start from: its locked tower, or all of it if none is locked.",
+            metavar="MODEL",
+            help="Model to start from: a folder, an .npz, a released name or builtin.",
             show_default=False,
         ),
     ] = None,

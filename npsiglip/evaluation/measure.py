@@ -56,7 +56,7 @@ class Embedded:
 
     Attributes:
         index: of each among all [N].
-        zimg: their embeddings [N, D], unit norm.
+        zimg: their embeddings [N, D], unit norm, or what else was asked for.
         skipped: name -> reason, of those that could not.
     """
 
@@ -65,8 +65,21 @@ class Embedded:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def embed(model: SigLIP, pairs: Pairs, indices: Sequence[int], progress: Progress = nothing) -> Embedded:
+def embed(
+    model: SigLIP,
+    pairs: Pairs,
+    indices: Sequence[int],
+    progress: Progress = nothing,
+    encode: Callable[[Sequence[Any]], Array] | None = None,
+) -> Embedded:
     """Embed pictures of a collection; one that cannot be decoded is passed over, and named.
+
+    Args:
+        model: that embeds them.
+        pairs: the collection.
+        indices: of the pictures.
+        progress: is told how many are done, of how many.
+        encode: pictures -> vectors [N, D]; None: the model's embeddings, of unit norm.
 
     Raises:
         InputError: not one can be decoded.
@@ -85,7 +98,7 @@ def embed(model: SigLIP, pairs: Pairs, indices: Sequence[int], progress: Progres
             except Exception as error:  # damaged files raise almost anything
                 skipped[pairs.where(index)] = str(error) or type(error).__name__
         if pictures:
-            rows.append(model.encode_image(pictures))
+            rows.append((encode or model.encode_image)(pictures))
     if not rows:
         name, reason = next(iter(skipped.items()))
         raise InputError(f"not one of {len(indices):,} pictures can be decoded; the first is {name}: {reason}")

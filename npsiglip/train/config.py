@@ -24,6 +24,7 @@ from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.errors import CheckpointError, InputError
 from npsiglip.pairs.fields import REST, Count, Momentum, Natural, Positive, Range, Share, flat, section, unknown_key
 from npsiglip.pairs.settings import SourceSettings, check_source
+from npsiglip.train.starting import other, with_shapes
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,13 @@ class TrainSettings:
     pool: Literal["map", "mean"] = "map"
     """How tokens become one vector: weighed by the MAP head's attention; or all alike, for which the query's weights
     are zero and, like the probe, locked."""
-    lock: Literal["", "image"] = ""
-    """A tower that keeps its weights: the SigLiT recipe."""
+    lock: Literal["", "image", "text"] = ""
+    """A tower that keeps its weights. SigLiT locks the image tower."""
     init: str = ""
-    """A model folder to start from: its locked tower, or all of it if none is locked."""
+    """A model to start from, a folder, an npz or a name: all of it, but for the tower that is `new`."""
+    new: Literal["", "image", "text"] | None = None
+    """The tower that starts anew though there is `init`. Not set: the one beside the locked tower, if its shapes are
+    given."""
     blocks: Natural | None = None
     """How many of the last blocks of each tower are trained, with what follows them; not set: everything."""
 
@@ -155,6 +159,8 @@ class RunSettings:
     """Of seen and of held-out combinations, each."""
     final_pictures: Natural = 2048
     """As many for what is measured of the finished model; 0: only what is measured on the way."""
+    duplicate_seconds: Annotated[float, Range(0)] = 20.0
+    """How long to look, at the start, for pictures of the tests that are in the sources as well; 0: not at all."""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     """What the finished model is stored in."""
 
@@ -174,6 +180,12 @@ class Config:
         """The model's shapes."""
         image, text = asdict(self.model.image), asdict(self.model.text)
         return SigLIPConfig(ImageConfig(**image), TextConfig(**text, projection_dim=self.model.image.width))
+
+    @property
+    def new_tower(self) -> str:
+        """The tower that does not start from `train.init`; empty if both do, or neither."""
+        new = self.train.new
+        return other(self.train.lock) if new is None else new
 
     def phase_ends(self) -> list[int]:
         """The step behind each phase's last one."""
@@ -255,6 +267,17 @@ def _check(config: Config) -> None:
         raise InputError(
             f"optimizer.warmup {config.optimizer.warmup} must be less than the {config.train.steps} of train.steps"
         )
+    _check_start(config)
+    noise, batch = config.data.label_noise, config.train.batch
+    if noise and mislabelled_count(noise, batch) < 2:
+        raise InputError(
+            f"data.label_noise {noise:g} of a batch of {batch} is less than two pairs, and one alone has nothing to "
+            "exchange: give more noise, a larger batch, or 0"
+        )
+
+
+def _check_start(config: Config) -> None:
+    """What concerns a model to start from, and what of it is trained."""
     if config.train.lock and not config.train.init:
         raise InputError(
             f"train.lock {config.train.lock!r} needs a trained tower to lock: give its model folder as train.init "
@@ -265,15 +288,20 @@ def _check(config: Config) -> None:
             "train.blocks keeps the blocks before the last as they are, which needs trained ones: give their model "
             "folder as train.init or --init"
         )
-    if config.train.lock and config.train.pool == "mean":
+    if config.train.lock == "image" and config.train.pool == "mean":
         raise InputError(
             "train.pool 'mean' changes the image tower, and train.lock keeps it as it is: leave out one of the two"
         )
-    noise, batch = config.data.label_noise, config.train.batch
-    if noise and mislabelled_count(noise, batch) < 2:
+    if config.train.new and not config.train.init:
         raise InputError(
-            f"data.label_noise {noise:g} of a batch of {batch} is less than two pairs, and one alone has nothing to "
-            "exchange: give more noise, a larger batch, or 0"
+            "train.new says which tower does not start from train.init, which is not set: without it both begin anew"
+        )
+    if config.train.new and config.train.new == config.train.lock:
+        raise InputError(f"train.new and train.lock are both {config.train.lock!r}: a new tower cannot stay as it is")
+    if config.train.blocks is not None and config.new_tower:
+        raise InputError(
+            f"train.blocks keeps blocks as they are, and the {config.new_tower} tower begins anew, with nothing worth "
+            "keeping: leave out one of the two"
         )
 
 
@@ -300,6 +328,7 @@ def read_config(content: Mapping[str, Any], changes: Mapping[str, Any] | None = 
 
     Raises:
         InputError: an unknown key, a value of another type or out of range, or settings that do not fit each other.
+        CheckpointError: the model to start from, which is opened for shapes that [model] leaves out, cannot be used.
     """
     known = [entry.name for entry in fields(Config)]
     for key in content:
@@ -308,6 +337,7 @@ def read_config(content: Mapping[str, Any], changes: Mapping[str, Any] | None = 
     train = content.get("train", {})
     if changes and isinstance(train, Mapping):
         content = {**content, "train": {**train, **changes}}
+    content = with_shapes(content)
     config: Config = section(content, Config, "")
     _check(config)
     return config

@@ -26,8 +26,11 @@ from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import GELU_TANH, SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.params import Shape, block_name, param_shapes
+from npsiglip.train.config import Config
+from npsiglip.train.starting import TOWERS, tower_of
 
 FLOOR = 0.01  # of the mean variance, added to each: noise is not blown up
+POOLING = frozenset(f"image.map_head.{name}" for name in ("probe", "attn.q.w", "attn.q.b"))  # makes the one query
 CUT_DEVIATION = 0.87962566103423978  # of a standard normal cut off at -2 and 2
 
 Values = NDArray[np.float32]
@@ -135,23 +138,32 @@ def frozen_params(config: SigLIPConfig, blocks: int | None) -> frozenset[str]:
     return frozenset(found)
 
 
-def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict[str, Values]:
-    """The parameters of a model folder, as float32.
+def locked_params(config: Config) -> frozenset[str]:
+    """The names of all parameters that are not trained."""
+    train = config.train
+    locked = frozenset(name for name in param_shapes(config.siglip) if train.lock and name.startswith(f"{train.lock}."))
+    if train.pool == "mean":
+        locked |= POOLING
+    return locked | frozen_params(config.siglip, train.blocks)
+
+
+def fitting(folder: str | Path, config: SigLIPConfig, tower: str = "") -> tuple[Checkpoint, list[str]]:
+    """A model to start from, and the names of the parameters that are taken from it; of its files the headers are read.
 
     Args:
-        folder: in Hugging Face's format.
+        folder: or npz, or a name; see `npsiglip.checkpoint.Checkpoint.open`.
         config: of the model that is trained.
         tower: "image" or "text" for one tower's alone; empty: all.
 
     Raises:
-        CheckpointError: the folder cannot be used.
-        InputError: its model is quantised, or has other shapes.
+        CheckpointError: the model cannot be used.
+        InputError: it is quantised, has other shapes, or computes what training does not.
     """
     checkpoint = Checkpoint.open(folder)
     if checkpoint.quantized:
         raise InputError(f"{folder} is quantised; training starts from weights of a float type")
-    for name, theirs in (("image", checkpoint.config.image), ("text", checkpoint.config.text)):
-        if theirs and tower in ("", name) and theirs.activation != GELU_TANH:
+    for name in [tower] if tower else TOWERS:
+        if tower_of(checkpoint, name).activation != GELU_TANH:
             raise InputError(
                 f"the {name} tower of {folder} computes GELU by erf, and training has SigLIP's form by tanh alone: "
                 "start from the original model, or, if tanh is right for it, convert it with --gelu tanh"
@@ -163,7 +175,13 @@ def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict
         if shapes.get(name) != found.get(name):
             has, wanted = (list(s[name]) if name in s else "nothing" for s in (found, shapes))
             raise InputError(
-                f"{folder} has {has} as {name}, [model] asks for {wanted}: give [model] the shapes of that folder's "
-                "config.json"
+                f"{folder} has {has} as {name}, [model] asks for {wanted}: leave [model.{name.split('.')[0]}] out, to "
+                "take the shapes from there; a tower of other shapes begins anew (train.new)"
             )
-    return {name: np.asarray(checkpoint[name], np.float32) for name in shapes}
+    return checkpoint, list(shapes)
+
+
+def params_of(folder: str | Path, config: SigLIPConfig, tower: str = "") -> dict[str, Values]:
+    """The parameters of a model, as float32; arguments and errors as for `fitting`."""
+    checkpoint, names = fitting(folder, config, tower)
+    return {name: np.asarray(checkpoint[name], np.float32) for name in names}

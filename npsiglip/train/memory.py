@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from npsiglip.errors import InputError
-from npsiglip.params import count_params
+from npsiglip.params import param_shapes
 from npsiglip.train.config import Config
 from npsiglip.train.data import Batches
+from npsiglip.train.initial import locked_params
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.step import Gradients
 
@@ -35,20 +37,24 @@ def available_memory() -> int | None:
 
 def memory_needed(config: Config) -> int:
     """Bytes that a run of this configuration needs."""
-    total = count_params(config.siglip)
-    vectors = 8 * total + AdamW.memory(total)
-    copies = 12 * total  # for a checkpoint
-    train = config.train
-    work = Gradients.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks)
+    shapes, locked, train = param_shapes(config.siglip), locked_params(config), config.train
+    total = sum(prod(shape) for shape in shapes.values())
+    trained = sum(prod(shape) for name, shape in shapes.items() if name not in locked)
+    vectors = 8 * total + AdamW.memory(trained)
+    copies = 4 * total + AdamW.memory(trained)  # for a checkpoint
+    work = Gradients.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks, train.lock)
     return vectors + copies + work + Batches.memory(config) + HEADROOM
 
 
-def check_memory(config: Config, available: int | None = None) -> None:
+def check_memory(config: Config, available: int | None = None) -> str:
     """Check that the batch fits memory, before anything is begun.
 
     Args:
         config: the settings.
         available: bytes; None: what the system says.
+
+    Returns:
+        What is needed, and what there is, in words.
 
     Raises:
         InputError: with what is needed, what there is, and a batch that would fit.
@@ -56,14 +62,17 @@ def check_memory(config: Config, available: int | None = None) -> None:
     available = available_memory() if available is None else available
     needed = memory_needed(config)
     if available is None or needed <= available:
-        return
+        there = "" if available is None else f", {available / 1e9:.1f} GB available"
+        return f"memory: about {needed / 1e9:.1f} GB needed{there}"
     batch = config.train.batch // 2
     while batch >= 2 and memory_needed(replace(config, train=replace(config.train, batch=batch))) > available:
         batch //= 2
     fix = (
-        f"a batch of {batch} would fit" if batch >= 2 else "this model fits with no batch at all: choose a smaller one"
+        f"a batch of {batch} would fit (train.batch)"
+        if batch >= 2
+        else "this model fits with no batch at all: take a smaller one, or train less of it (train.lock, train.blocks)"
     )
     raise InputError(
         f"a batch of {config.train.batch} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB "
-        f"are available: {fix} (train.batch)"
+        f"are available: {fix}"
     )

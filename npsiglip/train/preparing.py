@@ -13,25 +13,23 @@ from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.hub.resolve import model_folder
 from npsiglip.kernels.jit import max_threads
 from npsiglip.params import param_shapes
 from npsiglip.texts.siglip import MODEL_FILE
 from npsiglip.train import saving
 from npsiglip.train.config import Config, check_world_settings
 from npsiglip.train.data import Source
-from npsiglip.train.initial import frozen_params, initial_params, params_of, whitening
+from npsiglip.train.initial import POOLING, fitting, initial_params, params_of, whitening
 from npsiglip.train.memory import check_memory
 from npsiglip.train.mixture import Mixture
 from npsiglip.train.progress import Watcher
 from npsiglip.train.saving import State
+from npsiglip.train.starting import other, vocabulary_of
 from npsiglip.train.tokenizer import train_tokenizer
 from npsiglip.train.worlds import WorldSource
 
-POOLING = frozenset(f"image.map_head.{name}" for name in ("probe", "attn.q.w", "attn.q.b"))  # makes the one query
 
-
-def check_run(config: Config, folder: Path, resume: bool, in_world: bool) -> State | None:
+def check_run(config: Config, folder: Path, resume: bool, in_world: bool, watcher: Watcher) -> State | None:
     """Check that a run of `config` can begin in `folder`, which is made, or go on there: from the state that is given.
 
     Args:
@@ -39,11 +37,12 @@ def check_run(config: Config, folder: Path, resume: bool, in_world: bool) -> Sta
         folder: of the run.
         resume: go on from the folder's checkpoint, if there is one.
         in_world: whether pictures are drawn of the world and of nothing else.
+        watcher: is told how much memory it takes.
 
     Raises:
         InputError: settings that cannot be, that differ from the checkpoint's, or too large for memory; a folder that
-            cannot be made, or has a run already.
-        CheckpointError: the checkpoint cannot be used.
+            cannot be made, or has a run already; a model to start from that does not fit.
+        CheckpointError: the checkpoint, or the model to start from, cannot be used.
     """
     if config.run.threads > max_threads():
         raise InputError(
@@ -68,7 +67,9 @@ def check_run(config: Config, folder: Path, resume: bool, in_world: bool) -> Sta
         )
     if saved:
         saving.check_settings(saved, config.deciding(), folder)
-    check_memory(config)
+    elif config.train.init:
+        fitting(config.train.init, config.siglip, other(config.new_tower))
+    watcher.tell(check_memory(config))
     saving.clean(folder)
     return saved
 
@@ -103,8 +104,8 @@ def first_tokenizer(config: Config, folder: Path, source: Source, watcher: Watch
         InputError: it cannot be copied or written, or has more pieces than the model has rows for.
     """
     path, train = folder / MODEL_FILE, config.train
-    of_the_model = train.init and not train.lock
-    given = config.data.tokenizer or (model_folder(train.init) / MODEL_FILE if of_the_model else "")
+    of_the_model = train.init and config.new_tower != "text"
+    given = config.data.tokenizer or (vocabulary_of(train.init) if of_the_model else "")
     try:
         if given:
             data = Path(given).read_bytes()
@@ -126,15 +127,6 @@ def _check_vocabulary(path: Path, rows: int) -> None:
         raise InputError(f"the tokenizer has {pieces} pieces, the model {rows} rows for them (text.vocab_size)")
 
 
-def locked_params(config: Config) -> frozenset[str]:
-    """The names of all parameters that are not trained."""
-    train = config.train
-    locked = frozenset(name for name in param_shapes(config.siglip) if train.lock and name.startswith(f"{train.lock}."))
-    if train.pool == "mean":
-        locked |= POOLING
-    return locked | frozen_params(config.siglip, train.blocks)
-
-
 def first_params(config: Config, source: Source) -> dict[str, NDArray[Any]]:
     """Name -> values of all parameters, which a new run starts from.
 
@@ -148,7 +140,7 @@ def first_params(config: Config, source: Source) -> dict[str, NDArray[Any]]:
         pictures, _ = source.batch(0)
         values |= whitening(pictures, image.patch_size, image.width, train.whiten_scale)
     if train.init:
-        values |= params_of(train.init, config.siglip, train.lock)
+        values |= params_of(train.init, config.siglip, other(config.new_tower))
     if train.pool == "mean":
         values |= {name: np.zeros(shapes[name], np.float32) for name in POOLING if ".q." in name}
     return values

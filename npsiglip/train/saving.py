@@ -1,8 +1,9 @@
 """Checkpoints of a training run: everything that the next step depends on, in one safetensors file, written atomically.
 
-Tensors `params/NAME`, `m/NAME` and `v/NAME` hold the parameters and both moments; the file's metadata hold the step,
-the settings that decide the weights, the tokenizer's hash and the times, as JSON. A process that is killed leaves the
-last checkpoint as it was, and perhaps a hidden folder with a part of the next, which `clean` removes.
+Tensors `params/NAME`, `m/NAME` and `v/NAME` hold the parameters and both moments of those that are trained; the
+file's metadata hold the step, the settings that decide the weights, the tokenizer's hash and the times, as JSON. A
+process that is killed leaves the last checkpoint as it was, and perhaps a hidden folder with a part of the next, which
+`clean` removes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def clean(folder: Path) -> None:
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def save(folder: Path, state: State, params: Flat, m: Flat, v: Flat) -> None:
-    """Write the checkpoint; the one before stays if that fails.
+def save(folder: Path, state: State, params: Flat, m: Flat, v: Flat, locked: Collection[str] = frozenset()) -> None:
+    """Write the checkpoint; the one before stays if that fails. Moments of `locked` parameters, all zero, are left out.
 
     Raises:
         CheckpointError: the file cannot be written, for instance because the disk is full.
@@ -65,6 +66,7 @@ def save(folder: Path, state: State, params: Flat, m: Flat, v: Flat) -> None:
         f"{part}/{name}": view
         for part, flat in zip(PARTS, (params, m, v), strict=True)
         for name, view in flat.views.items()
+        if part == "params" or name not in locked
     }
     metadata = {"npsiglip_training": json.dumps({"format": FORMAT, **asdict(state)})}
     try:
@@ -127,8 +129,14 @@ def check_settings(state: State, settings: Mapping[str, Any], folder: Path) -> N
         )
 
 
-def load_tensors(folder: Path, params: Flat, m: Flat | None = None, v: Flat | None = None) -> None:
-    """Fill the vectors from the checkpoint.
+def load_tensors(
+    folder: Path,
+    params: Flat,
+    m: Flat | None = None,
+    v: Flat | None = None,
+    locked: Collection[str] = frozenset(),
+) -> None:
+    """Fill the vectors from the checkpoint, but for the moments of `locked` parameters.
 
     Raises:
         CheckpointError: the checkpoint has other tensors.
@@ -138,6 +146,8 @@ def load_tensors(folder: Path, params: Flat, m: Flat | None = None, v: Flat | No
         with safe_open(path, framework="np") as file:
             for part, flat in zip(PARTS, (params, m, v), strict=True):
                 for name, view in flat.views.items() if flat else ():
+                    if part != "params" and name in locked:
+                        continue
                     values = file.get_tensor(f"{part}/{name}")
                     if values.shape != view.shape:
                         raise CheckpointError(f"{path}: {part}/{name} is {list(values.shape)}, not {list(view.shape)}")

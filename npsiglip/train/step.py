@@ -53,7 +53,8 @@ class Gradients:
         batch: B, pairs of every step.
         text_len: L, tokens of every text.
         loss: "sigmoid", or "softmax" to compare with.
-        locked: towers that are not trained, {"image"} or none: their gradients are zero.
+        locked: towers that are not trained, {"image"}, {"text"} or none: their gradients are zero, and there is no
+            backward pass through them, nor memory for it.
         dtype: of the products, "float32" or "bfloat16"; all else is float32 (`npsiglip.train.layers`).
         blocks: how many of the last blocks of each tower are trained, with what follows them; None: everything.
     """
@@ -82,8 +83,8 @@ class Gradients:
         odd = [size for tower in (config.image, config.text) for size in (tower.width, tower.mlp_dim) if size % 2]
         if dtype == "bfloat16" and odd:
             raise InputError(f"training in bfloat16 needs even widths, got {odd[0]}; use float32")
-        if not locked <= {"image"}:
-            raise InputError(f"only the image tower can be locked, got {', '.join(sorted(locked))}")
+        if locked not in ({"image"}, {"text"}, set()):
+            raise InputError(f"one tower can be locked, image or text, got {', '.join(sorted(locked))}")
         if not 1 <= text_len <= config.text.seq_len or batch < 1:
             raise InputError(
                 f"a batch has at least one pair, and a text 1 token and at most {config.text.seq_len}, the positions "
@@ -102,7 +103,7 @@ class Gradients:
         assert self.config.image is not None and self.config.text is not None
         common, (image, text) = Common(params.views, grads.views, self._scratch, self.dtype), self._first
         self._image = TrainedImageTower(self.config.image, self.batch, common, image, "image" in self.locked)
-        self._text = TrainedTextTower(self.config.text, self.batch, self.text_len, common, text)
+        self._text = TrainedTextTower(self.config.text, self.batch, self.text_len, common, text, "text" in self.locked)
         self._bound = params, grads
 
     def step(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> float:
@@ -129,7 +130,8 @@ class Gradients:
             # both towers backward
             if "image" not in self.locked:
                 self._image.backward(normalize_gradient(zimg, image_norm, result.d_zimg))
-            self._text.backward(normalize_gradient(ztxt, text_norm, result.d_ztxt))
+            if "text" not in self.locked:
+                self._text.backward(normalize_gradient(ztxt, text_norm, result.d_ztxt))
             grads.views["t_prime"][...], grads.views["bias"][...] = result.d_t_prime, result.d_bias
             return float(result.loss)
 
@@ -166,22 +168,34 @@ class Gradients:
 
     @staticmethod
     def memory(
-        config: SigLIPConfig, batch: int, text_len: int, loss: str = "sigmoid", blocks: int | None = None
+        config: SigLIPConfig,
+        batch: int,
+        text_len: int,
+        loss: str = "sigmoid",
+        blocks: int | None = None,
+        lock: str = "",
     ) -> int:
         """Bytes that layers and work arrays take at most, what the backward pass needs above all."""
         assert config.image is not None and config.text is not None
+        image = config.image
         tapes = rows = 0
-        for tower, length in ((config.image, config.image.seq_len), (config.text, text_len)):
+        for name, tower, length in (("image", image, image.seq_len), ("text", config.text, text_len)):
             width, mlp_dim = tower.width, tower.mlp_dim
             a_block = 8 * width + 2 * mlp_dim  # x, ln1, qkv, mix, +attn, ln2; fc1 and gelu
-            depth = tower.depth if blocks is None else min(tower.depth, blocks + 2)  # frozen ones take turns with two
-            tapes += batch * length * (depth * a_block + 2 * width + 1)
-            part = min(batch, part_size(length)) * length
-            rows = max(rows, part * (2 * mlp_dim + 12 * width))  # of layers' gradients, which all parts share
-        image = config.image
-        tapes += batch * image.seq_len * (3 * image.patch_size**2 + 2 * image.width + image.num_heads)
-        tapes += batch * (6 * image.width + 2 * image.mlp_dim + 2 * config.text.width)
-        weights = [shape for name, shape in param_shapes(config).items() if name.endswith(".w")]
-        copies = sum(2 * k * n + k * padded(n) + n * padded(k) for k, n in weights)  # w, d_w, both packed
+            trained = 0 if name == lock else blocks
+            depth = tower.depth if trained is None else min(tower.depth, trained + 2)  # frozen ones take turns with two
+            a_token, an_input = depth * a_block + 2 * width + 1, 2 * width
+            if name == "image":
+                a_token += 3 * image.patch_size**2 + 2 * width + image.num_heads
+                an_input = 6 * width + 2 * mlp_dim
+            part = min(batch, part_size(length))
+            kept = batch if name != lock else min(batch, 2 * part)  # of a locked tower one part, and a last one
+            tapes += kept * (length * a_token + an_input)
+            rows = max(rows, part * length * (2 * mlp_dim + 12 * width))  # of layers' gradients, which all parts share
+        weights = {name: shape for name, shape in param_shapes(config).items() if name.endswith(".w")}
+        copies = sum(  # w, packed; d_w, and packed for the way back
+            k * n + k * padded(n) + (0 if lock and name.startswith(lock) else k * n + n * padded(k))
+            for name, (k, n) in weights.items()
+        )
         pairs = batch**2 * (1 if loss == "sigmoid" else 12) + 24 * batch * image.width
         return 4 * (tapes + rows + copies + pairs) + (1 << 20)

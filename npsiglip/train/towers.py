@@ -13,8 +13,8 @@ Dimensions: N inputs of a part, L tokens, D width, H heads, M mlp width, P patch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from npsiglip.train.layers import Array, Scratch, TrainedLayerNorm, TrainedLinea
 ROWS_OF_A_PART = 2048  # tokens: measured, see docs/benchmarks.md
 Tape = dict[str, Array]
 """Name -> what the forward pass of one part leaves for the backward pass."""
+T = TypeVar("T")
 NO_PROBS = np.empty(0, np.float32)
 
 
@@ -273,13 +274,21 @@ class TrainedTower:
         for first in range(0, self.batch, each):
             yield slice(first, min(first + each, self.batch))
 
+    def tapes_of_parts(self, make: Callable[[int], T], locked: bool) -> list[T]:
+        """Room for each part, which `make` makes for so many inputs. Parts of a locked tower share it by their size."""
+        sizes = [part.stop - part.start for part in self.parts()]
+        if not locked:
+            return [make(n) for n in sizes]
+        shared = {n: make(n) for n in dict.fromkeys(sizes)}
+        return [shared[n] for n in sizes]
+
 
 class TrainedImageTower(TrainedTower):
     """Images to vectors, not normalised."""
 
     def __init__(self, config: ImageConfig, batch: int, common: Common, first: int, locked: bool) -> None:
         super().__init__(batch, config.seq_len, config.width, config.width, common.scratch)
-        self.config, self.params, self.locked = config, common.params, locked
+        self.config, self.params = config, common.params
         order = by_channel(np.arange(3 * config.patch_size**2)[:, None])[0]
         self.first = config.depth if locked else first
         self.patch_embed = common.linear(["image.patch_embed"], self.first > 0, order)
@@ -287,9 +296,7 @@ class TrainedImageTower(TrainedTower):
         self.head = TrainedMapHead("image.map_head", config, common, locked)
         self.positions = TrainedPositions("image.pos_embed", self.length, common.grads, common.scratch)
         self.layers = [self.patch_embed, self.positions, *self.blocks.layers, *self.head.layers, self.head]
-        parts = list(self.parts())  # of a locked tower they share a tape
-        tapes = [self._make_tapes(part.stop - part.start) for part in (parts[:1] if locked else parts)]
-        self._tapes = [tapes[min(i, len(tapes) - 1)] for i in range(len(parts))]
+        self._tapes = self.tapes_of_parts(self._make_tapes, locked)
 
     def _make_tapes(self, n: int) -> tuple[Array, list[Tape], Tape]:
         rows = n * self.length
@@ -302,8 +309,6 @@ class TrainedImageTower(TrainedTower):
         for layer in self.layers:
             layer.begin()
         for part, (patches, blocks, head) in zip(self.parts(), self._tapes, strict=True):
-            if self.locked and len(patches) != (part.stop - part.start) * self.length:
-                patches, blocks, head = self._make_tapes(part.stop - part.start)
             # x = patches w + b + positions
             patch_embed.patches_by_channel(pixels[part], self.config.patch_size, patches)
             self.patch_embed.forward(patches, blocks[0]["x"], residual=self.params["image.pos_embed"])
@@ -330,19 +335,19 @@ class TrainedImageTower(TrainedTower):
 class TrainedTextTower(TrainedTower):
     """Texts to vectors, not normalised; pooled at the last position."""
 
-    def __init__(self, config: TextConfig, batch: int, length: int, common: Common, first: int) -> None:
+    def __init__(self, config: TextConfig, batch: int, length: int, common: Common, first: int, locked: bool) -> None:
         super().__init__(batch, length, config.width, config.projection_dim, common.scratch)
-        self.params, self.grads, self.first = common.params, common.grads, first
-        self.blocks = TrainedBlocks("text", config, common, first)
-        self.head = common.linear(["text.head"], False)
+        self.params, self.grads = common.params, common.grads
+        self.first = config.depth if locked else first
+        self.blocks = TrainedBlocks("text", config, common, self.first)
+        self.head = common.linear(["text.head"], locked)
         self.positions = TrainedPositions("text.pos_embed", length, common.grads, common.scratch)
         self.layers = [self.positions, *self.blocks.layers, self.head]
-        self._tapes = []
-        for part in self.parts():
-            n = part.stop - part.start
-            self._tapes.append(
-                (self.blocks.tapes(n * length), with_slack((n, self.width)), np.empty(n * length, np.int32))
-            )
+        self._tapes = self.tapes_of_parts(self._make_tapes, locked)
+
+    def _make_tapes(self, n: int) -> tuple[list[Tape], Array, NDArray[np.int32]]:
+        rows = n * self.length
+        return self.blocks.tapes(rows), with_slack((n, self.width)), np.empty(rows, np.int32)
 
     def forward(self, ids: NDArray[np.integer]) -> Array:
         """Token ids [B, L] -> [B, P], P the projection."""

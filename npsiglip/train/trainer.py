@@ -28,9 +28,11 @@ from npsiglip.params import count_params, param_shapes
 from npsiglip.train import TrainingError, preparing, saving
 from npsiglip.train.config import Config
 from npsiglip.train.data import Batch, Batches
+from npsiglip.train.duplicates import report_duplicates
 from npsiglip.train.export import export_model
 from npsiglip.train.flat import Flat
 from npsiglip.train.held_out import HeldOut
+from npsiglip.train.initial import locked_params
 from npsiglip.train.measure import ZeroShot, evaluate, model_of
 from npsiglip.train.metrics_log import MetricsLog
 from npsiglip.train.optimizer import AdamW
@@ -89,12 +91,13 @@ class Trainer:
         self.shapes: SigLIPConfig = config.siglip
         self._watcher = watcher or Silent()
         self._in_world = source is None and not config.data.sources
-        saved = preparing.check_run(config, self.folder, resume, self._in_world)
+        saved = preparing.check_run(config, self.folder, resume, self._in_world, self._watcher)
         self.state = saved or State(settings=config.deciding())
         self._source = source or preparing.open_source(config, self._watcher)
         if saved:
             self._tokenizer_file = preparing.resumed_tokenizer(self.folder, saved)
         else:
+            report_duplicates(config, self._watcher)
             self._tokenizer_file = preparing.first_tokenizer(config, self.folder, self._source, self._watcher)
             self.state.tokenizer = saving.file_hash(self._tokenizer_file)
         self._last_evaluation: dict[str, float] = {}
@@ -111,7 +114,8 @@ class Trainer:
         """Parameters, gradients and moments, from the checkpoint or for a new run; and what computes with them."""
         config, train, shapes = self.config, self.config.train, param_shapes(self.shapes)
         self.params, self._grads = Flat(shapes), Flat(shapes)
-        self._optimizer = AdamW(shapes, config.optimizer, preparing.locked_params(config))
+        self._locked = locked_params(config)
+        self._optimizer = AdamW(shapes, config.optimizer, self._locked)
         self._gradients = make_gradients(
             self.shapes,
             train.batch,
@@ -122,7 +126,7 @@ class Trainer:
             **({} if train.blocks is None else {"blocks": train.blocks}),
         )
         if resumed:
-            saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v)
+            saving.load_tensors(self.folder, self.params, self._optimizer.m, self._optimizer.v, self._locked)
             self._optimizer.count = self.state.step
             return
         values = preparing.first_params(config, self._source)
@@ -183,7 +187,7 @@ class Trainer:
     def _save(self) -> None:
         with self._timed("checkpoints"):
             self.state.times = self._times()
-            saving.save(self.folder, self.state, self.params, self._optimizer.m, self._optimizer.v)
+            saving.save(self.folder, self.state, self.params, self._optimizer.m, self._optimizer.v, self._locked)
             if time.perf_counter() - self._plotted > PLOT_SECONDS:
                 self._plot()
 

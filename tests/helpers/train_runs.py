@@ -23,7 +23,8 @@ class Recorder:
     """A watcher that sends a signal after a step."""
 
     def __init__(self, stop_after=None, number=signal.SIGINT):
-        self.progress, self.said, self.stop_after, self.number = [], [], stop_after, number
+        self.progress, self.said, self.told = [], [], []
+        self.stop_after, self.number = stop_after, number
 
     def step(self, progress, logged):
         self.progress.append(progress)
@@ -32,6 +33,9 @@ class Recorder:
 
     def say(self, text):
         self.said.append(text)
+
+    def tell(self, text):
+        self.told.append(text)
 
 
 def run(folder, settings=None, source=None, resume=False, watcher=None, gradients=None):

@@ -31,10 +31,13 @@ def without(section, key):
         ({"train": {"batch": True}}, "train.batch must be a whole number"),
         ({"train": {"batch": 1}}, "train.batch must be at least 2, got 1"),
         ({"train": {"loss": "sigmod"}}, "train.loss must be one of 'sigmoid', 'softmax'; got 'sigmod'"),
-        ({"train": {"lock": "text"}}, "train.lock must be one of '', 'image'"),
+        ({"train": {"lock": "both"}}, "train.lock must be one of '', 'image', 'text'; got 'both'"),
         ({"train": {"lock": "image"}}, "needs a trained tower to lock"),
         ({"train": {"blocks": 2}}, "train.blocks keeps the blocks before the last as they are"),
         ({"train": {"blocks": -1, "init": "x"}}, "train.blocks must be at least 0, got -1"),
+        ({"train": {"blocks": 1, "lock": "image", "init": "x"}}, "the text tower begins anew, with nothing worth"),
+        ({"train": {"new": "text"}}, "does not start from train.init, which is not set"),
+        ({"train": {"new": "text", "lock": "text", "init": "x"}}, "train.new and train.lock are both 'text'"),
         ({"train": {"init": 3}}, "train.init must be text, got 3"),
         ({"train": {"pool": "max"}}, "train.pool must be one of 'map', 'mean'; got 'max'"),
         ({"train": {"pool": "mean", "lock": "image", "init": "x"}}, "'mean' changes the image tower, and train.lock"),
@@ -125,6 +128,21 @@ def test_changes_go_before_the_file():
     changed = read_config(tables(), {"init": "folder", "lock": "image"})
     assert (changed.train.init, changed.train.lock) == ("folder", "image")
     assert changed.train.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("train", "tower"),
+    [
+        ({}, ""),
+        ({"init": "x"}, ""),
+        ({"init": "x", "lock": "image"}, "text"),
+        ({"init": "x", "lock": "text"}, "image"),
+        ({"init": "x", "lock": "image", "new": ""}, ""),
+        ({"init": "x", "new": "text"}, "text"),
+    ],
+)
+def test_the_tower_that_begins_anew(train, tower):
+    assert config(train=train).new_tower == tower
 
 
 def test_phases_are_cut_by_fractions_and_pairs():

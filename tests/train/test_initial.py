@@ -112,5 +112,5 @@ def test_parameters_of_a_folder(tiny_folder, tiny_config):
     image = params_of(tiny_folder, tiny_config, "image")
     assert all(name.startswith("image.") for name in image)
     np.testing.assert_array_equal(image["image.pos_embed"], whole["image.pos_embed"])
-    with pytest.raises(InputError, match=r"as image.patch_embed.w, \[model\] asks for \[192, 16\]"):
+    with pytest.raises(InputError, match=r"embed.w, \[model\] asks for \[192, 16\]: leave \[model.image\] out"):
         params_of(tiny_folder, config().siglip, "image")

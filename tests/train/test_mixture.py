@@ -68,7 +68,7 @@ def whole(collections, tmp_path_factory):
 
 def test_what_a_run_tells(whole):
     folder, listener = whole
-    assert listener.told[0].startswith("classes: 9 pictures, each ")
+    assert listener.told[1].startswith("classes: 9 pictures, each ")
     bad = [line for line in listener.told if "green1" in line]
     assert len(bad) == 1
     assert bad[0].startswith("skipped, cannot be decoded: ")

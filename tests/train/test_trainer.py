@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from npsiglip import SigLIP
 from npsiglip.checkpoint import Checkpoint
@@ -292,6 +293,10 @@ def test_a_locked_tower_keeps_its_weights(whole, tmp_path):
             assert np.any(view != before[name]), name
     assert np.any(before["text.head.w"] != stored["text.head.w"])  # the text tower begins anew
     assert before["bias"] == -10
+    assert saving.load_state(tmp_path / "run").settings["train.lock"] == "image"
+    with safe_open(tmp_path / "run" / saving.FILE, framework="np") as file:  # no moments of what is locked
+        assert not any(key.startswith(("m/image.", "v/image.")) for key in file.keys())  # noqa: SIM118  no mapping
+        assert "m/text.head.w" in file.keys()  # noqa: SIM118
 
 
 def test_the_heads_are_fine_tuned_and_nothing_before_them(whole, tmp_path):
