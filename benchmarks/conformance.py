@@ -90,6 +90,19 @@ def of_npsiglip(dtype):
     return load
 
 
+def siglip_of_transformers(model, dtype):
+    """What a SiglipModel shows of itself."""
+    import torch
+
+    kind = getattr(torch, dtype)
+
+    def run(pixels, ids):
+        out = model(pixel_values=torch.tensor(pixels).to(kind), input_ids=torch.tensor(ids))
+        return {name: getattr(out, name) for name in RESULTS}
+
+    return with_hooks(model, run)
+
+
 def of_transformers(attention, dtype):
     """transformers' SiglipModel."""
 
@@ -99,12 +112,20 @@ def of_transformers(attention, dtype):
 
         kind = getattr(torch, dtype)
         model = SiglipModel.from_pretrained(folder, attn_implementation=attention, dtype=kind).eval()
+        return siglip_of_transformers(model, dtype)
 
-        def run(pixels, ids):
-            out = model(pixel_values=torch.tensor(pixels).to(kind), input_ids=torch.tensor(ids))
-            return {name: getattr(out, name) for name in RESULTS}
+    return load
 
-        return with_hooks(model, run)
+
+def of_sentences(dtype):
+    """sentence-transformers, on the model that it loads and as it loads it."""
+
+    def load(folder):
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+        return siglip_of_transformers(model[0].auto_model.eval(), dtype)
 
     return load
 
@@ -207,8 +228,17 @@ def of_onnxruntime(dtype):
     return load
 
 
+def in_8_bits(model, folder):
+    """NNCF's post-training quantisation, calibrated on ten inputs that are not those of the measurement."""
+    import nncf
+
+    inputs = inputs_of(SigLIP.from_pretrained(folder), 10, seed=SEED + 1)
+    calibration = nncf.Dataset([{"pixel_values": pixels, "input_ids": ids} for pixels, ids in inputs])
+    return nncf.quantize(model, calibration, model_type=nncf.ModelType.TRANSFORMER)
+
+
 def of_openvino(dtype):
-    """OpenVINO on the export."""
+    """OpenVINO on the export, in 8 bits by NNCF."""
 
     def load(folder):
         import openvino
@@ -217,10 +247,12 @@ def of_openvino(dtype):
             file, module_of = exported(folder, place)
             core = openvino.Core()
             model = core.read_model(file)
+            if dtype == "int8":
+                model = in_8_bits(model, folder)
             there = {name for op in model.get_ops() for port in op.outputs() for name in port.get_names()}
             known = {name for port in model.outputs for name in port.get_names()}
             model.add_outputs([name for name in module_of if name in there - known])
-            hint = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+            hint = "bf16" if dtype == "bfloat16" else "f32"
             compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1})
 
         def traced(pixels, ids):
@@ -243,21 +275,23 @@ IMPLEMENTATIONS = {
     "open_clip and timm": (("open_clip_torch", "timm", "torch"), "timm", FLOATS, of_open_clip),
     "ONNX Runtime": (("onnxruntime", "transformers", "torch"), "hf", ("float32", "int8"), of_onnxruntime),
     "OpenVINO": (("openvino", "transformers", "torch"), "hf", ("float32", "bfloat16"), of_openvino),
+    "OpenVINO, NNCF": (("nncf", "openvino", "transformers", "torch"), "hf", ("int8",), of_openvino),
+    "sentence-transformers": (("sentence-transformers", "transformers", "torch"), "hf", FLOATS, of_sentences),
 }
 
 
 def installed(packages):
     """Whether all of them are here."""
-    modules = {"open_clip_torch": "open_clip"}
+    modules = {"open_clip_torch": "open_clip", "sentence-transformers": "sentence_transformers"}
     return all(find_spec(modules.get(package, package)) for package in packages)
 
 
 # -- judging ----------------------------------------------------------------------------------------------------------
 
 
-def inputs_of(model, number):
+def inputs_of(model, number, seed=SEED):
     """Pixels [1, 3, S, S] and ids [2, L], so many times: random pixels and random pictures by turns."""
-    rng, size, text = np.random.default_rng(SEED), model.config.image.image_size, model.config.text
+    rng, size, text = np.random.default_rng(seed), model.config.image.image_size, model.config.text
     for i in range(number):
         if i % 2:
             pixels = rng.uniform(-1, 1, (1, 3, size, size)).astype(np.float32)
