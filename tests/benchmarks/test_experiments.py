@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import experiments
-from benchmarks.experiments import EXPERIMENTS, Options, Pool, draw_pool, main, plan, run_all, softmax_loss, table
+from benchmarks.experiment_data import Pool, draw_pool, softmax_loss
+from benchmarks.experiments import EXPERIMENTS, Options, main, plan, run_all, table
 from npsiglip import reference
 from npsiglip.train.config import read_config
 from npsiglip.train.worlds import mislabelled

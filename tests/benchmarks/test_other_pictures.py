@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 try:
-    from benchmarks import other_pictures as other
+    from benchmarks import other_hand as other
 except ImportError:  # skipped one by one: a file that skips itself is one in which pytest collects nothing, an error
-    pytestmark = pytest.mark.skip("benchmarks/other_pictures.py draws with matplotlib")
+    pytestmark = pytest.mark.skip("benchmarks/other_hand.py draws with matplotlib")
 
 COUNT, SEED = 2, 7
 # Hue in degrees, from and to, around the circle. Brown is a dark orange, pink a pale red or past purple.
