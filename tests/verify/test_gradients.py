@@ -18,6 +18,7 @@ from npsiglip.verify import Golden, compare
 from npsiglip.verify.arithmetic import EXACT, HONEST
 from npsiglip.verify.backward import LOSS_OP, gradients, taps_of
 from npsiglip.verify.gradients import LIMITS
+from npsiglip.verify.html import page
 from npsiglip.verify.mistakes_gradients import FACTORS, GRADIENT_SUMMARIES, SLIPS, Slip
 from npsiglip.verify.operations import IDS, PIXELS, Context
 from tests.helpers.golden_data import TINY
@@ -187,6 +188,16 @@ def test_a_wrong_forward_pass_comes_first():
     assert names == ["relu"]
     assert any("gradients of a forward pass that is wrong" in what for what in report.assumed)
     assert next(tap for tap in report.taps if tap.tap == "grad.bias").diverges
+
+
+def test_reports_of_gradients_can_be_shown():
+    found = port(slip=next(slip for slip in SLIPS if slip.name == "residual_detached"))
+    report, _ = judged(found)
+    shown = page(report, found, truth()[1], "auto")
+    assert f"Diverges first, walking back from the loss, at {report.first.tap}" in shown
+    assert "grad.image.blocks.00.ln1.scale" in shown
+    assert all(len(line) <= 80 for line in report.table(True).splitlines())
+    assert 'name="grad.t_prime"' in report.junit()
 
 
 def test_what_is_not_finite():

@@ -89,6 +89,15 @@ def test_another_number_of_heads_is_found_where_probabilities_are_not_shown(name
     assert first.endswith(".attn.mix") and tap in {t for t in taps if not np.array_equal(taps[t], golden[t])}
 
 
+@pytest.mark.parametrize("name", ["mean_pooling", "first_token_pooled", "max_pooling", "text_end_pooled"])
+def test_pooling_is_named_where_the_pooled_vector_is_not_shown(name):
+    truth, golden = truth_of(TINY)
+    taps = port(truth, "float32", [BY_NAME[name]])
+    shown = {t: x for t, x in taps.items() if not t.endswith((".pooled", ".head")) and ".map_head." not in t}
+    _, names, _ = judged(truth, golden, shown, "float32")
+    assert names == [name]
+
+
 @pytest.mark.parametrize("place", ["image.blocks.02", "text.blocks.00"])
 def test_a_block_that_is_left_out_and_not_shown(place):
     """As where the last hidden state but one is taken: between the stream before and what follows."""
