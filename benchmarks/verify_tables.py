@@ -1,13 +1,15 @@
 """Writes the tables of docs/verify.md that come from the code: `python benchmarks/verify_tables.py`.
 
-They stand between <!-- table:NAME --> and <!-- /table -->: the mistakes of the catalogue, those before the towers, and
-the names that others have for our taps. tests/docs/test_verify_tables.py fails where the page is not what this writes.
+They stand between <!-- table:NAME --> and <!-- /table -->: mistakes of the catalogue, those before the towers and on
+the way back, and the names that others have for our taps. tests/docs/test_verify_tables.py fails where the page is not
+what this writes.
 """
 
 import re
 from pathlib import Path
 
 from npsiglip.verify.mistakes import CATALOGUE
+from npsiglip.verify.mistakes_gradients import GRADIENT_SUMMARIES
 from npsiglip.verify.names import SCHEMES
 from npsiglip.verify.operations import IDS, PIXELS
 from npsiglip.verify.preprocessing import SUMMARIES
@@ -59,7 +61,12 @@ def names() -> str:
     return rows(("npsiglip", *HEADS.values()), *cells)
 
 
-TABLES = {"catalogue": catalogue, "before": before, "names": names}
+def gradients() -> str:
+    """The mistakes on the way back."""
+    return rows(("name", "what is wrong"), *((f"`{name}`", what) for name, what in GRADIENT_SUMMARIES.items()))
+
+
+TABLES = {"catalogue": catalogue, "before": before, "names": names, "gradients": gradients}
 
 
 def filled(text: str) -> str:

@@ -34,6 +34,10 @@ def trace(
     template: Annotated[
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
+    gradients: Annotated[
+        bool,
+        typer.Option("--gradients", help="The loss and the gradient of every parameter, too; label i is of image i."),
+    ] = False,
     options: ModelOptions = ModelOptions(),  # noqa: B008
 ) -> None:
     """Write every intermediate result of images and labels to a file, in float64.
@@ -54,6 +58,6 @@ def trace(
         if dtype not in DTYPES:
             raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
         activity.say("Computing")
-        golden = Golden(model, images or None, texts, options.model or "builtin")
+        golden = Golden(model, images or None, texts, options.model or "builtin", gradients)
         number = write_trace(output, golden, taps, dtype)
     note(f"{output}: {number:,} tensors in {dtype}, {output.stat().st_size / 1e6:,.1f} MB")

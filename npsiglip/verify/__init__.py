@@ -8,6 +8,8 @@
     where        which part of a tensor is wrong
     layouts      the candidate's axes; names: what others call our taps
     files        traces in files
+    backward     the backward pass as operations; gradients: a candidate's against the truth
+    mistakes_gradients   a catalogue for these
     report       what is said of it
 
 Candidates and golden traces are mappings of names to arrays: whoever has a dictionary can compare.

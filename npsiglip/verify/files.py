@@ -1,4 +1,4 @@
-"""Traces in files: safetensors, npz, a folder of .npy, raw float32 with a manifest, ONNX's test data.
+"""Traces in files: safetensors, npz, a folder of .npy, raw float32 with a manifest, ONNX's test data, debug trees.
 
 Tensors are mapped or read one at a time. Nothing is executed or unpickled.
 """
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from npsiglip.errors import InputError
+from npsiglip.verify.debug_tree import read_tree, tree_of
 
 Array = NDArray[Any]
 MANIFEST, ORIGIN = "manifest.json", "npsiglip.json"
 FORMS = (
     "a .safetensors or .npz file; a folder of .safetensors or .npy files; a folder with manifest.json and raw numbers; "
-    "or a folder of ONNX's .pb files"
+    "a folder of ONNX's .pb files; or a debug tree of transformers"
 )
 
 
@@ -83,7 +84,7 @@ def _folder_of_arrays(folder: Path, files: list[Path]) -> Tensors:
 
 
 def _folder_of_safetensors(folder: Path, files: list[Path]) -> Tensors:
-    """As transformers' debugging context writes them, one tensor a file; or a trace in several files."""
+    """One tensor a file, or a trace in several files."""
     readers: dict[str, Callable[[], Array]] = {}
     for file in files:
         tensors = _safetensors(file)
@@ -145,7 +146,9 @@ def read_traces(path: str | Path) -> Tensors:
         InputError: what is there is no trace, or is damaged; which forms there are.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.exists() and (tree := tree_of(path)) is not None:
+        found = Tensors(read_tree(tree), str(tree), {})
+    elif path.is_file() and path.suffix == ".safetensors":
         found = _safetensors(path)
     elif path.is_file() and path.suffix == ".npz":
         found = _npz(path)

@@ -21,6 +21,7 @@ from npsiglip.images.decode import to_rgb
 from npsiglip.images.processor import ImageProcessor
 from npsiglip.model import SigLIP
 from npsiglip.verify.arithmetic import EXACT, HONEST
+from npsiglip.verify.backward import GRAD, LOSS, check_pairs, gradients, taps_of
 from npsiglip.verify.files import ORIGIN
 from npsiglip.verify.operations import IDS, PIXELS, Context, Op, forward, operations
 
@@ -45,16 +46,20 @@ class Golden(Mapping[str, Array]):
         images: as for `SigLIP.encode_image`, of one size each after preprocessing; or pixels; None: no image.
         texts: as for `SigLIP.encode_text`; None: no text.
         model_name: how the command line names the model.
+        gradients: with the loss of image i and text i, and `grad.` and the name of each parameter.
 
     Attributes:
         config, params, ops, inputs: what the taps are computed from.
         origin: what goes into a file as metadata: names, hashes, versions.
 
     Raises:
-        InputError: neither images nor texts; inputs that the model cannot take; a NaFlex model.
+        InputError: neither images nor texts; inputs that the model cannot take; a NaFlex model; with gradients, other
+            numbers of images and texts.
     """
 
-    def __init__(self, model: SigLIP, images: Any = None, texts: Any = None, model_name: str = "") -> None:
+    def __init__(
+        self, model: SigLIP, images: Any = None, texts: Any = None, model_name: str = "", gradients: bool = False
+    ) -> None:
         if images is None and texts is None:
             raise InputError("a trace needs images, texts or both")
         if model.config.image is not None and model.config.image.naflex:
@@ -73,6 +78,9 @@ class Golden(Mapping[str, Array]):
         self.origin["inputs"] = {name: hash_of(value) for name, value in self.inputs.items()}
         self.ops: list[Op] = operations(self.config, images is not None, texts is not None)
         self._taps: dict[str, Array] = {}
+        self.gradients = gradients
+        if gradients:
+            check_pairs(Context(self.config, self.params), self.inputs)
 
     def _read_images(self, model: SigLIP, images: Any) -> None:
         if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f":
@@ -114,8 +122,15 @@ class Golden(Mapping[str, Array]):
 
     def computed(self, dtype: str = "float64") -> Iterator[tuple[str, Array]]:
         """Every tap in order, one at a time, as an honest implementation in a dtype computes it."""
-        arithmetic = EXACT if dtype == "float64" else HONEST[dtype][0]
-        return forward(Context(self.config, self.params, arithmetic), self.ops, self.inputs)
+        context = Context(self.config, self.params, EXACT if dtype == "float64" else HONEST[dtype][0])
+        if not self.gradients:
+            yield from forward(context, self.ops, self.inputs)
+            return
+        taps = taps_of(context, self.ops, self.inputs)
+        yield from ((op.tap, taps[op.tap]) for op in self.ops)
+        found = gradients(context, self.ops, taps)
+        yield LOSS, np.asarray(found.loss, context.arithmetic.dtype)
+        yield from ((GRAD + name, found.grads[name]) for name in self.params)
 
     def _made(self) -> dict[str, Array]:
         if not self._taps:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.params import block_name
-from npsiglip.reference.model import gelu_erf, gelu_tanh, split_heads
+from npsiglip.reference.model import gelu_erf, gelu_tanh, merge_heads, split_heads
 from npsiglip.verify import operations as right
 from npsiglip.verify.catalogue import add
 from npsiglip.verify.operations import IDS, Context, Forward, Op
@@ -178,6 +178,29 @@ add(
     "heads take every H-th channel, not Dh channels in a row",
     {PROBS: _interleaved_probs, "*.attn.mix": _interleaved_mix},
 )
+
+
+def _heads(number: Callable[[int, int], int]) -> dict[str, Forward]:
+    """Another number of heads, by the right one and the width, where it divides the width."""
+
+    def of(c: Context, op: Op, x: Array) -> int:
+        wrong, width = number(c.tower(op).num_heads, x.shape[-1]), x.shape[-1]
+        return wrong if 0 < wrong <= width and width % wrong == 0 else c.tower(op).num_heads
+
+    def probs(c: Context, op: Op, q: Array, k: Array) -> Array:
+        q, k = split_heads(q, of(c, op, q)), split_heads(k, of(c, op, k))
+        return right.softmax(c.matmul(q, k.transpose(0, 1, 3, 2)) / c.number(np.sqrt(q.shape[-1])))
+
+    def mix(c: Context, op: Op, weights: Array, v: Array) -> Array:
+        return np.asarray(merge_heads(c.matmul(weights, split_heads(v, weights.shape[1]))))
+
+    return {PROBS: probs, "*.attn.mix": mix}
+
+
+add("heads_12", "12 heads, the default of transformers", _heads(lambda heads, width: 12))
+add("heads_of_64", "heads of 64 channels", _heads(lambda heads, width: width // 64))
+add("heads_doubled", "twice as many heads", _heads(lambda heads, width: 2 * heads))
+add("heads_halved", "half as many heads", _heads(lambda heads, width: heads // 2))
 add("heads_not_merged", "heads are reshaped without being transposed back", {"*.attn.mix": _heads_not_turned})
 add(
     "softmax_over_queries",
@@ -235,6 +258,12 @@ def _transposed(c: Context, op: Op, x: Array) -> Array:
     return np.asarray(c.matmul(x, w.T) + b)
 
 
+def _bias_twice(c: Context, op: Op, *x: Array) -> Array:
+    return right.FORWARD[op.kind](c, op, *x) + c.param(f"{op.name}.b")
+
+
+add("bias_twice", "a linear layer's bias is added twice", dict.fromkeys(LINEAR, _bias_twice))
+add("attention_out_missing", "attention's output projection is left out", {"*.attn.out": lambda c, op, x: x})
 add("bias_missing", "a linear layer's bias is left out", dict.fromkeys(LINEAR, _without_bias))
 add("weight_transposed", "a square weight is transposed", dict.fromkeys((*LINEAR[:4], "text.head"), _transposed))
 
@@ -262,7 +291,20 @@ BLOCK_SUMS, MAP_SUM = ("*.blocks.*.+attn", "*.blocks.*.+mlp"), "image.map_head.+
 
 add("residual_missing", "a block's residual is left out", dict.fromkeys(BLOCK_SUMS, lambda c, op, x, y: y))
 add("residual_twice", "a block's residual is added twice", dict.fromkeys(BLOCK_SUMS, lambda c, op, x, y: x + x + y))
-add("branch_missing", "what a block computes is not added", dict.fromkeys(BLOCK_SUMS, lambda c, op, x, y: x))
+add("attention_missing", "a block's attention is not added", {BLOCK_SUMS[0]: lambda c, op, x, y: x})
+add("mlp_missing", "a block's MLP is not added", {BLOCK_SUMS[1]: lambda c, op, x, y: x})
+add("block_missing", "a whole block is left out", dict.fromkeys(BLOCK_SUMS, lambda c, op, x, y: x))
+
+
+def _block_again(c: Context, op: Op, x: Array, y: Array) -> Array:
+    """The block's result, which goes through the block once more."""
+    env: dict[str, Array] = {"stream": x + y}
+    for again in right.block(op.name, "stream"):
+        env[again.tap] = right.run(c, again, env)
+    return env[op.tap]
+
+
+add("block_twice", "a block is applied twice", {BLOCK_SUMS[1]: _block_again})
 add("map_residual_missing", "the MAP head's residual is left out", {MAP_SUM: lambda c, op, x, y: y})
 add("map_residual_twice", "the MAP head's residual is added twice", {MAP_SUM: lambda c, op, x, y: x + x + y})
 add("map_mlp_missing", "the MAP head's MLP is left out", {MAP_SUM: lambda c, op, x, y: x})

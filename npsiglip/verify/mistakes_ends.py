@@ -119,6 +119,11 @@ add(
     {"text.embed": lambda c, op, ids: right.text_embed(c, op, ids) - c.param("text.pos_embed")[: ids.shape[1]]},
 )
 add(
+    "text_positions_twice",
+    "text positions are added twice",
+    {"text.embed": lambda c, op, ids: right.text_embed(c, op, ids) + c.param("text.pos_embed")[: ids.shape[1]]},
+)
+add(
     "text_positions_shifted",
     "text positions begin with the second",
     {

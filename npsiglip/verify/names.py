@@ -16,8 +16,10 @@ _HF_BLOCK = """
 {T}.layers.{i}.self_attn.k_proj         {t}.blocks.{i}.attn.k
 {T}.layers.{i}.self_attn.v_proj         {t}.blocks.{i}.attn.v
 {T}.layers.{i}.self_attn.probs          {t}.blocks.{i}.attn.probs
+{T}.layers.{i}.self_attn.out_proj.input {t}.blocks.{i}.attn.mix
 {T}.layers.{i}.self_attn.out_proj       {t}.blocks.{i}.attn.out
 {T}.layers.{i}.self_attn                {t}.blocks.{i}.attn.out
+{T}.layers.{i}.layer_norm2.input        {t}.blocks.{i}.+attn
 {T}.layers.{i}.layer_norm2              {t}.blocks.{i}.ln2
 {T}.layers.{i}.mlp.fc1                  {t}.blocks.{i}.mlp.fc1
 {T}.layers.{i}.mlp.activation_fn        {t}.blocks.{i}.mlp.gelu
@@ -30,8 +32,10 @@ pixel_values                                    image.pixels
 input_ids                                       text.ids
 vision_model.embeddings.patch_embedding         image.patch_embed
 vision_model.embeddings                         image.embed
+vision_model.encoder.input                      image.embed
 vision_model.post_layernorm                     image.final_ln
 vision_model.head.attention                     image.map_head.attn.out
+vision_model.head.layernorm.input               image.map_head.attn.out
 vision_model.head.layernorm                     image.map_head.ln
 vision_model.head.mlp.fc1                       image.map_head.mlp.fc1
 vision_model.head.mlp.activation_fn             image.map_head.mlp.gelu
@@ -41,8 +45,10 @@ vision_model.head                               image.pooled
 vision_model.pooler_output                      image.pooled
 vision_model.last_hidden_state                  image.final_ln
 text_model.embeddings                           text.embed
+text_model.encoder.input                        text.embed
 text_model.final_layer_norm                     text.final_ln
 text_model.last_hidden_state                    text.final_ln
+text_model.head.input                           text.pooled
 text_model.head                                 text.head
 text_model.pooler_output                        text.head
 image_embeds                                    zimg

@@ -244,16 +244,22 @@ def _mlp(name: str, x: str, stream: str) -> list[Op]:
     ]
 
 
+def block(name: str, x: str) -> list[Op]:
+    """A block whose input is the tap x; its last tap is `<name>.+mlp`."""
+    return [
+        Op(f"{name}.ln1", "layer_norm", (x,), f"{name}.ln1"),
+        *_attention(name, f"{name}.ln1", f"{name}.ln1"),
+        Op(f"{name}.+attn", "residual", (x, f"{name}.attn.out"), name),
+        Op(f"{name}.ln2", "layer_norm", (f"{name}.+attn",), f"{name}.ln2"),
+        *_mlp(name, f"{name}.ln2", f"{name}.+attn"),
+    ]
+
+
 def _blocks(tower: str, depth: int) -> list[Op]:
     found, x = [], f"{tower}.embed"
     for i in range(depth):
-        name = block_name(tower, i)
-        found += [Op(f"{name}.ln1", "layer_norm", (x,), f"{name}.ln1")]
-        found += _attention(name, f"{name}.ln1", f"{name}.ln1")
-        found += [Op(f"{name}.+attn", "residual", (x, f"{name}.attn.out"), name)]
-        found += [Op(f"{name}.ln2", "layer_norm", (f"{name}.+attn",), f"{name}.ln2")]
-        found += _mlp(name, f"{name}.ln2", f"{name}.+attn")
-        x = f"{name}.+mlp"
+        found += block(block_name(tower, i), x)
+        x = found[-1].tap
     return [*found, Op(f"{tower}.final_ln", "layer_norm", (x,), f"{tower}.final_ln")]
 
 

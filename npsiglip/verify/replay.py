@@ -153,5 +153,6 @@ class Replay:
 
 
 def _read_later(op: Op) -> tuple[str, ...]:
-    """Taps that mistakes at this operation read beside its inputs."""
-    return {"image.pooled": ("image.final_ln",), "text.pooled": (IDS,)}.get(op.tap, ())
+    """Taps that mistakes read beside inputs, made at this operation or, if it is the first shown, before it."""
+    image = ("image.final_ln",)
+    return {"image.pooled": image, "zimg": image, "logits": image, "text.pooled": (IDS,)}.get(op.tap, ())

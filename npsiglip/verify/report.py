@@ -7,9 +7,11 @@ from collections import Counter
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from npsiglip.verify.backward import GRAD, LOSS
 from npsiglip.verify.compare import Tap, ranked
 from npsiglip.verify.diagnose import Match
 from npsiglip.verify.mistakes import BY_NAME
+from npsiglip.verify.mistakes_gradients import GRADIENT_SUMMARIES
 from npsiglip.verify.preprocessing import SUMMARIES
 
 CONFORMS, DIVERGES, CANNOT_TELL = "conforms", "diverges", "cannot tell"
@@ -73,6 +75,8 @@ class Report(NamedTuple):
                 f"{worst.added / worst.floor:.1f} times the noise floor, at {worst.tap}."
             )
         said = f"Diverges first at {first.tap} ({first.operation}): {self._size(first)}."
+        if first.tap == LOSS or first.tap.startswith(GRAD):
+            return f"{self._walked_back(first)} {self._why()}"
         if len(first.stretch) > 1:
             said += f" The fault lies between {first.stretch[0]} and {first.tap}, which are not all shown."
         return f"{said} {self._why()}"
@@ -83,6 +87,23 @@ class Report(NamedTuple):
         times = f", {tap.added / tap.floor:,.0f} times the noise floor" if tap.added > 2 * tap.floor else " in all"
         place = f", {tap.where}" if tap.where and tap.where != "everywhere" else ""
         return f"it adds an error of {tap.added:.2g}{times}{place}"
+
+    def _walked_back(self, first: Tap) -> str:
+        """The same of a gradient."""
+        times = f"{first.added / first.floor:,.0f} times the noise floor"
+        size = f"off by {first.added:.2g}, {times}" if math.isfinite(first.added) else "not finite"
+        place = f" ({first.where})" if first.where and first.where != "everywhere" else ""
+        if first.tap == LOSS:
+            said = f"Diverges first at the loss: {first.where}, {times}; the forward pass or the loss is suspect."
+        else:
+            said = (
+                f"Diverges first, walking back from the loss, at {first.tap}: {size}{place}. Suspect is the backward "
+                f"pass of {' or '.join(first.stretch)}; what lies behind it is right."
+            )
+            if LOSS in first.stretch:
+                said = said.removesuffix("; what lies behind it is right.") + ", or the forward pass."
+        shown = any(not tap.tap.startswith((GRAD, LOSS)) for tap in self.taps)
+        return said if shown or LOSS not in first.stretch else f"{said} Show taps of the forward pass, too."
 
     def _why(self) -> str:
         matches = self.diagnosis
@@ -165,4 +186,4 @@ class Report(NamedTuple):
 
 def summary_of(name: str) -> str:
     """What a mistake is, in a few words."""
-    return BY_NAME[name].summary if name in BY_NAME else SUMMARIES[name]
+    return BY_NAME[name].summary if name in BY_NAME else (SUMMARIES | GRADIENT_SUMMARIES)[name]

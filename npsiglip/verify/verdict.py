@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from npsiglip.errors import InputError
 from npsiglip.verify.arithmetic import DTYPES
+from npsiglip.verify.backward import GRAD
 from npsiglip.verify.compare import Tap, Truth, compare_taps
 from npsiglip.verify.golden import DECODED, RESIZED, Golden
+from npsiglip.verify.gradient_names import Found as FoundGradients
+from npsiglip.verify.gradient_names import Shown, find_gradients, read_gradients
+from npsiglip.verify.gradients import TrueGradients, compare_gradients
 from npsiglip.verify.inputs import compare_inputs
 from npsiglip.verify.layouts import arrangements, in_our_axes
 from npsiglip.verify.names import NAMINGS, Found, read_names
@@ -152,8 +156,11 @@ def verify(
         raise InputError(f"names must be auto or one of {', '.join(NAMINGS)}; got {names!r}")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    whole = candidate
+    chosen, trained = dtype or guess_dtype(candidate), find_gradients(candidate, golden.config, names)
+    if trained is not None:
+        candidate = _without(candidate, trained.names)
     aligned = align(candidate, golden, names)
-    chosen = dtype or guess_dtype(candidate)
     assumed = [*aligned.assumed] + ([] if dtype else [f"it computes in {chosen}"])
     shown = {op.tap for op in golden.ops if op.tap in aligned.taps}
     missing = tuple(op.tap for op in golden.ops if op.tap not in shown)
@@ -163,26 +170,62 @@ def verify(
     def cannot(reason: str) -> Report:
         return Report(CANNOT_TELL, tuple(inputs), coverage, chosen, tuple(assumed), reason, repeat)
 
+    back, refused = _back(trained, whole, golden)
+    if back is not None:
+        assumed += back[1].assumed
+        aligned.wrong.extend(back[1].wrong)
+        grads = back[1].grads
+        coverage = Coverage(
+            coverage.compared + len(grads) + (back[1].loss is not None),
+            (missing if shown else ()) + tuple(GRAD + name for name in back[0].exact.grads if name not in grads),
+            coverage.unknown,
+        )
+    elif refused:
+        assumed.append(f"gradients are not compared: {refused}")
     if aligned.wrong:
         more = f" ({len(aligned.wrong) - 1} more)" if len(aligned.wrong) > 1 else ""
         return cannot(f"{aligned.wrong[0]}{more}: is it a trace of another model, or of other inputs?")
-    if names != "auto" and not any(NAMINGS[names](name) for name in candidate):
+    if names != "auto" and trained is None and not any(NAMINGS[names](name) for name in candidate):
         whose = read_names(candidate, "auto", golden)
         hint = f"{len(whose[1])} are those of {whose[0]}: leave --names out" if whose[1] else "leave --names out"
         return cannot(f"none of its {len(candidate)} names is one of {names}; {hint}")
-    if not shown and not inputs:
+    if not shown and not inputs and refused:
+        return cannot(refused)
+    if not shown and not inputs and (back is None or not back[1].grads):
         return cannot(
             f"none of its {len(candidate)} names is known, such as {next(iter(candidate), 'none')!r}; give --names, or "
             "save tensors under the names of docs/glossary.md"
         )
-    taps = [*inputs, *_taps(golden, aligned.taps, chosen)]
+    taps = [*inputs, *(_taps(golden, aligned.taps, chosen) if shown else [])]
     if _of_other_inputs(taps, inputs):
         return cannot(
             "the first tap that it shows of each tower is far from the truth, for no known reason: was it fed golden's "
             "image.pixels and text.ids, and the same weights? Show those, too"
         )
+    if back is not None:
+        right = not any(tap.diverges for tap in taps)
+        taps += compare_gradients(*back, chosen, explain=right)
+        if not right:
+            notes.append("gradients of a forward pass that is wrong are wrong, too: compare them when it is right")
     verdict = DIVERGES if any(tap.diverges for tap in taps) else CONFORMS
     return Report(verdict, tuple(taps), coverage, chosen, tuple(assumed + notes), "", repeat)
+
+
+def _without(candidate: Mapping[str, Array], names: set[str]) -> Mapping[str, Array]:
+    return {name: candidate[name] for name in candidate if name not in names}
+
+
+def _back(
+    trained: FoundGradients | None, candidate: Mapping[str, Array], golden: Golden
+) -> tuple[tuple[TrueGradients, Shown] | None, str]:
+    """The true gradients and the candidate's; or None and why they cannot be had, if it shows any."""
+    if trained is None:
+        return None, ""
+    try:
+        true = TrueGradients(truth_of(golden))
+    except InputError as error:
+        return None, str(error)
+    return (true, read_gradients(trained, candidate, true.exact.grads, golden.params)), ""
 
 
 def replayable(shown: Mapping[str, Array], golden: Golden) -> Mapping[str, Array]:
@@ -197,9 +240,13 @@ def replayable(shown: Mapping[str, Array], golden: Golden) -> Mapping[str, Array
     return shown
 
 
+def truth_of(golden: Golden) -> Truth:
+    """What a golden trace is computed from."""
+    return Truth(golden.config, golden.params, golden.inputs.get(PIXELS), golden.inputs.get(IDS))
+
+
 def _taps(golden: Golden, shown: Mapping[str, Array], dtype: str) -> list[Tap]:
-    truth = Truth(golden.config, golden.params, golden.inputs.get(PIXELS), golden.inputs.get(IDS))
-    return compare_taps(truth, golden, replayable(shown, golden), dtype)
+    return compare_taps(truth_of(golden), golden, replayable(shown, golden), dtype)
 
 
 def _of_other_inputs(taps: list[Tap], inputs: list[Tap]) -> bool:

@@ -62,6 +62,26 @@ def test_json_says_what_scripts_rely_on(golden, candidate, tmp_path):
     assert 'failures="2"' in (tmp_path / "junit.xml").read_text()  # and fc2, which had another input
 
 
+def test_gradients_are_written_and_compared(tmp_path):
+    golden, found = tmp_path / "golden.safetensors", tmp_path / "found.safetensors"
+    inputs = (PICTURE, PICTURE, *LABELS, "--model", TINY, "--gradients")
+    assert run("trace", *inputs, "-o", golden).exit_code == 0
+    assert run("trace", *inputs, "-o", found, "--dtype", "float32", "--taps", "grad.*", "--taps", "loss").exit_code == 0
+    stored = load_file(golden)
+    assert stored["loss"].shape == () and stored["grad.t_prime"].dtype == np.float64
+    result = run("verify", found, "--golden", golden)
+    assert (result.exit_code, result.stdout[:9]) == (0, "Conforms:"), result.output
+    for name in load_file(found):
+        if name.startswith("grad.image.blocks.00.ln1"):
+            changed(found, name, lambda x: 2 * x)
+    result = run("verify", found, "--golden", golden)
+    assert result.exit_code == 1
+    assert "walking back from the loss, at grad.image.blocks.00.ln1" in " ".join(result.stdout.split())
+    result = run("trace", PICTURE, *LABELS, "--model", TINY, "--gradients", "-o", golden)
+    assert result.exit_code == 1
+    assert "got 1 images, 2 labels" in result.stderr
+
+
 def test_a_command_that_leaves_the_candidate(golden, candidate, tmp_path):
     copy = f"import shutil; shutil.copy({str(candidate)!r}, {str(tmp_path / 'made.safetensors')!r})"
     result = run("verify", tmp_path / "made.safetensors", "--golden", golden, "--run", f'{sys.executable} -c "{copy}"')

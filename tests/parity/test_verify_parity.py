@@ -42,6 +42,7 @@ def is_prose(number):
 INPUTS = blocks_below("## Recipes")
 RECIPES = {
     "PyTorch": ([*blocks_below("### PyTorch, transformers")], "port.safetensors"),
+    "debug tree": ([*blocks_below("### A debug tree of transformers")], "port"),
     "ONNX Runtime": ([*reversed(blocks_below("### ONNX Runtime"))], "port.npz"),
     "OpenVINO": ([*reversed(blocks_below("### ONNX Runtime")), *blocks_below("### OpenVINO")], "port.npz"),
 }
@@ -76,7 +77,7 @@ def changed(place, **values):
 
 
 def test_the_recipes_are_there():
-    assert [len(blocks) for blocks, _ in RECIPES.values()] == [1, 2, 3]
+    assert [len(blocks) for blocks, _ in RECIPES.values()] == [1, 1, 2, 3]
     assert len(INPUTS) == 1
 
 
@@ -119,3 +120,35 @@ def test_another_input_is_not_taken_for_a_mistake(golden, tmp_path, monkeypatch)
     model = SigLIP.from_pretrained("builtin")
     other = Golden(model, np.flip(golden["image.pixels"], 3).copy(), golden["text.ids"])
     assert compare(path, other).verdict != "conforms"
+
+
+GRADIENTS = blocks_below("## Gradients")
+PAIRS = (["world-green-circle.png", "example.png", "world-green-circle.png"], ["a green circle", "a photo", "hello"])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gradients_of_transformers_conform(attention, dtype, tmp_path, monkeypatch):
+    """The recipe, with other ways to load the model."""
+    golden = Golden(SigLIP.from_pretrained("builtin"), [str(DOCS / "images" / name) for name in PAIRS[0]], PAIRS[1])
+    loaded = f'from_pretrained(folder, attn_implementation="{attention}", dtype=torch.{dtype})'
+    block = GRADIENTS[0].replace("from_pretrained(folder)", loaded)
+    block = block.replace("torch.tensor(pixels)", "torch.tensor(pixels).to(model.dtype)")
+    monkeypatch.setitem(RECIPES, "gradients", ([block], "port.safetensors"))
+    path = dumped("gradients", model_folder("builtin"), golden, tmp_path, monkeypatch)
+    report = compare(path, golden)
+    assert (report.verdict, report.dtype) == ("conforms", dtype), report.sentence()
+    assert report.coverage.compared == len(golden.params) + 1
+    assert report.coverage.missing == ()
+    assert "names of gradients are those of hf" in report.assumed
+
+
+def test_a_detached_branch_in_pytorch_is_found(tmp_path, monkeypatch):
+    golden = Golden(SigLIP.from_pretrained("builtin"), [str(DOCS / "images" / name) for name in PAIRS[0]], PAIRS[1])
+    hook = "model.vision_model.head.mlp.register_forward_hook(lambda module, args, output: output.detach())\noutput ="
+    block = GRADIENTS[0].replace("output =", hook, 1)
+    monkeypatch.setitem(RECIPES, "gradients", ([block], "port.safetensors"))
+    report = compare(dumped("gradients", model_folder("builtin"), golden, tmp_path, monkeypatch), golden)
+    assert (report.verdict, report.first.tap) == ("diverges", "grad.image.map_head.attn.out.w"), report.sentence()
+    assert report.diagnosis[0].name == "map_mlp_detached"
+    assert "grad.image.map_head.mlp.fc1.w" in report.coverage.missing  # PyTorch has none for what was detached

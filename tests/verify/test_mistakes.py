@@ -76,6 +76,40 @@ def test_it_is_found_between_the_taps_that_are_shown(name):
     assert first == next((tap.tap for tap in taps if acting & set(tap.stretch)), None)
 
 
+@pytest.mark.parametrize(
+    "name, tap", [("heads_12", "image.blocks.00.attn.mix"), ("heads_doubled", "text.blocks.00.attn.mix")]
+)
+def test_another_number_of_heads_is_found_where_probabilities_are_not_shown(name, tap):
+    """They have another shape, and so cannot be planted as the others are."""
+    truth, golden = truth_of(TINY)
+    assert name not in USABLE
+    taps = port(truth, "float32", [BY_NAME[name]])
+    first, names, _ = judged(truth, golden, {t: x for t, x in taps.items() if not t.endswith(".probs")}, "float32")
+    assert names[:1] == [name]
+    assert first.endswith(".attn.mix") and tap in {t for t in taps if not np.array_equal(taps[t], golden[t])}
+
+
+@pytest.mark.parametrize("name", ["mean_pooling", "first_token_pooled", "max_pooling", "text_end_pooled"])
+def test_pooling_is_named_where_the_pooled_vector_is_not_shown(name):
+    truth, golden = truth_of(TINY)
+    taps = port(truth, "float32", [BY_NAME[name]])
+    shown = {t: x for t, x in taps.items() if not t.endswith((".pooled", ".head")) and ".map_head." not in t}
+    _, names, _ = judged(truth, golden, shown, "float32")
+    assert names == [name]
+
+
+@pytest.mark.parametrize("place", ["image.blocks.02", "text.blocks.00"])
+def test_a_block_that_is_left_out_and_not_shown(place):
+    """As where the last hidden state but one is taken: between the stream before and what follows."""
+    truth, golden = truth_of(TINY)
+    one = BY_NAME["block_missing"]
+    changes = {f"{place}.{part}": one.changes[f"*.blocks.*.{part}"] for part in ("+attn", "+mlp")}
+    taps = port(truth, "float32", [one._replace(changes=changes)])
+    first, names, _ = judged(truth, golden, {t: x for t, x in taps.items() if not t.startswith(place)}, "float32")
+    assert names == ["block_missing"]
+    assert first in ("image.final_ln", "text.blocks.01.ln1", "text.blocks.01.+attn")
+
+
 def test_what_is_not_finite_diverges():
     truth, golden = truth_of(TINY)
     candidate = port(truth, "float32")

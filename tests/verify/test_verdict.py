@@ -147,13 +147,13 @@ def test_nothing_that_was_given_is_changed(golden):
 
 
 def test_a_mistake_at_one_place_of_a_gap(golden):
-    """Where a mistake could be at several, such as a branch of attention or of the MLP that is not added."""
+    """Where a mistake could be at several, such as an MLP that is not added."""
     truth, _ = truth_of(TINY)
-    one = BY_NAME["branch_missing"]
+    one = BY_NAME["mlp_missing"]
     taps = port(truth, "float32", [one._replace(changes={"image.blocks.01.+mlp": one.changes["*.blocks.*.+mlp"]})])
     report = compare({tap: taps[tap] for tap in taps if tap.endswith(("+mlp", ".embed"))}, golden)
     assert report.first.tap == "image.blocks.01.+mlp"
-    assert [match.name for match in report.diagnosis] == ["branch_missing"]
+    assert [match.name for match in report.diagnosis] == ["mlp_missing"]
 
 
 def test_a_trace_of_other_inputs_cannot_be_told(golden):
