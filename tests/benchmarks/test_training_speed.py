@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.training_speed import CONFIG, SETTLE, WORLD, Drawn, Ours, check_losses, settings_of, source_of
+from benchmarks.training_sides import CONFIG, SETTLE, WORLD, Drawn, Ours, settings_of, source_of
+from benchmarks.training_speed import check_losses
 from npsiglip.params import random_params
 from npsiglip.save import save_folder
 from npsiglip.train.data import Batches
