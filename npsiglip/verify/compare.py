@@ -22,7 +22,8 @@ class Tap(NamedTuple):
     """What was found at a tap.
 
     `error` is of the whole port up to here, `inherited` what came in, `added` what this operation added, `floor` what
-    rounding would add: all relative to the norm of the truth. `stretch`: all operations since the taps before.
+    rounding would add: all relative to the norm of the truth. `stretch`: all operations since the taps before, and
+    `after` the last of these.
     """
 
     tap: str
@@ -37,6 +38,7 @@ class Tap(NamedTuple):
     fit: Fit | None
     stretch: tuple[str, ...]
     diagnosis: tuple[Match, ...]
+    after: str = ""
 
 
 class Truth:
@@ -108,10 +110,18 @@ def compare_taps(truth: Truth, golden: Mapping[str, Array], candidate: Mapping[s
                 best_fit(step.found, step.expected) if diverges else None,
                 tuple(op.tap for op in step.stretch),
                 tuple(matches),
+                _last_before(step.stretch, truth),
             )
         )
     hidden = {match.tap: match for match in diagnosis.hidden()}
     return [tap._replace(diverges=True, diagnosis=(hidden[tap.tap],)) if tap.tap in hidden else tap for tap in found]
+
+
+def _last_before(stretch: Sequence[Op], truth: Truth) -> str:
+    """The last tap, or input, that a stretch of operations reads and does not make."""
+    made, read = {op.tap for op in stretch}, {tap for op in stretch for tap in op.inputs}
+    order = [*truth.inputs, *(op.tap for op in truth.ops)]
+    return max(read - made, key=order.index)
 
 
 def ranked(taps: Sequence[Tap]) -> list[Match]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from npsiglip.verify.operations import IDS, PIXELS
+
 _HF_BLOCK = """
 {T}.layers.{i}.layer_norm1              {t}.blocks.{i}.ln1
 {T}.layers.{i}.self_attn.q_proj         {t}.blocks.{i}.attn.q
@@ -141,6 +143,8 @@ layer_out-{i}               image.blocks.{i}.+mlp
 
 SCHEMES = {"hf": _HF, "timm": _TIMM, "big_vision": _BIG_VISION, "gguf": _GGUF}
 _PREFIX = re.compile(r"^(?:module|model|siglip|base_model|_orig_mod|outputs?)\.")
+# inputs are told by these names whatever scheme the others follow
+INPUTS = {"pixel_values": (PIXELS,), PIXELS: (PIXELS,), "input_ids": (IDS,), IDS: (IDS,)}
 _OURS = re.compile(r"(image|text)\.[\w.+]+|zimg|ztxt|logits|probs")
 
 
@@ -189,12 +193,15 @@ def ours_of(name: str, scheme: str) -> tuple[str, ...]:
 
 
 def _own(name: str) -> tuple[str, ...]:
-    return (name,) if _OURS.fullmatch(name) else ()
+    return INPUTS.get(name) or ((name,) if _OURS.fullmatch(name) else ())
 
 
 NAMINGS: dict[str, Callable[[str], tuple[str, ...]]] = {
     "npsiglip": _own,
-    **{scheme: (lambda name, scheme=scheme: ours_of(name, scheme)) for scheme in (*SCHEMES, "onnx")},  # type: ignore[misc]
+    **{
+        scheme: (lambda name, scheme=scheme: INPUTS.get(name) or ours_of(name, scheme))  # type: ignore[misc]
+        for scheme in (*SCHEMES, "onnx")
+    },
 }
 
 

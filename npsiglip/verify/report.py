@@ -68,17 +68,20 @@ class Report(NamedTuple):
             return f"Cannot tell: {self.reason.rstrip('?')}{'?' if self.reason.endswith('?') else '.'}"
         compared = f"{self.coverage.compared} of {self.coverage.compared + len(self.coverage.missing)} taps"
         first = self.first
+        unknown = len(self.coverage.unknown)
         if first is None:
             worst = max(self.taps, key=lambda tap: tap.added / tap.floor)
             return (
                 f"Conforms: {compared} are what {self.dtype} makes of the truth; the largest added error is "
                 f"{worst.added / worst.floor:.1f} times the noise floor, at {worst.tap}."
+                + (f" {unknown} of its names are not known, and were not compared." if unknown else "")
             )
         said = f"Diverges first at {first.tap} ({first.operation}): {self._size(first)}."
         if first.tap == LOSS or first.tap.startswith(GRAD):
             return f"{self._walked_back(first)} {self._why()}"
         if len(first.stretch) > 1:
-            said += f" The fault lies between {first.stretch[0]} and {first.tap}, which are not all shown."
+            after = f"between {first.after} and {first.tap}" if first.after else f"before {first.tap}"
+            said += f" The fault lies {after}, in one of {len(first.stretch)} operations from {first.stretch[0]} on."
         return f"{said} {self._why()}"
 
     def _size(self, tap: Tap) -> str:
@@ -136,11 +139,12 @@ class Report(NamedTuple):
         }
 
     def table(self, everything: bool = False) -> str:
-        """Taps with their errors, in at most 80 columns; where nothing diverges, the ten worst."""
+        """Taps with their errors, in at most 80 columns, in order; where nothing diverges, the ten worst."""
         shown = list(self.taps)
         if not everything:
             diverging = [tap for tap in shown if tap.diverges][:12]
-            shown = diverging or sorted(shown, key=lambda tap: -tap.added / tap.floor)[:10]
+            worst = sorted(shown, key=lambda tap: -tap.added / tap.floor)[:10]
+            shown = diverging or [tap for tap in shown if tap in worst]
         lines = [f"{'tap':<34}{'error':>9}{'inherited':>11}{'added':>9}{'floor':>9}{'x':>8}"]
         for tap in shown:
             times = tap.added / tap.floor

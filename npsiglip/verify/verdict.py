@@ -19,7 +19,7 @@ from npsiglip.verify.gradient_names import Shown, find_gradients, read_gradients
 from npsiglip.verify.gradients import TrueGradients, compare_gradients
 from npsiglip.verify.inputs import compare_inputs
 from npsiglip.verify.layouts import arrangements, in_our_axes
-from npsiglip.verify.names import NAMINGS, Found, read_names
+from npsiglip.verify.names import INPUTS, NAMINGS, Found, read_names
 from npsiglip.verify.operations import IDS, PIXELS
 from npsiglip.verify.report import CANNOT_TELL, CONFORMS, DIVERGES, Coverage, Report
 
@@ -29,12 +29,16 @@ SAMPLES = 6  # tensors that are looked at for their element type
 
 
 class Aligned(NamedTuple):
-    """A candidate's tensors by our taps; names that are not known; what was assumed; what has another shape."""
+    """A candidate's tensors by our taps; names that are not known; what was assumed; what has another shape.
+
+    `unlike`: tensors that could be taps by their shape, and are like none, where names say nothing.
+    """
 
     taps: dict[str, Array]
     unknown: list[str]
     assumed: list[str]
     wrong: list[str]
+    unlike: list[tuple[str, str]]
 
 
 def _split(x: Array, found: Found, golden: Golden) -> list[tuple[str, Array]]:
@@ -55,7 +59,7 @@ def _ids_of(x: Array) -> Array:
 def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned:
     """The candidate's tensors under our names and in our axes."""
     naming, found = read_names(candidate, names, golden)
-    aligned = Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [])
+    aligned = Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [], [])
     how: dict[str, str] = {}
     for one in found:
         for tap, part in _split(np.asarray(candidate[one.theirs]), one, golden):
@@ -72,7 +76,7 @@ def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned
                 how.setdefault(read[0], tap)
             aligned.taps[tap] = read[1]
     rest = [name for name in candidate if not NAMINGS[naming](name) and _is_activation(name, naming)]
-    if not aligned.taps:
+    if not any(op.tap in aligned.taps for op in golden.ops):
         rest = _by_likeness(candidate, rest, golden, aligned)
     aligned.unknown.extend(rest)
     aligned.assumed.extend(f"{what}, such as {tap}" for what, tap in how.items())
@@ -80,7 +84,7 @@ def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned
 
 
 def _is_activation(name: str, naming: str) -> bool:
-    return naming != "npsiglip" or not name.startswith((DECODED, RESIZED))
+    return bool(name) and (naming != "npsiglip" or not name.startswith((DECODED, RESIZED)))
 
 
 def _by_likeness(candidate: Mapping[str, Array], names: list[str], golden: Golden, aligned: Aligned) -> list[str]:
@@ -101,6 +105,8 @@ def _by_likeness(candidate: Mapping[str, Array], names: list[str], golden: Golde
                         best = alike, tap, turned
         if best is None:
             left.append(name)
+            if could_be := next((tap for tap in taps if tap not in aligned.taps and golden[tap].size == x.size), ""):
+                aligned.unlike.append((name, could_be))
             continue
         aligned.taps[best[1]] = best[2]
         aligned.assumed.append(f"{name} is {best[1]}, by its shape and a cosine of {best[0]:.4f}")
@@ -185,7 +191,7 @@ def verify(
     if aligned.wrong:
         more = f" ({len(aligned.wrong) - 1} more)" if len(aligned.wrong) > 1 else ""
         return cannot(f"{aligned.wrong[0]}{more}: is it a trace of another model, or of other inputs?")
-    if names != "auto" and trained is None and not any(NAMINGS[names](name) for name in candidate):
+    if names != "auto" and trained is None and not any(NAMINGS[names](n) for n in candidate if n not in INPUTS):
         whose = read_names(candidate, "auto", golden)
         hint = f"{len(whose[1])} are those of {whose[0]}: leave --names out" if whose[1] else "leave --names out"
         return cannot(f"none of its {len(candidate)} names is one of {names}; {hint}")
@@ -195,6 +201,11 @@ def verify(
         return cannot(
             f"none of its {len(candidate)} names is known, such as {next(iter(candidate), 'none')!r}; give --names, or "
             "save tensors under the names of docs/glossary.md"
+        )
+    if not shown and back is None and aligned.unknown and not any(tap.diverges for tap in inputs):
+        return cannot(
+            f"its inputs are right, and nothing else of it is known: {len(aligned.unknown)} names, such as "
+            f"{aligned.unknown[0]!r}. Rename them to those of a scheme that --names knows, or of docs/glossary.md"
         )
     taps = [*inputs, *(_taps(golden, aligned.taps, chosen) if shown else [])]
     if _of_other_inputs(taps, inputs):
@@ -208,6 +219,13 @@ def verify(
         if not right:
             notes.append("gradients of a forward pass that is wrong are wrong, too: compare them when it is right")
     verdict = DIVERGES if any(tap.diverges for tap in taps) else CONFORMS
+    if verdict == CONFORMS and aligned.unlike:
+        name, tap = aligned.unlike[0]
+        return cannot(
+            f"its names say nothing, what is like a tap conforms, and {len(aligned.unlike)} tensors are like none, such "
+            f"as {name!r}, which has the size of {tap}. Rename them to those of a scheme that --names knows, or of "
+            "docs/glossary.md"
+        )
     return Report(verdict, tuple(taps), coverage, chosen, tuple(assumed + notes), "", repeat)
 
 

@@ -165,3 +165,60 @@ def test_a_trace_of_other_inputs_cannot_be_told(golden):
     assert "was it fed golden's image.pixels and text.ids" in report.sentence()
     report = compare({**taps, PIXELS: other.inputs[PIXELS].astype(np.float32), IDS: other.inputs[IDS]}, golden)
     assert (report.exit_code, report.first.tap) == (1, PIXELS)
+
+
+def renamed(taps, **more):
+    """Names that no scheme has, beside the inputs as recipes save them."""
+    return {f"my.{name}": np.asarray(x) for name, x in taps.items() if name not in (PIXELS, IDS)} | more
+
+
+@pytest.mark.parametrize("names", [("pixel_values", "input_ids"), (PIXELS, IDS)])
+@pytest.mark.parametrize("scheme", ["auto", "npsiglip", "hf", "timm", "big_vision"])
+def test_inputs_have_their_names_in_every_scheme(golden, names, scheme):
+    inputs = {name: golden[tap] for name, tap in zip(names, (PIXELS, IDS), strict=True)}
+    shown = {tap: x for tap, x in candidate().items() if tap in ("image.pooled", "text.head")}
+    report = compare(shown | inputs, golden, names=scheme)
+    if scheme in ("auto", "npsiglip"):
+        assert (report.verdict, report.coverage.compared, report.coverage.unknown) == ("conforms", 4, ())
+    else:
+        assert report.verdict == "cannot tell"
+        assert "leave --names out" in report.reason
+
+
+def test_right_inputs_alone_do_not_conform_where_other_names_are_not_known(golden):
+    noise = np.random.default_rng(0).standard_normal(golden["image.pooled"].shape)
+    report = compare({"port.out": noise, "pixel_values": golden[PIXELS], "input_ids": golden[IDS]}, golden)
+    assert (report.verdict, report.exit_code) == ("cannot tell", 2)
+    assert "its inputs are right, and nothing else of it is known: 1 names, such as 'port.out'" in report.reason
+    only = compare({"pixel_values": golden[PIXELS], "input_ids": golden[IDS]}, golden)
+    assert (only.verdict, only.coverage.compared) == ("conforms", 2)
+
+
+def test_names_that_nobody_knows_are_read_by_their_shape_beside_inputs_too(golden):
+    inputs = {"pixel_values": golden[PIXELS], "input_ids": golden[IDS]}
+    right = compare(renamed(candidate(), **inputs), golden)
+    assert right.verdict == "conforms"
+    assert right.coverage.compared > 50
+    wrong = compare(renamed(candidate("quick_gelu"), **inputs), golden)
+    assert wrong.verdict != "conforms"
+
+
+def test_what_is_like_no_tap_may_be_what_is_wrong(golden):
+    """Only right tensors are known by their likeness: those that are left out could be the wrong ones."""
+    report = compare(renamed(candidate("map_residual_missing")), golden)
+    assert report.verdict == "cannot tell"
+    assert "tensors are like none, such as 'my.image." in report.reason
+
+
+def test_names_that_are_not_known_are_in_the_sentence(golden):
+    shown = {"image.pooled": candidate()["image.pooled"], "spare": np.ones(3)}
+    assert compare(shown, golden).sentence().endswith("1 of its names are not known, and were not compared.")
+
+
+def test_the_tap_before_a_fault_is_one_that_was_shown(golden):
+    taps = candidate("map_residual_after_layer_norm")
+    last = max(tap for tap in taps if tap.startswith("image.blocks.") and tap.endswith(".+mlp"))
+    report = compare({tap: taps[tap] for tap in (last, "image.pooled")}, golden)
+    assert report.first.after == last
+    assert f"The fault lies between {last} and image.pooled, in one of " in report.sentence()
+    assert report.diagnosis[0].name == "map_residual_after_layer_norm"
