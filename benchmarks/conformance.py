@@ -98,7 +98,8 @@ def page(rows):
     ]
     lines += [
         "Where not all inputs conform, what was said stands below the tables. open_clip and timm compute GELU in its",
-        "exact form in this image tower, where the weights' own configuration has tanh.",
+        "exact form in this image tower, where the weights' own configuration has tanh. NNCF gives activations one",
+        "range a tensor, fixed beforehand on ten other inputs: it rounds more than 8 bits must, and clips.",
         "",
     ]
     for kind, title in MODELS.items():
