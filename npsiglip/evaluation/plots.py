@@ -13,7 +13,8 @@ from npsiglip.interrupts import deferred
 MOST_CLASSES = 40  # named in a plot
 
 
-def _reliability(axes: Any, bins: Mapping[str, Any], title: str) -> None:
+def reliability(axes: Any, bins: Mapping[str, Any], title: str) -> None:
+    """Probabilities against what happened, with the number of pairs at each point; `bins`: `Calibration`, as a dict."""
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.7, linestyle=":")
     axes.plot(bins["probability"], bins["matched"], marker="o")
     for x, y, count in zip(bins["probability"], bins["matched"], bins["count"], strict=True):
@@ -49,7 +50,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         left.barh([name for name, _ in classes], [100 * value for _, value in classes])
         left.set(xlabel="top-1, %", title="by class", xlim=(0, 100))
         left.tick_params(axis="y", labelsize=8)
-        _reliability(right, last["calibration"], "every picture with every class")
+        reliability(right, last["calibration"], "every picture with every class")
     else:
         figure = Figure((11, 4.5), dpi=110, layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -60,7 +61,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         left.set(xlabel="k", ylabel="R@k, %", ylim=(0, 101))
         left.legend()
         left.grid(alpha=0.3)
-        _reliability(right, report["calibration"], "every picture with every caption")
+        reliability(right, report["calibration"], "every picture with every caption")
     try:
         write_all(path.parent, {path.name: lambda place: figure.savefig(place, format=path.suffix[1:] or "png")})
     except (OSError, ValueError) as error:

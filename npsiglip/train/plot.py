@@ -10,6 +10,7 @@ import numpy as np
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
+from npsiglip.evaluation.plots import reliability
 from npsiglip.interrupts import deferred
 from npsiglip.train.metrics_log import read_metrics
 
@@ -108,12 +109,6 @@ def draw_reliability(folder: Path, results: Mapping[str, Any], batch: int) -> bo
         "calibration_corrected": f"one of two, odds times {batch - 1}",
     }
     for axes, (key, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        bins = results[key]
-        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.7, linestyle=":")
-        axes.plot(bins["probability"], bins["matched"], marker="o")
-        for x, y, count in zip(bins["probability"], bins["matched"], bins["count"], strict=True):
-            axes.annotate(f"{count:,}", (x, y), (4, -10), textcoords="offset points", fontsize=7, color="grey")
-        axes.set(title=f"{title}: ECE {bins['ece']:.4f}", xlabel="probability", ylabel="part that matches")
-        axes.grid(alpha=0.3)
+        reliability(axes, results[key], title)
     _write(figure, folder, RELIABILITY)
     return True

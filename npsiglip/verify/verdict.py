@@ -59,7 +59,8 @@ def _ids_of(x: Array) -> Array:
 def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned:
     """The candidate's tensors under our names and in our axes."""
     naming, found = read_names(candidate, names, golden)
-    aligned = Aligned({}, [], [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else [], [], [])
+    told = [f"names are those of {naming}"] if names == "auto" and naming != "npsiglip" else []
+    aligned = Aligned({}, [], told, [], [])
     how: dict[str, str] = {}
     for one in found:
         for tap, part in _split(np.asarray(candidate[one.theirs]), one, golden):
@@ -222,9 +223,9 @@ def verify(
     if verdict == CONFORMS and aligned.unlike:
         name, tap = aligned.unlike[0]
         return cannot(
-            f"its names say nothing, what is like a tap conforms, and {len(aligned.unlike)} tensors are like none, such "
-            f"as {name!r}, which has the size of {tap}. Rename them to those of a scheme that --names knows, or of "
-            "docs/glossary.md"
+            f"its names say nothing, what is like a tap conforms, and {len(aligned.unlike)} tensors are like none, "
+            f"such as {name!r}, which has the size of {tap}. Rename them to those of a scheme that --names knows, or "
+            "of docs/glossary.md"
         )
     return Report(verdict, tuple(taps), coverage, chosen, tuple(assumed + notes), "", repeat)
 
