@@ -65,7 +65,7 @@ class Built:
 Progress = Callable[[Built], None]
 
 
-def _silent(built: Built) -> None:
+def _silent(what: Any) -> None:
     pass
 
 
@@ -204,6 +204,11 @@ def _open(folder: Path, manifest: Callable[[Manifest | None], Manifest]) -> Stor
     return Store.open(folder, write=True)
 
 
+def _fast(wanted: bool | None, known: Manifest | None) -> bool:
+    """Whether JPEGs are decoded at a fraction of their size."""
+    return bool(known and known.preprocessing.get("fast_decode")) if wanted is None else wanted
+
+
 def build(
     where: Where,
     folder: str | os.PathLike[str],
@@ -211,12 +216,13 @@ def build(
     *,
     name: str | None = None,
     rows: str | None = None,
-    fast_decode: bool = False,
+    fast_decode: bool | None = None,
     shard_rows: int | None = None,
     threads: int | None = None,
     strict: bool = False,
     drop_all: bool = False,
     progress: Progress = _silent,
+    skipped: Callable[[Failure], object] = _silent,
 ) -> Built:
     """Make an index of what there is, or bring it up to date.
 
@@ -227,11 +233,13 @@ def build(
         name: that loads the model again; None: its folder.
         rows: "float32" or "float16"; None: the index's, or float32.
         fast_decode: decode JPEGs at 1/2, 1/4 or 1/8 of their size before they are resized: faster, and other pixels.
+            None: as the index was made, or False.
         shard_rows: of an index that is made: rows of a shard, which is also what a kill can cost; None: 2048.
         threads: that read and decode beside the kernels; None: as many as there are CPUs.
         strict: stop at the first item that cannot be used.
         drop_all: whether a place in which nothing is left may be meant.
         progress: called now and then.
+        skipped: called with each item that cannot be used and was not known to be.
 
     Raises:
         InputError: the index was made otherwise, is damaged, cannot be written, or is being written; a place cannot be
@@ -242,7 +250,7 @@ def build(
     def manifest(known: Manifest | None) -> Manifest:
         kept = rows or (known.rows if known else "float32")
         size = known.shard_rows if known else shard_rows or SHARD_ROWS
-        return manifest_of(model, where.kind, kept, fast_decode, name, size, known)
+        return manifest_of(model, where.kind, kept, _fast(fast_decode, known), name, size, known)
 
     with _open(folder, manifest) as store:
         run = _Run(store, where, strict, drop_all)
@@ -250,7 +258,8 @@ def build(
         encode: Callable[[Any], Any] = model.encode_text
         if where.kind == IMAGE:
             assert model.processor is not None
-            work = partial(picture, processor=model.processor, fast_decode=fast_decode)
+            fast = bool(store.manifest.preprocessing.get("fast_decode"))
+            work = partial(picture, processor=model.processor, fast_decode=fast)
             encode = model.encode_image
         else:
             threads = 1
@@ -266,6 +275,7 @@ def build(
         for found in in_order(run.tasks(), work, threads or available()):
             if isinstance(found, Failure):
                 run.fail(found)
+                skipped(found)
             elif found.input is None:
                 run.same(found.record)
             else:

@@ -94,7 +94,6 @@ class Index:
             InputError: see `build`.
         """
         where = Where(places_of(places), self.manifest.kind, ignore, column)
-        options = {"fast_decode": self.manifest.preprocessing.get("fast_decode", False)} | options
         built = build(where, self.folder, self.model, name=self.manifest.model, **options)
         self._store.close()
         self._store = Store.open(self.folder)
