@@ -5,6 +5,8 @@ So many items are under way as keep the threads busy, no more: memory does not g
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,12 +16,14 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from npsiglip.collection.items import Bad, Item, key_of, reason_of
 from npsiglip.collection.records import Failure, Record
 from npsiglip.errors import InputError
 from npsiglip.images.files import load_image
 from npsiglip.images.naflex import NaflexProcessor, PatchBatch
+from npsiglip.images.openclip import CropProcessor
 from npsiglip.processors import Processor
 
 AHEAD = 4  # items under way for each thread
@@ -70,8 +74,10 @@ def picture(task: Task, processor: Processor, fast_decode: bool = False) -> Prep
         found = content_hash(content)
         if found == known:
             return Prepared(Record(item.key, item.size, item.mtime, found, item.source), None)
-        image = load_image(content, processor.decoding, "it", draft=(side, side) if fast_decode else None)
-        width, height = image.size if not fast_decode else _size(content)
+        convert = not (isinstance(processor, CropProcessor) and processor.as_stored)
+        draft = (side, side) if fast_decode else None
+        image = load_image(content, processor.decoding, "it", convert, draft)
+        width, height = (_size(content) if draft else None) or image.size
         prepared = processor(image, first=None)
     except (InputError, OSError, MemoryError) as error:
         return failure(item, reason_of(error).removeprefix("it "))
@@ -79,15 +85,12 @@ def picture(task: Task, processor: Processor, fast_decode: bool = False) -> Prep
     return Prepared(record, prepared)
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height by the header, upright as the picture is taken."""
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
+def _size(content: bytes) -> tuple[int, int] | None:
+    """Width and height by the header, upright as the picture is taken; None where Pillow's limit forbids to look."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(content)) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (image.height, image.width) if turned else image.size
+    return None
 
 
 def text(task: Task) -> Prepared | Failure:

@@ -1,6 +1,6 @@
 """From a folder to an index: ended at any moment it goes on to the same bytes, and does nothing twice.
 
-Covers collection/build.py, collection/prepare.py and collection/identity.py as well.
+Covers collection/build.py and collection/identity.py as well.
 """
 
 import os
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import npsiglip
 from npsiglip import Index
@@ -332,25 +331,6 @@ def test_texts(tmp_path, model):
     assert sorted(index) == ["four", "two dogs"]
     with pytest.raises(InputError, match=r"what is in it \('text', now 'image'\)"):
         Index.build(draw(tmp_path / "x.png"), tmp_path / "index", model)
-
-
-def test_naflex_and_models_in_memory(photos, tmp_path, model):
-    loaded = npsiglip.SigLIP(model.config, dict(model.params), model.processor)
-    with Index.build([photos], tmp_path / "index", loaded) as index:
-        np.testing.assert_array_equal(index.vectors, model.encode_image(index.keys))
-        assert index.manifest.model == "in memory"
-
-
-def test_fast_decode(tmp_path, model):
-    ramp = np.add.outer(np.arange(600) // 3, np.arange(800) // 20).astype(np.uint8)
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(np.stack([ramp] * 3, axis=2)).save(tmp_path / "photos" / "x.jpg")
-    plain = Index.build(tmp_path / "photos", tmp_path / "plain", model)
-    fast = Index.build(tmp_path / "photos", tmp_path / "fast", model, fast_decode=True)
-    record = next(fast.records())
-    assert (record.width, record.height) == (800, 600)
-    assert 0.99 < float((plain.vectors @ fast.vectors.T).item()) < 1
-    assert fast.add(tmp_path / "photos").same == 1
 
 
 def test_threads_and_batches_change_nothing(photos, tmp_path, model, monkeypatch):
