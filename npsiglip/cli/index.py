@@ -105,6 +105,7 @@ def _summary(built: Built, kind: str, folder: Path) -> str:
         again = f" ({built.still:,} of them known and unchanged)" if built.still else ""
         listed = f"`npsiglip index info --failures -i {folder}` lists them"
         text += f"; skipped {built.failed:,} that cannot be used{again}, {listed}"
+        text += ", --retry tries them again" if built.still else ""
     return f"{text}; {_rate(built)}" if built.new or built.changed else text
 
 
@@ -164,6 +165,9 @@ def build(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try files again that could not be used and have not changed.")
+    ] = False,
     drop_all: Annotated[
         bool, typer.Option("--drop-all", help="Drop what was in a folder in which nothing is left.")
     ] = False,
@@ -212,6 +216,7 @@ def build(
             threads=options.threads,
             strict=strict,
             drop_all=drop_all,
+            retry=retry,
             progress=progress,
             skipped=skipped,
         )

@@ -7,6 +7,7 @@ items, and a row the same bits in any batch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from npsiglip.collection.identity import manifest_of
 from npsiglip.collection.items import Bad, Item, key_bytes, key_of
 from npsiglip.collection.manifest import FILE, SHARD_ROWS, Manifest
 from npsiglip.collection.merge import compact
-from npsiglip.collection.prepare import Prepared, Task, failure, in_order, picture, text, together
+from npsiglip.collection.prepare import Prepared, Task, failure, in_order, one_limit, picture, text, together
 from npsiglip.collection.records import Failure, Record
 from npsiglip.collection.store import Store
 from npsiglip.collection.where import IMAGE, Where
@@ -72,9 +73,9 @@ def _silent(what: Any) -> None:
 class _Run:
     """One run over all sources."""
 
-    def __init__(self, store: Store, where: Where, strict: bool, drop_all: bool) -> None:
+    def __init__(self, store: Store, where: Where, strict: bool, drop_all: bool, retry: bool) -> None:
         self.store, self.where = store, where
-        self.strict, self.drop_all = strict, drop_all
+        self.strict, self.drop_all, self.retry = strict, drop_all, retry
         self.built = Built()
         self.missing: list[bytes] = []  # what begins so could not be listed
         self.found = 0
@@ -118,7 +119,7 @@ class _Run:
                 return bad
             self._known_failure(bad)
             return None
-        if failed and (failed.size, failed.mtime) == (item.size, item.mtime):
+        if failed and (failed.size, failed.mtime) == (item.size, item.mtime) and not self.retry:
             self._known_failure(failed)
             return None
         known = store.find(item.key)
@@ -153,6 +154,9 @@ class _Run:
 
     def fail(self, failed: Failure) -> None:
         """An item that cannot be used."""
+        if self.retry and self.store.failure(failed.key) == failed:
+            self._known_failure(failed)
+            return
         self._refuse(failed)
         self.built.failed += 1
         self.failures.append(failed)
@@ -221,6 +225,7 @@ def build(
     threads: int | None = None,
     strict: bool = False,
     drop_all: bool = False,
+    retry: bool = False,
     progress: Progress = _silent,
     skipped: Callable[[Failure], object] = _silent,
 ) -> Built:
@@ -238,6 +243,7 @@ def build(
         threads: that read and decode beside the kernels; None: as many as there are CPUs.
         strict: stop at the first item that cannot be used.
         drop_all: whether a place in which nothing is left may be meant.
+        retry: try again what could not be used and has not changed.
         progress: called now and then.
         skipped: called with each item that cannot be used and was not known to be.
 
@@ -252,14 +258,16 @@ def build(
         size = known.shard_rows if known else shard_rows or SHARD_ROWS
         return manifest_of(model, where.kind, kept, _fast(fast_decode, known), name, size, known)
 
-    with _open(folder, manifest) as store:
-        run = _Run(store, where, strict, drop_all)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(_open(folder, manifest))
+        run = _Run(store, where, strict, drop_all, retry)
         work: Callable[[Task], Prepared | Failure] = text
         encode: Callable[[Any], Any] = model.encode_text
         if where.kind == IMAGE:
             assert model.processor is not None
             fast = bool(store.manifest.preprocessing.get("fast_decode"))
-            work = partial(picture, processor=model.processor, fast_decode=fast)
+            processor = stack.enter_context(one_limit(model.processor))
+            work = partial(picture, processor=processor, fast_decode=fast)
             encode = model.encode_image
         else:
             threads = 1

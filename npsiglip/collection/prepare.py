@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -91,6 +91,20 @@ def _size(content: bytes) -> tuple[int, int] | None:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (image.height, image.width) if turned else image.size
     return None
+
+
+@contextlib.contextmanager
+def one_limit(processor: Processor) -> Iterator[Processor]:
+    """The processor without a limit of its own, which is Pillow's meanwhile: threads need not wait for each other."""
+    if processor.max_megapixels is None:
+        yield processor
+        return
+    limit, before = processor.max_megapixels * 1e6, Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = math.ceil(limit) if math.isfinite(limit) else None
+    try:
+        yield replace(processor, max_megapixels=None)
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def text(task: Task) -> Prepared | Failure:

@@ -43,7 +43,7 @@ def test_from_a_folder_to_an_index(photos, model):
     again = index("photos", "-i", "idx")
     assert again.stderr == (
         "6 images in idx: 0 new, 6 as before; skipped 1 that cannot be used (1 of them known and unchanged), "
-        "`npsiglip index info --failures -i idx` lists them\n"
+        "`npsiglip index info --failures -i idx` lists them, --retry tries them again\n"
     )
     assert content(Path("idx")) == before
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import npsiglip
 from npsiglip import Index
@@ -165,6 +166,24 @@ def test_strict_stops_and_keeps_what_is_committed(photos, tmp_path, model):
     with Index.open(tmp_path / "index") as index:
         assert len(index) == 4
     assert run(photos, tmp_path / "index", model)[0].new == 16
+
+
+def test_what_could_not_be_used_is_tried_again_when_that_is_asked_for(photos, tmp_path, model):
+    """A limit may be the reason, which is no property of the file."""
+    draw(photos / "large.png", 1, (60, 50))
+    (photos / "bad.png").write_bytes(b"bad")
+    limited = npsiglip.SigLIP.from_pretrained(TINY, max_megapixels=0.002)
+    built, _ = run(photos, tmp_path / "index", limited)
+    assert counts(built) == {"items": 20, "new": 20, "failed": 2}
+    with Index.open(tmp_path / "index") as index:
+        assert "60 x 50 pixels, more than the 2,000" in index.failures()[1].reason
+    assert counts(run(photos, tmp_path / "index", model)[0]) == {"items": 20, "same": 20, "failed": 2, "still": 2}
+    built, before = run(photos, tmp_path / "index", model, retry=True)
+    assert counts(built) == {"items": 21, "new": 1, "same": 20, "failed": 1, "still": 1}
+    built, after = run(photos, tmp_path / "index", model, retry=True)
+    assert counts(built) == {"items": 21, "same": 21, "failed": 1, "still": 1}
+    assert after == before
+    assert Image.MAX_IMAGE_PIXELS > 1e6
 
 
 def test_thousands_of_broken_files(tmp_path, model):
