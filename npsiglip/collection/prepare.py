@@ -74,7 +74,7 @@ def picture(task: Task, processor: Processor, fast_decode: bool = False) -> Prep
         found = content_hash(content)
         if found == known:
             return Prepared(Record(item.key, item.size, item.mtime, found, item.source), None)
-        convert = not (isinstance(processor, CropProcessor) and processor.as_stored)
+        convert = not isinstance(processor, CropProcessor)  # which takes a picture in its own mode
         draft = (side, side) if fast_decode else None
         image = load_image(content, processor.decoding, "it", convert, draft)
         width, height = (_size(content) if draft else None) or image.size

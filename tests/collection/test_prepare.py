@@ -24,6 +24,9 @@ def all_kinds(folder):
     with Image.open(folder / "rgb.png") as image:
         for mode in ("L", "P", "RGBA", "LA", "1", "CMYK"):
             image.convert(mode).save(folder / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}")
+        clear = image.copy()
+        clear.putalpha(image.convert("L"))
+        clear.save(folder / "clear.png")
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         image.save(folder / "turned.jpg", exif=exif)
@@ -38,7 +41,7 @@ def test_models_of_open_clip_and_timm(tmp_path, openclip_folders, name, fast_dec
     with Index.build(
         tmp_path / "photos", tmp_path / "index", str(openclip_folders[name]), fast_decode=fast_decode
     ) as index:
-        assert len(index) == 9
+        assert len(index) == 10
         np.testing.assert_array_equal(index.vectors, index.model.encode_image(index.keys))
         assert {(record.width, record.height) for record in index.records()} == {(40, 21), (21, 40)}
 
