@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from npsiglip import reference
     from npsiglip.checkpoint import Checkpoint
+    from npsiglip.collection.index import Index
     from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.images.naflex import NaflexProcessor, PatchBatch
@@ -32,6 +33,7 @@ _HOMES = {
     "ClassifierConfig": "config",
     "ImageConfig": "config",
     "ImageProcessor": "images.processor",
+    "Index": "collection.index",
     "InputError": "errors",
     "NpsiglipError": "errors",
     "SigLIP": "model",
@@ -55,6 +57,7 @@ __all__ = [
     "ClassifierConfig",
     "ImageConfig",
     "ImageProcessor",
+    "Index",
     "InputError",
     "NaflexProcessor",
     "NpsiglipError",

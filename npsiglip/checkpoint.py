@@ -225,6 +225,19 @@ class Checkpoint(StoredParams):
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.source)!r}, {len(self)} parameters)"
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that decide on the values: those of the weights, and of an adapter."""
+        files = {stored.path for _, stored in self._entries.values()}
+        if self._said[1] is not None:
+            files |= {path for path in Path(self._said[1]).iterdir() if path.is_file()}
+        return sorted(files)
+
+    @property
+    def adapter(self) -> str | None:
+        """The folder of the adapter that is merged into the model."""
+        return self._said[1]
+
     def _stamps(self) -> dict[str, tuple[int, int]]:
         """File name -> size and time, in seconds, of what holds the weights."""
         files = {path: path.stat() for path in {stored.path for _, stored in self._entries.values()}}

@@ -195,6 +195,11 @@ class SigLIP:
         """
         return self._processor.make() if isinstance(self._processor, Deferred) else self._processor
 
+    @property
+    def params(self) -> Params:
+        """Name -> array, what the model was made of; a `Checkpoint` if it was loaded from files."""
+        return self._params
+
     def encode_image(
         self,
         images: Images,

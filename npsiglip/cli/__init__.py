@@ -18,6 +18,7 @@ from npsiglip.cli import (
     embed,
     evaluate,
     golden,
+    index,
     models,
     probe,
     quantize,
@@ -82,6 +83,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(golden.golden)
+app.add_typer(index.index)
 
 
 def main() -> None:

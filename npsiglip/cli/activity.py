@@ -117,6 +117,11 @@ class Activity:
             count = f"{done}/{total}"
             self._live.update(self._task, total=total, completed=done, count=count, refresh=True)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal that shows it."""
+        return self._live is not None
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Make room for results: both streams may end on the same terminal."""

@@ -12,7 +12,7 @@ from npsiglip.cli.activity import Activity, check_lengths
 from npsiglip.cli.console import UsageError, note, one_line, out, quoted
 from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_model_options
 from npsiglip.cli.output import check_stdout, results, to_json
-from npsiglip.cli.pictures import Skipped, check_images, encode_good
+from npsiglip.cli.pictures import Skipped, check_images, encode_good, expand
 
 if TYPE_CHECKING:
     from npsiglip.model import SigLIP
@@ -76,7 +76,12 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
 
 @with_model_options
 def classify(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE", help="Image files, folders, patterns; - for names in standard input.", show_default=False
+        ),
+    ],
     labels: Annotated[
         list[str],
         typer.Option("--label", "-l", metavar="LABEL", help="What could be in the images; give several."),
@@ -108,7 +113,7 @@ def classify(
         raise UsageError("--check compares with labels of your own (-l 'a cat'): a classifier's are not checked")
     texts = fill_template(labels, template) if labels else []
     check_stdout()
-    skipped = Skipped(skip_bad)
+    images, skipped = expand(images), Skipped(skip_bad)
     places = check_images(images, skipped)
     skipped.check(len(images))
     with Activity() as activity:

@@ -6,14 +6,14 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 from npsiglip.cli.activity import Activity, check_lengths
 from npsiglip.cli.console import note, quoted
 from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_model_options
-from npsiglip.cli.pictures import Kind, Skipped, check_images, encode_good, kind_of
+from npsiglip.cli.pictures import Kind, Skipped, check_images, encode_good, expand, kind_of
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from npsiglip.model import SigLIP
+
+
+FORMATS = (".npy", ".jsonl", ".safetensors")
 
 
 class _Options(NamedTuple):
@@ -41,10 +44,11 @@ def check_output(output: Path) -> Path:
     """The file to write, links followed; refuses, before time is spent, what could not be written at the end.
 
     Raises:
-        InputError: another suffix than .npy and .safetensors, a folder, or a place where no file can be made.
+        InputError: another suffix than those of `FORMATS`, a folder, or a place where no file can be made.
     """
-    if output.suffix.lower() not in (".npy", ".safetensors"):
-        raise InputError(f"output {str(output)!r} must end in .npy or .safetensors, which decides on the format")
+    if output.suffix.lower() not in FORMATS:
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise InputError(f"output {str(output)!r} must end in {formats}, which decides on the format")
     try:
         target = output.resolve()
         if target.is_dir():
@@ -55,13 +59,17 @@ def check_output(output: Path) -> Path:
         _refuse_output(output, error)
 
 
-def _save(path: Path, embeddings: NDArray[np.float32], metadata: Mapping[str, object]) -> None:
+def _save(path: Path, embeddings: NDArray[np.float32], metadata: Mapping[str, Any]) -> None:
     if path.suffix.lower() == ".npy":
         with deferred():
             import numpy as np
 
         with path.open("wb") as file:  # given a name, NumPy may append another suffix to it
             np.save(file, embeddings)
+    elif path.suffix.lower() == ".jsonl":
+        with path.open("w", encoding="ascii") as lines:
+            for name, kind, row in zip(metadata["inputs"], metadata["kinds"], embeddings, strict=True):
+                lines.write(json.dumps({"input": name, "kind": kind, "embedding": row.tolist()}) + "\n")
     else:
         with deferred():
             from safetensors.numpy import save_file
@@ -143,12 +151,21 @@ def _count(n: int, what: str) -> str:
 @with_model_options
 def embed(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|TEXT", help="Image files and texts.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|TEXT",
+            help="Image files, folders, patterns, - for names from standard input; texts.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where to: .npy or .safetensors, float32 [N, D].", show_default=False
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to: .npy or .safetensors, float32 [N, D]; or .jsonl.",
+            show_default=False,
         ),
     ],
     options: ModelOptions = ModelOptions(),  # noqa: B008
@@ -162,11 +179,13 @@ def embed(
 ) -> None:
     """Write the embeddings of images and texts to a file.
 
-    The rows are those of the arguments, in their order; with --skip-bad, of those that could be used. A .safetensors
+    The rows are those of the arguments, in their order, of a folder in that of the names; with --skip-bad, of those
+    that could be used. A .jsonl file has a line for each: "input", "kind" and "embedding". A .safetensors
     file holds the tensor "embeddings" and, as metadata in JSON, the "inputs" of its rows, their "kinds", whether they
     are "normalized", the "dtype" of the computation, and with --skip-bad what was "skipped", and why.
     """
     target, skipped = check_output(output), Skipped(skip_bad)
+    inputs = inputs if kind is Kind.TEXT else expand(inputs)
     places: dict[Kind, list[int]] = {Kind.TEXT: [], Kind.IMAGE: []}
     for place, argument in enumerate(inputs):
         try:

@@ -102,7 +102,10 @@ SkipOption = Annotated[
         help="Go on without images that cannot be used, and tell which. Exits with 0 if one at least could be used.",
     ),
 ]
-
+IndexOption = Annotated[
+    Path, typer.Option("--index", "-i", metavar="INDEX", envvar="NPSIGLIP_INDEX", help="The folder of the index.")
+]
+INDEX = Path("npsiglip-index")
 
 CheckOption = Annotated[
     bool,

@@ -1,10 +1,10 @@
-"""What commands that read pictures share: which arguments are pictures, and going on without bad ones."""
+"""What commands that read pictures share: which arguments are pictures, folders opened, going on without bad ones."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
+import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,21 @@ def is_file(path: str) -> bool:
         return False
 
 
+def is_folder(path: str) -> bool:
+    """Whether there is a folder of this name."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _names(pattern: str) -> bool:
+    """Whether a pattern is spelt like the name of a picture."""
+    from npsiglip.images.kinds import is_picture_name
+
+    return is_picture_name(pattern)
+
+
 def _exists(path: str) -> bool:
     """Whether there is anything of this name, a link to nothing included."""
     try:
@@ -49,7 +64,7 @@ def kind_of(argument: str) -> Kind:
     """What exists is an image; what is clearly the name of one, or of a path, should exist; the rest is a text.
 
     Raises:
-        InputError: nothing, a folder, "-", or an image that is not there: to embed its name would be a silent mistake.
+        InputError: nothing, or an image that is not there: to embed its name would be a silent mistake.
     """
     from npsiglip.images.kinds import is_picture_name
 
@@ -59,12 +74,7 @@ def kind_of(argument: str) -> Kind:
     if is_file(argument):
         return Kind.IMAGE
     if _exists(argument):
-        if Path(argument).is_dir():
-            pattern = f"{shlex.quote(argument.rstrip('/') or '/')}/*.jpg"
-            raise InputError(f"{quoted(argument)} is a folder; give the files in it, such as {pattern}, {as_text}")
         return Kind.IMAGE  # to be refused with a better reason
-    if argument == "-":
-        raise InputError(f"'-': standard input is not read; save it to a file and give its name, {as_text}")
     if _URL.fullmatch(argument):
         return Kind.IMAGE  # likewise
     folder = os.path.dirname(argument)  # noqa: PTH120  Path would drop "./"
@@ -74,6 +84,50 @@ def kind_of(argument: str) -> Kind:
             f"{Path.cwd()}), {as_text}"
         )
     return Kind.TEXT
+
+
+def _within(place: str, argument: str, root: str) -> list[str]:
+    """The pictures that a folder or a pattern names, under the name of the folder as it was given."""
+    from npsiglip.collection.items import Bad
+    from npsiglip.collection.where import Where
+
+    names = []
+    for item in Where([argument]):
+        if isinstance(item, Bad) and item.within:
+            raise InputError(f"{quoted(item.key)}: {item.reason}")
+        names.append(os.path.join(place, os.path.relpath(item.key, root)))  # noqa: PTH118
+    return names
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the pictures of each folder and each pattern, and the names in standard input for "-".
+
+    What exists goes before what is a pattern; a folder or a pattern without pictures stays as it is.
+
+    Raises:
+        InputError: a folder that cannot be read; "-" twice, or without a name in it.
+    """
+    names = []
+    for argument in arguments:
+        folder = Path(argument).expanduser() if argument and _exists(argument) else None
+        if argument == "-" and folder is None:
+            from npsiglip.collection.tables import names_of
+
+            found = [name for name in names_of(sys.stdin.buffer.read) if name]
+            if not found:
+                raise InputError("'-': there is no name in standard input; expected names of files, one a line")
+            names += found
+        elif folder and folder.is_dir():
+            names += _within(argument, argument, os.path.abspath(argument)) or [argument]  # noqa: PTH100
+        elif folder is None and re.search(r"[*?\[]", argument) and (_PATH.fullmatch(argument) or _names(argument)):
+            from npsiglip.collection.walk import split_glob
+
+            root = split_glob(argument)[0]
+            place = "" if root == "." and not argument.startswith("./") else root
+            names += (_within(place, argument, os.path.abspath(root)) if is_folder(root) else []) or [argument]  # noqa: PTH100
+        else:
+            names.append(argument)
+    return names
 
 
 class Skipped:
@@ -143,8 +197,8 @@ def check_images(paths: Sequence[str], skipped: Skipped, places: Sequence[int] |
         path = paths[place]
         try:
             if not is_file(path) or not os.access(path, os.R_OK):
-                if path == "-" and not _exists(path):
-                    raise InputError("'-': standard input is not read; save it to a file and give its name")
+                if is_folder(path):
+                    raise InputError(f"{quoted(path)} is a folder in which nothing is named like a picture")
                 load_image(path)  # knows what to say
             left.append(place)
         except InputError as error:

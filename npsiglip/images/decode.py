@@ -20,6 +20,7 @@ from npsiglip.errors import InputError, InputWarning
 from npsiglip.images.files import (
     DEFAULT,
     Decoding,
+    as_rgb,
     is_content,
     load_image,
     of_eight_bits,
@@ -121,10 +122,11 @@ def _pil_to_rgb(image: Image.Image, name: str, convert: bool, decoding: Decoding
         if "A" in bands or image.info.get("transparency") is not None:
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return of_eight_bits(image, name, decoding).convert("RGB")
+        image.load()  # a lazily opened file is decoded here
+        return as_rgb(of_eight_bits(image, name, decoding))
     except InputWarning:
         raise
-    except Exception as error:  # a lazily opened file is decoded here
+    except Exception as error:
         refuse_content(f"{name} (a PIL image of mode {image.mode})", error)
 
 

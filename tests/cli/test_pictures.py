@@ -1,6 +1,7 @@
 """Options of pixels, and inputs that are skipped."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from PIL import Image
 from safetensors import safe_open
 
 import npsiglip
+from npsiglip.cli.pictures import expand
 from npsiglip.errors import InputError
 from npsiglip.images import files as image_files
-from tests.helpers.command import LABEL_OPTIONS, assert_refused, lines_of_json, run
+from tests.helpers.command import LABEL_OPTIONS, assert_refused, invoke, lines_of_json, run
+from tests.helpers.golden_data import TINY
 
 # bad images are skipped
 
@@ -96,6 +99,69 @@ def test_what_is_no_fault_of_an_image_is_not_skipped(images, monkeypatch):
     monkeypatch.setattr(npsiglip.SigLIP, "encode_image", refuse)
     result = run("embed", *images, "-o", "x.npy", "--skip-bad")
     assert_refused(result, "no head")
+
+
+# folders, patterns, standard input
+
+
+@pytest.fixture
+def folders(images):
+    """Pictures in folders, and what is none."""
+    Path("photos/sub").mkdir(parents=True)
+    for name, place in zip(images, ("photos/b.png", "photos/sub/a.png", "photos/a.png"), strict=True):
+        Path(name).rename(place)
+    Path("photos/notes.txt").touch()
+    Path("photos/.hidden.png").touch()
+    return ["photos/a.png", "photos/b.png", "photos/sub/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        (["photos"], [0, 1, 2]),
+        (["photos/"], [0, 1, 2]),
+        (["photos/*.png"], [0, 1]),
+        (["photos/**/a.png"], [0, 2]),
+        (["photos/sub", "photos/a.png"], [2, 0]),
+    ],
+)
+def test_folders_and_patterns(folders, model, arguments, chosen):
+    names = [folders[i] for i in chosen]
+    assert run("embed", *arguments, "-o", "x.safetensors").exit_code == 0
+    with safe_open("x.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["inputs"]) == names
+        np.testing.assert_array_equal(file.get_tensor("embeddings"), model.encode_image(names))
+    result = run("classify", *arguments, *LABEL_OPTIONS, "--json")
+    assert [line["image"] for line in lines_of_json(result.stdout)] == names
+
+
+@pytest.mark.parametrize("names", [b"photos/b.png\nphotos/a.png\n", b"photos/b.png\0photos/a.png"])
+def test_names_from_standard_input(folders, names):
+    result = invoke("classify", "--model", TINY, "-", *LABEL_OPTIONS, "--json", input=names)
+    assert [line["image"] for line in lines_of_json(result.stdout)] == ["photos/b.png", "photos/a.png"]
+    assert_refused(invoke("classify", "--model", TINY, "-", *LABEL_OPTIONS, input=b""), "no name in standard input")
+
+
+def test_what_only_looks_like_a_pattern(folders):
+    Path("photos/x[1].png").write_bytes(Path("photos/a.png").read_bytes())
+    assert expand(["photos/x[1].png"]) == ["photos/x[1].png"]
+    Path("what").touch()
+    assert expand(["what?", "a [cat], 1*1", "*.jpg"]) == ["what?", "a [cat], 1*1", "*.jpg"]
+    assert expand(["./photos/s*/*"]) == ["./photos/sub/a.png"]
+
+
+def test_folders_without_pictures_and_those_that_cannot_be_read(folders, monkeypatch):
+    Path("empty").mkdir()
+    for command in (["classify", "-l", "a"], ["embed", "-o", "x.npy"]):
+        assert_refused(run(*command, "empty"), "'empty' is a folder in which nothing is named like a picture")
+        result = run(*command, "empty", "photos/a.png", "--skip-bad")
+        assert (result.exit_code, result.stderr.count("skipped: ")) == (0, 1)
+
+    def scandir(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert_refused(run("embed", "photos", "-o", "x.npy"), "cannot be read: Permission denied")
 
 
 # pixels

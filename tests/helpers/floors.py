@@ -50,6 +50,7 @@ FLOORS = (
         "published": "published/",
         "bench": "bench/",
         "evaluation": "evaluation/",
+        "collection": "collection/",
         "verify": "verify/",
     },
     {"train": "train/"},

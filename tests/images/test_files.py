@@ -83,7 +83,7 @@ def test_the_reason_is_the_reason(tmp_path, monkeypatch, error, phrase):
         raise error
 
     path = tmp_path / "x.png"
-    path.write_bytes(png(Image.new("RGB", (3, 3))))
+    path.write_bytes(png(Image.new("L", (3, 3))))
     monkeypatch.setattr(Image.Image, "convert", lambda *_: load(None))
     message = refusal(load_image, path)
     assert phrase in message

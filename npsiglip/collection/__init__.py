@@ -1,0 +1,1 @@
+"""Collections: folders of pictures or lists of texts, embedded once, kept as an index, searched."""

@@ -1,0 +1,194 @@
+"""`npsiglip.Index`: a collection in Python, in few lines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.collection.build import Built, build
+from npsiglip.collection.identity import weights_of
+from npsiglip.collection.manifest import Manifest
+from npsiglip.collection.records import Failure, Record
+from npsiglip.collection.store import DEFAULT, Store
+from npsiglip.collection.where import IMAGE, Where
+from npsiglip.errors import InputError
+from npsiglip.model import SigLIP
+
+Places = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def places_of(places: Places) -> list[str | os.PathLike[str]]:
+    """One place or several, as a list."""
+    return [places] if isinstance(places, str | os.PathLike) else list(places)
+
+
+class Index:
+    """A collection that was embedded: its keys and their rows. Made by `build` or `open`.
+
+    A context, at whose end it is closed. Iterating gives the keys, in the order of the rows.
+    """
+
+    def __init__(self, store: Store, model: SigLIP | None = None) -> None:
+        self._store = store
+        self._model = model
+        self.built: Built | None = None
+        """What the last `build` or `add` did."""
+
+    @classmethod
+    def build(
+        cls,
+        places: Places,
+        folder: str | os.PathLike[str] = DEFAULT,
+        model: SigLIP | str = "builtin",
+        *,
+        kind: str = IMAGE,
+        ignore: Sequence[str] = (),
+        column: str | None = None,
+        **options: Any,
+    ) -> Index:
+        """Make an index of places, or bring it up to date, and open it.
+
+        Args:
+            places: folders, files, patterns, tars, tables: see `npsiglip.collection.where.Where`, as for `kind`,
+                `ignore` and `column`.
+            folder: of the index.
+            model: what embeds them, or its name.
+            options: see `npsiglip.collection.build.build`.
+
+        Raises:
+            InputError: see there.
+            CheckpointError: the model cannot be loaded.
+        """
+        where = Where(places_of(places), kind, ignore, column)
+        name = model if isinstance(model, str) else None
+        loaded = SigLIP.from_pretrained(model) if isinstance(model, str) else model
+        built = build(where, folder, loaded, name=name, **options)
+        index = cls(Store.open(folder), loaded)
+        index.built = built
+        return index
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str] = DEFAULT, model: SigLIP | None = None) -> Index:
+        """Open an index for reading.
+
+        Args:
+            folder: of the index.
+            model: that made it; None: it is loaded when it is needed.
+
+        Raises:
+            InputError: no index, or one that is damaged or of another version.
+        """
+        return cls(Store.open(folder), model)
+
+    def add(self, places: Places, *, ignore: Sequence[str] = (), column: str | None = None, **options: Any) -> Built:
+        """Embed what is new or changed in these places, and drop what is gone from them; what it did.
+
+        Raises:
+            InputError: see `build`.
+        """
+        where = Where(places_of(places), self.manifest.kind, ignore, column)
+        built = build(where, self.folder, self.model, name=self.manifest.model, **options)
+        self._store.close()
+        self._store = Store.open(self.folder)
+        self.built = built
+        return built
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._store.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it was made with."""
+        return self._store.manifest
+
+    @property
+    def store(self) -> Store:
+        """What is on disk."""
+        return self._store
+
+    @cached_property
+    def model(self) -> SigLIP:
+        """What embeds queries as the items were embedded.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+            InputError: it is not the one that made the index.
+        """
+        if self._model is None:
+            known = self.manifest
+            adapter = known.preprocessing.get("adapter")
+            bits = known.preprocessing.get("sixteen_bit", "clip")
+            self._model = SigLIP.from_pretrained(known.model, known.dtype, adapter=adapter, sixteen_bit=bits)
+        check_model(self.manifest, self._model, self.folder)
+        return self._model
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """The embeddings of all items, [N, D] of the manifest's type; of a single shard, memory-mapped."""
+        parts = [
+            rows if mask is None else rows[mask]
+            for rows, mask in zip(self._store.rows(), self._store.alive(), strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty((0, self.manifest.width), self.manifest.rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """The name of each item, in the order of `vectors`: paths, or the texts themselves."""
+        return list(self)
+
+    def records(self) -> Iterator[Record]:
+        """What is known of each item, in the order of `vectors`."""
+        return (record for record in self._store.items() if record)
+
+    def failures(self) -> list[Failure]:
+        """What could not be used, and why."""
+        return list(self._store.failures())
+
+    def __iter__(self) -> Iterator[str]:
+        return (record.key for record in self.records())
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __repr__(self) -> str:
+        known = self.manifest
+        what = f"{len(self):,} {known.kind}{'' if len(self) == 1 else 's'}"
+        return f"Index({str(self.folder)!r}: {what}, {known.rows} [{len(self)}, {known.width}], of {known.model!r})"
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._store.close()
+
+
+def check_model(manifest: Manifest, model: SigLIP, folder: Path) -> None:
+    """Refuse a model whose queries cannot be compared with the rows of an index.
+
+    Raises:
+        InputError: naming what is different.
+    """
+    for key, mine in (("weights", weights_of(model, manifest)[0]), ("dtype", model.dtype)):
+        known = getattr(manifest, key)
+        if mine != known:
+            raise InputError(
+                f"the index {str(folder)!r} was made by {manifest.model!r} in {manifest.dtype}, and the model is "
+                f"another ({key}: {known[:12]}, now {mine[:12]})"
+            )

@@ -1,0 +1,45 @@
+"""Folders of small pictures, and an index's bytes, for tests of collections."""
+
+import numpy as np
+from PIL import Image
+
+from npsiglip.collection.items import key_bytes
+from npsiglip.collection.manifest import Manifest
+from npsiglip.collection.records import Record
+
+WIDTH = 6
+
+
+def draw(path, seed=0, size=(14, 11)):
+    """A picture of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+    return path
+
+
+def draw_folder(folder, count=20):
+    """Pictures in two folders, numbered."""
+    return [draw(folder / ("even" if i % 2 == 0 else "odd") / f"{i:03}.png", i) for i in range(count)]
+
+
+def content(folder):
+    """The bytes of every file of an index, but for who wrote last."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "lock"}
+
+
+def manifest(**changes):
+    """Of an index that no model made."""
+    given = {"kind": "image", "model": "none", "weights": "0" * 64, "dtype": "float32", "preprocessing": {"side": 8}}
+    return Manifest(**{**given, "width": WIDTH, "shard_rows": 4, **changes})
+
+
+def records(keys, source="/photos"):
+    """Of pictures that there are not."""
+    return [Record(key, 10 + len(key), 5, key_bytes(key)[:16].ljust(16), source, 3, 2) for key in keys]
+
+
+def rows(count, seed=0):
+    """Of unit norm."""
+    found = np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
