@@ -14,19 +14,23 @@ from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from npsiglip.element_types import LANES
 from npsiglip.kernels.llvm import F32, I8, I16, I32, I64, call, constant, has, mask_of_first, suffix
 
-# rows and queries that are multiplied at once, as many as the registers hold: for one query, and for several
+# Rows and queries that are multiplied at once. For one query, memory is what takes time: a CPU is best at bringing in a
+# single row after the other. For several, as many as the registers hold.
+FEW = 1, 1
 if has("avx512f"):
-    FEW, MANY = (8, 1), (4, 6)
+    MANY = 4, 6
 elif has("avx2", "fma") or has("neon"):
-    FEW, MANY = (4, 1), (2, 3)
+    MANY = 2, 3
 else:
-    FEW, MANY = (2, 1), (1, 3)
+    MANY = 1, 3
 
+UNROLL = 4  # steps of a round of the loop, so that more than one row is under way
+LINE = 64  # bytes of a cache line
 _STORED = {types.float32: (F32, 4), types.uint16: (I16, 2), types.int8: (I8, 1)}
 
 
@@ -55,11 +59,11 @@ def _widen(builder, lanes, stored):
 
 
 class _At(NamedTuple):
-    """Addresses: of the rows, the queries, what is prefetched for each row, and how far that moves with each step."""
+    """Addresses: of rows, queries, and what is prefetched, if anything is; the bytes from place to place of that."""
 
     rows: list
     queries: list
-    ahead: list
+    ahead: object
     pace: object
 
 
@@ -89,33 +93,46 @@ def _emit_step(builder, load_row, at, step, size, sums):
     return new
 
 
-def _emit_loop(builder, stored, at, steps, sums):
-    """All whole steps."""
+@register_jitable
+def lines_of_step(height, size):
+    """How many places are prefetched in a step: as many as there are cache lines in its numbers of `height` rows."""
+    return max(1, height * size * LANES // LINE)
+
+
+def _prefetch(builder, at, step, places):
+    for i in range(places):
+        place = builder.add(builder.mul(step, I64(places)), I64(i))
+        pointer = builder.inttoptr(builder.add(at.ahead, builder.mul(place, at.pace)), I8.as_pointer())
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(2), I32(1)])  # to read, second level
+
+
+def _emit_loop(builder, stored, at, first, end, stride, sums):
+    """Whole steps from `first` to `end`, a multiple of `stride` of them, so many in each round."""
     kind, size = _STORED[stored]
     entry, loop, done = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("stepped")
-    builder.cbranch(builder.icmp_signed("<", I64(0), steps), loop, done)
+    builder.cbranch(builder.icmp_signed("<", first, end), loop, done)
     builder.position_at_end(loop)
     step = builder.phi(I64)
     before = [s for of_query in sums for s in of_query]
     carried, width = [builder.phi(s.type) for s in before], len(at.rows)
-    here = [carried[i : i + width] for i in range(0, len(carried), width)]
-    new = _emit_step(builder, lambda a: _widen(builder, _load(builder, a, kind, size), stored), at, step, size, here)
-    moved = builder.mul(step, at.pace)
-    for place in at.ahead:
-        pointer = builder.inttoptr(builder.add(place, moved), I8.as_pointer())
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])  # to read, all levels
-    after, following = [s for of_query in new for s in of_query], builder.add(step, I64(1))
-    builder.cbranch(builder.icmp_signed("<", following, steps), loop, done)
-    step.add_incoming(I64(0), entry)
+    new = [carried[i : i + width] for i in range(0, len(carried), width)]
+    for i in range(stride):
+        here = builder.add(step, I64(i))
+        new = _emit_step(builder, lambda a: _widen(builder, _load(builder, a, kind, size), stored), at, here, size, new)
+        if at.ahead is not None:
+            _prefetch(builder, at, here, lines_of_step(len(at.rows), size))
+    after, following = [s for of_query in new for s in of_query], builder.add(step, I64(stride))
+    builder.cbranch(builder.icmp_signed("<", following, end), loop, done)
+    step.add_incoming(first, entry)
     step.add_incoming(following, loop)
     builder.position_at_end(done)
     results = []
-    for phi, start, end in zip(carried, before, after, strict=True):
+    for phi, start, ended in zip(carried, before, after, strict=True):
         phi.add_incoming(start, entry)
-        phi.add_incoming(end, loop)
+        phi.add_incoming(ended, loop)
         results.append(builder.phi(start.type))
         results[-1].add_incoming(start, entry)
-        results[-1].add_incoming(end, loop)
+        results[-1].add_incoming(ended, loop)
     return [results[i : i + width] for i in range(0, len(results), width)]
 
 
@@ -164,17 +181,20 @@ def _fold(builder, vectors):
 
 
 def _emit(builder, stored, shape, args):
-    rows, row, stride, query, query_stride, steps, left, out, out_stride, ahead, ahead_stride, pace = args
+    rows, row, stride, query, query_stride, steps, left, out, out_stride, ahead, pace = args
     height, width = shape
     last = builder.sub(rows, I64(1))
     numbers = [builder.select(builder.icmp_signed("<", I64(r), last), I64(r), last) for r in range(height)]
     at = _At(
         [builder.add(row, builder.mul(stride, number)) for number in numbers],
         [builder.add(query, builder.mul(query_stride, I64(q))) for q in range(width)],
-        [builder.add(ahead, builder.mul(ahead_stride, I64(r))) for r in range(height)],
+        ahead if shape == MANY else None,  # the CPU itself sees what comes when rows are read one after the other
         pace,
     )
-    sums = _emit_loop(builder, stored, at, steps, [[constant(F32, 0.0)] * height for _ in range(width)])
+    sums = [[constant(F32, 0.0)] * height for _ in range(width)]
+    rounds = builder.sub(steps, builder.srem(steps, I64(UNROLL)))
+    sums = _emit_loop(builder, stored, at, I64(0), rounds, UNROLL, sums)
+    sums = _emit_loop(builder, stored, at, rounds, steps, 1, sums)
     sums = _emit_rest(builder, stored, at, steps, left, sums)
     for first in range(0, width, LANES // height):
         some = sums[first : first + LANES // height]
@@ -187,14 +207,12 @@ def _emit(builder, stored, shape, args):
 
 def _products(shape):
     @intrinsic
-    def products(
-        typingctx, like, rows, row, stride, query, query_stride, steps, left, out, out_stride, ahead, ahead_stride, pace
-    ):
+    def products(typingctx, like, rows, row, stride, query, query_stride, steps, left, out, out_stride, ahead, pace):
         def codegen(context, builder, signature, args):
             _emit(builder, signature.args[0], shape, args[1:])
             return context.get_dummy_value()
 
-        return types.void(like, *[types.intp] * 12), codegen
+        return types.void(like, *[types.intp] * 11), codegen
 
     return products
 
@@ -203,9 +221,9 @@ def _products(shape):
 #
 # `like` has the type that rows are stored in. Everything else is an address or a number, strides are bytes, nothing is
 # checked: how many rows, the first one, their stride; the first query and their stride, zeros behind a query's numbers;
-# whole steps of 16 numbers, and numbers that are left; out, and its stride from query to query; and, for each row, from
-# where on memory is brought into the cache (`ahead`, a stride), `pace` bytes further with each step. What lies beyond
-# the last row is the last row again.
+# whole steps of 16 numbers, and numbers that are left; out, and its stride from query to query; where what is brought
+# into the cache begins (`ahead`), and how far its places, some in each step, are from each other (`pace`). What lies
+# beyond the last row is the last row again.
 products_few, products_many = _products(FEW), _products(MANY)
 
 

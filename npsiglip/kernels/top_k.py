@@ -21,7 +21,7 @@ import numpy as np
 
 from npsiglip.element_types import LANES
 from npsiglip.kernels.jit import callback, current, inline
-from npsiglip.kernels.row_products import FEW, MANY, lanes_above, products_few, products_many
+from npsiglip.kernels.row_products import FEW, LINE, MANY, lanes_above, lines_of_step, products_few, products_many
 from npsiglip.kernels.rows import read
 from npsiglip.kernels.tasks import array_at, launch, optional, scratch, take, worker_address
 from npsiglip.kernels.vector import load, load_n, store, store_n
@@ -81,24 +81,26 @@ def replace_worst(best, numbers, start, k, score, number):
 def multiply_block(like, row, first, block, n_rows, tile):
     """tile [queries, BLOCK] = inner products of all queries with the rows of a block."""
     stride, steps, left = row.d * row.size, row.d // LANES, row.d % LANES
-    step_size, block_size = LANES * row.size, BLOCK * stride
+    block_size = BLOCK * stride
     start, out = row.rows + (first + block) * stride, tile.ctypes.data
     if row.n <= FEW[1]:
         for r in range(0, n_rows, FEW[0]):
             here = start + r * stride
             products_few(
                 like, n_rows - r, here, stride, row.queries, row.width, steps, left, out + 4 * r, 4 * BLOCK,
-                here + block_size, stride, step_size,
+                here + block_size, LINE,
             )  # fmt: skip
     else:
         groups = -(-row.n // MANY[1])
+        pace = LINE // groups  # each group brings in a part of the block that comes next
+        share = steps * lines_of_step(MANY[0], row.size) * pace
         for group in range(groups):
             query, place = row.queries + group * MANY[1] * row.width, out + 4 * group * MANY[1] * BLOCK
             for r in range(0, n_rows, MANY[0]):
                 here = start + r * stride
                 products_many(
                     like, n_rows - r, here, stride, query, row.width, steps, left, place + 4 * r, 4 * BLOCK,
-                    here + block_size + group * stride // groups, stride, step_size // groups,
+                    here + block_size + group * share, pace,
                 )  # fmt: skip
 
 
