@@ -13,13 +13,17 @@ from typer.core import TyperGroup
 from npsiglip import __version__, interrupts
 from npsiglip.cli import (
     bench,
+    calibrate,
     classify,
     convert,
+    dedupe,
     embed,
     evaluate,
     golden,
     models,
     quantize,
+    search,
+    similar,
     trace,
     train,
     verify,
@@ -67,6 +71,10 @@ def _options(
 for _command in (
     classify.classify,
     embed.embed,
+    search.search,
+    similar.similar,
+    dedupe.dedupe,
+    calibrate.calibrate,
     models.models,
     quantize.quantize,
     convert.convert,

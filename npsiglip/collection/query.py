@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -176,6 +176,19 @@ def embed(model: Model, queries: Sequence[Query]) -> Floats:
         if names[picture]:
             vectors |= {(picture, name): row for name, row in zip(names[picture], encode(names[picture]), strict=True)}
     return np.stack([_sum(query, vectors) for query in queries])
+
+
+def filled(query: Query, template: str) -> Query:
+    """The query with its words put into a sentence, at its `{}`.
+
+    Raises:
+        InputError: a template without exactly one `{}`.
+    """
+    if template.count("{}") != 1:
+        raise InputError(f"the template must have exactly one {{}} for the words, got {template!r}")
+    return replace(
+        query, terms=tuple(t if t.picture else replace(t, value=template.replace("{}", t.value)) for t in query.terms)
+    )
 
 
 def _sum(query: Query, vectors: dict[tuple[bool, str], Floats]) -> Floats:
