@@ -13,6 +13,7 @@ from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import note, one_line, out
 from npsiglip.cli.options import ModelOptions
 from npsiglip.cli.output import results, to_json, write_text
+from npsiglip.cli.sheet import Hit, sheet
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 CALIBRATION = "calibration.json"
 FITS, FITS_UNCALIBRATED = 0.5, 0.01  # a model's own probabilities of photographs that do match are small, too
 
-IndexOption = Annotated[
-    Path, typer.Option("--index", "-i", metavar="INDEX", help="The index, a folder that `npsiglip index` made.")
-]
+IndexOption = Annotated[Path, typer.Option("--index", "-i", metavar="INDEX", help="The index, a folder.")]
 NumberOption = Annotated[int, typer.Option("-k", metavar="K", min=1, help="How many to show, at most.")]
 PathsOption = Annotated[bool, typer.Option("--paths", help="Write the paths alone, one a line, for other programs.")]
 NullOption = Annotated[bool, typer.Option("--null", "-0", help="As --paths, each with a NUL behind it: `xargs -0`.")]
@@ -95,7 +94,7 @@ def open_collection(folder: Path) -> Collection:
         parts = [np.ones(len(r), bool) if m is None else m for r, m in zip(shards.rows, alive, strict=True)]
         skip = ~np.concatenate(parts)
     if not len(shards) or (skip is not None and skip.all()):
-        raise InputError(f"nothing is in the index {str(folder)!r}: embed a folder with `npsiglip index`")
+        raise InputError(f"nothing is in the index {str(folder)!r}; embed something first")
     return Collection(folder, opened, shards, skip)
 
 
@@ -164,22 +163,6 @@ def of_model(model: SigLIP) -> Calibration | None:
 # -- what was found ---------------------------------------------------------------------------------------------------
 
 
-class Hit(NamedTuple):
-    """An item that was found."""
-
-    key: str
-    cosine: float
-    probability: float | None
-    """None where the model says none: of pictures against pictures, of texts against texts."""
-
-    def line(self, rank: int) -> str:
-        """Such as `  1     94.2%   0.1234  photos/a.jpg`."""
-        from npsiglip.cli.classify import percent
-
-        shown = "" if self.probability is None else percent(self.probability)
-        return f"{rank:>3} {shown:>9}  {self.cosine:7.4f}  {one_line(self.key)}"
-
-
 def hits_of(
     collection: Collection, numbers: Any, scores: Any, probabilities: Callable[[Any], Any] | None = None
 ) -> list[Hit]:
@@ -223,8 +206,6 @@ class Shown(NamedTuple):
 
 def write_sheet(file: Path, groups: Sequence[tuple[str, Sequence[Hit]]], pictures: bool, opening: bool) -> None:
     """The file of --sheet, and open it if that is wanted."""
-    from npsiglip.cli.sheet import sheet
-
     sheet(file, groups, pictures)
     note(f"{sum(len(hits) for _, hits in groups)} results in {file}")
     if opening:

@@ -10,7 +10,6 @@ import typer
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
     Collection,
-    Hit,
     IndexOption,
     OpenOption,
     SheetOption,
@@ -21,6 +20,7 @@ from npsiglip.cli.collections import (
 from npsiglip.cli.console import note, one_line, out
 from npsiglip.cli.options import ThreadsOption
 from npsiglip.cli.output import check_stdout, results, to_json
+from npsiglip.cli.sheet import Hit
 
 COSINE = 0.97
 

@@ -11,7 +11,6 @@ from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
     FITS,
     FITS_UNCALIBRATED,
-    Hit,
     IndexOption,
     JsonOption,
     NullOption,
@@ -31,6 +30,7 @@ from npsiglip.cli.collections import (
 from npsiglip.cli.console import UsageError, note, quoted
 from npsiglip.cli.options import ModelOptions, with_model_options
 from npsiglip.cli.output import check_stdout
+from npsiglip.cli.sheet import Hit
 from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:

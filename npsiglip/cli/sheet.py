@@ -1,4 +1,4 @@
-"""A contact sheet of what was found: one picture, or a page that needs no other file."""
+"""What was found, as a line, and as a contact sheet: one picture, or a page that needs no other file."""
 
 from __future__ import annotations
 
@@ -7,21 +7,34 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from npsiglip.atomic import write_all
 from npsiglip.cli.console import one_line
 from npsiglip.cli.output import write_text
 from npsiglip.errors import InputError
 
-if TYPE_CHECKING:
-    from npsiglip.cli.collections import Hit
-
 SIDE, EDGE, COLUMNS, LINE = 224, 10, 5, 14  # pixels of a picture and around it; pictures in a row; pixels of a line
 _STYLE = (
     "body{font:14px sans-serif;margin:1em;background:#fff;color:#111}"
     "figure{display:inline-block;width:224px;margin:5px;vertical-align:top}img{max-width:224px;max-height:224px}figcaption{overflow-wrap:anywhere;color:#444}"
 )
+
+
+class Hit(NamedTuple):
+    """An item that was found."""
+
+    key: str
+    cosine: float
+    probability: float | None
+    """None where the model says none: of pictures against pictures, of texts against texts."""
+
+    def line(self, rank: int) -> str:
+        """Such as `  1     94.2%   0.1234  photos/a.jpg`."""
+        from npsiglip.cli.classify import percent
+
+        shown = "" if self.probability is None else percent(self.probability)
+        return f"{rank:>3} {shown:>9}  {self.cosine:7.4f}  {one_line(self.key)}"
 
 
 def _caption(hit: Hit) -> str:
