@@ -7,7 +7,7 @@ import pytest
 
 from npsiglip.collection.calibrate import Calibration, estimate, fit
 from tests.helpers.arrays import normal
-from tests.helpers.collections import FakeIndex, put_index
+from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.command import assert_refused, invoke
 from tests.helpers.golden_data import TINY
 

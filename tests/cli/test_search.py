@@ -1,6 +1,6 @@
 """`npsiglip search`, and what all commands on a collection share: what is shown, written and refused.
 
-Covers cli/collections.py and cli/sheet.py as well. The index is one in memory (tests/helpers/collections.py).
+Covers cli/collections.py and cli/sheet.py as well. The index is one in memory (tests/helpers/fake_index.py).
 """
 
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 from npsiglip.cli.collections import CALIBRATION
 from npsiglip.outputs import sigmoid
-from tests.helpers.collections import FakeIndex, put_index
+from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.command import assert_refused, invoke, lines_of_json
 from tests.helpers.golden_data import TINY
 
