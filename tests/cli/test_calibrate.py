@@ -7,8 +7,8 @@ import pytest
 
 from npsiglip.collection.calibrate import Calibration, estimate, fit
 from tests.helpers.arrays import normal
-from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.command import assert_refused, invoke
+from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.golden_data import TINY
 
 WORDS = ["a cat", "two dogs", "a bird", "a red car", "the sea"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.arrays import normal
-from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.command import assert_refused, invoke, lines_of_json
+from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.golden_data import TINY
 
 

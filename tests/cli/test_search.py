@@ -11,8 +11,8 @@ from PIL import Image
 
 from npsiglip.cli.collections import CALIBRATION
 from npsiglip.outputs import sigmoid
-from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.command import assert_refused, invoke, lines_of_json
+from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.golden_data import TINY
 
 
