@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npsiglip.checkpoint import Checkpoint
+from npsiglip.collection import exact
 from npsiglip.config import SigLIPConfig
 from npsiglip.element_types import DTYPES
 from npsiglip.errors import InputError
@@ -41,7 +42,7 @@ class Warm(NamedTuple):
 def warm_up(
     folder_or_name: str | Path = "builtin", dtypes: Sequence[str] = (), train: bool = False, say: Say | None = None
 ) -> Warm:
-    """Compile what `encode_image`, `encode_text` and `classify` of a model need, unless the cache has it.
+    """Compile what `encode_image`, `encode_text` and `classify` of a model and a search need, unless the cache has it.
 
     Args:
         folder_or_name: the model, see `SigLIP.from_pretrained`. Models of one kind and dtype need the same kernels,
@@ -63,6 +64,9 @@ def warm_up(
         for dtype in dtypes:
             say(f"{dtype}: both towers")
             _use(SigLIP.from_checkpoint(checkpoint, dtype))
+        say("search in float32 and float16")
+        for dtype in ("float32", "float16"):
+            exact.search([np.zeros((1, 1), dtype)], np.zeros((1, 1)), 1)
         if train:
             for dtype in ("float32", "bfloat16"):
                 say(f"{dtype}: a step of training")

@@ -13,8 +13,10 @@ from typer.core import TyperGroup
 from npsiglip import __version__, interrupts
 from npsiglip.cli import (
     bench,
+    calibrate,
     classify,
     convert,
+    dedupe,
     embed,
     evaluate,
     golden,
@@ -22,6 +24,8 @@ from npsiglip.cli import (
     models,
     probe,
     quantize,
+    search,
+    similar,
     trace,
     train,
     verify,
@@ -69,6 +73,10 @@ def _options(
 for _command in (
     classify.classify,
     embed.embed,
+    search.search,
+    similar.similar,
+    dedupe.dedupe,
+    calibrate.calibrate,
     models.models,
     quantize.quantize,
     convert.convert,

@@ -1,1 +1,1 @@
-"""Collections: folders of pictures or lists of texts, embedded once, kept as an index, searched."""
+"""Collections: pictures or texts, embedded once, kept as an index: found again by words, by pictures, by likeness."""

@@ -48,7 +48,7 @@ sys.path.insert(0, ".")
 import numpy as np
 from tests.helpers.arrays import NO_MASK, NO_PROBS, NONE, normal, panels_of, read_only, stored, to_bits, whole_steps
 from npsiglip.kernels import attention, attention_gradient, gemm, layer_norm, layer_norm_gradient, map_pool
-from npsiglip.kernels import map_pool_gradient, pack, quantize, sums
+from npsiglip.kernels import map_pool_gradient, pack, quantize, sums, top_k
 from npsiglip.kernels.steps import ROWS
 
 def at_end(a, slack=0):
@@ -98,6 +98,14 @@ for length, heads, head_dim in ((1, 1, 2), (17, 2, 6), (131, 1, 20)):
     width = heads * head_dim
     kv = at_end(normal(0, length, 2 * width))
     map_pool.map_pool(at_end(normal(1, width)), kv, length, heads, new(1, heads, 1, length), new(1, width))
+
+for r, d, q in ((1, 1, 1), (5, 17, 2), (67, 40, 8)):
+    queries = at_end(top_k.padded(normal(0, q, d)))
+    best, numbers = map(at_end, top_k.no_rows(q, 3))
+    for dtype in (np.float32, np.float16, np.int8):
+        rows, scales, skip = at_end(normal(1, r, d).astype(dtype)), new(r), new(r, dtype=np.uint8)
+        top_k.top_k(rows, scales, skip, 0, q, queries, best, numbers)
+        top_k.scores(rows, scales, q, queries, new(q, r))
 print("done")
 """
 

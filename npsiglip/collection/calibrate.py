@@ -1,0 +1,214 @@
+"""How probable a match is in this collection: sigmoid(scale cos + bias) with a scale and a bias of its own.
+
+A model's own two numbers are right for the pairs that it was trained on. In a collection a query has few matches among
+many pictures: that moves the odds of all pairs by one factor, and so the bias by its logarithm; other pictures change
+the scale as well. Three ways to better numbers, in the order of what they need:
+
+    fit                  labelled pairs: the most likely scale and bias, with their confidence
+    fit, scale given     few pairs, or pairs that a cosine separates perfectly: the bias alone
+    estimate             no labels: cosines of unrelated pairs, and how many matches a query has on average
+
+Source: J. Platt, Probabilistic outputs for support vector machines (1999); Guo et al., arXiv:1706.04599, section 4. For
+labelled pairs of which more match than in the collection: G. King and L. Zeng, Logistic regression in rare events data,
+Political Analysis 9 (2001), section 4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npsiglip.errors import InputError
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+
+Z95 = 1.959963984540054
+MAD_OF_NORMAL = 0.6744897501960817  # median |x - median| of a normal distribution, in its standard deviations
+STEPS = 100  # of Newton's method, which needs about ten
+LEAST_UNRELATED = 30
+
+LABELS, BIAS, UNRELATED, MODEL = "labelled pairs", "labelled pairs, bias alone", "unrelated pairs", "the model"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probabilities of a collection: sigmoid(scale cos + bias)."""
+
+    scale: float
+    bias: float
+    how: str = MODEL
+    """Where the two come from: labelled pairs, unrelated pairs, or the model."""
+    scale_interval: Interval | None = None
+    """In which the true value lies with 95 %, if both were fitted."""
+    bias_interval: Interval | None = None
+    pairs: int = 0
+    matched: int = 0
+    """Of the labelled pairs, those that match."""
+
+    def probabilities(self, cosines: Any) -> NDArray[np.float32]:
+        """Of cosines [...]; computed in float64, -inf gives 0."""
+        logits = self.scale * np.asarray(cosines, np.float64) + self.bias
+        e = np.exp(-np.abs(logits))
+        return (np.where(logits >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Calibration:
+        """As `to_dict` gave it, perhaps through JSON.
+
+        Raises:
+            InputError: a scale or a bias that is missing or not finite.
+        """
+        try:
+            kept = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+            for name in ("scale_interval", "bias_interval"):
+                if kept.get(name) is not None:
+                    low, high = kept[name]
+                    kept[name] = float(low), float(high)
+            found = cls(**kept | {"scale": float(values["scale"]), "bias": float(values["bias"])})
+        except (TypeError, KeyError, ValueError):
+            raise InputError(f"a calibration has a scale and a bias; got {values!r}") from None
+        if not np.isfinite([found.scale, found.bias]).all():
+            raise InputError(f"a calibration has a finite scale and bias; got {found.scale} and {found.bias}")
+        return found
+
+
+def loss(scale: float, bias: float, cosines: Any, matched: Any) -> float:
+    """-log likelihood: softplus(-z) of pairs that match, softplus(z) of others, added up; z = scale cos + bias."""
+    z = scale * np.asarray(cosines, np.float64) + bias
+    return float(np.logaddexp(0.0, np.where(matched, -z, z)).sum())
+
+
+def _checked(cosines: Any, matched: Any) -> tuple[Floats, NDArray[np.bool_]]:
+    x, y = np.asarray(cosines, np.float64), np.asarray(matched)
+    if x.ndim != 1 or x.shape != y.shape or not np.isin(y, (0, 1)).all():
+        raise InputError(f"labelled pairs are cosines [n] and 0 or 1 [n]; got {list(x.shape)} and {list(y.shape)}")
+    if not np.isfinite(x).all():
+        raise InputError("the cosine of a labelled pair is not finite")
+    y = y.astype(bool)
+    if y.all() or not y.any():
+        raise InputError(
+            f"of {len(y)} labelled pairs {'all' if len(y) and y.all() else 'none'} match: label some of both kinds"
+        )
+    return x, y
+
+
+def separation(cosines: Any, matched: Any) -> Interval | None:
+    """The gap, if a cosine separates pairs that match from all others: then no finite scale is the most likely one."""
+    x, y = _checked(cosines, matched)
+    return (float(x[~y].max()), float(x[y].min())) if x[~y].max() <= x[y].min() else None
+
+
+def _newton(x: Floats, y: NDArray[np.bool_], columns: Floats, start: Floats) -> tuple[Floats, Floats]:
+    """Parameters [p] at the minimum of the loss, which is convex, and the inverse [p, p] of its second derivative."""
+    parameters, offset = start, x
+    value = np.inf
+    for _ in range(STEPS):
+        z = offset + columns @ parameters
+        p = 1.0 / (1.0 + np.exp(-np.clip(z, -700, 700)))
+        gradient, weights = columns.T @ (p - y), p * (1.0 - p)
+        second = (columns * weights[:, None]).T @ columns + 1e-12 * np.eye(columns.shape[1])
+        step, factor = np.linalg.solve(second, gradient), 1.0
+        value = float(np.logaddexp(0.0, np.where(y, -z, z)).sum())
+        while factor > 1e-9:  # far from the minimum a whole step may lead beyond it
+            z = offset + columns @ (parameters - factor * step)
+            if float(np.logaddexp(0.0, np.where(y, -z, z)).sum()) <= value:
+                break
+            factor /= 2
+        parameters = parameters - factor * step
+        if np.abs(step).max() < 1e-12 * (1.0 + np.abs(parameters).max()):
+            break
+    return parameters, np.asarray(np.linalg.inv(second), np.float64)
+
+
+def _interval(value: float, variance: float) -> Interval:
+    half = Z95 * float(np.sqrt(variance))
+    return value - half, value + half
+
+
+def fit(cosines: Any, matched: Any, scale: float | None = None, share: float | None = None) -> Calibration:
+    """The most likely scale and bias of labelled pairs.
+
+    Args:
+        cosines: [n].
+        matched: [n], 0 or 1.
+        scale: keep this one, such as the model's, and fit the bias alone.
+        share: the part of all pairs of the collection that match, if the labelled ones are not drawn from them as they
+            come: half of them matches, say. None: as of the labelled pairs.
+
+    Raises:
+        InputError: only one kind of pairs; cosines that separate them perfectly, or that are all equal, so that no
+            finite scale is the most likely one; a share that is none.
+    """
+    x, y = _checked(cosines, matched)
+    shift = 0.0
+    if share is not None:
+        if not 0 < share < 1:
+            raise InputError(f"the share of pairs that match is between 0 and 1; got {share!r}")
+        shift = log(share / (1 - share)) - log(y.sum() / (~y).sum())
+    counts: dict[str, Any] = {"pairs": len(y), "matched": int(y.sum())}
+    if scale is not None:
+        one = np.ones((len(x), 1))
+        found, inverse = _newton(scale * x, y, one, np.array([-scale * x.mean()]))
+        bias = float(found[0]) + shift
+        return Calibration(scale, bias, BIAS, None, _interval(bias, inverse[0, 0]), **counts)
+    if x.min() == x.max():
+        raise InputError("the cosines of all labelled pairs are equal: nothing tells how they matter")
+    if gap := separation(x, y):
+        raise InputError(
+            f"the labelled pairs are separated perfectly: those that match have a cosine of {gap[1]:.4g} at least, the "
+            f"others of {gap[0]:.4g} at most, and the steeper the scale, the likelier they are. Label some pairs "
+            "that are harder to tell, or keep the model's scale"
+        )
+    if separation(x, ~y):
+        raise InputError("all labelled pairs that match have lower cosines than the others: are the labels exchanged?")
+    middle, spread = x.mean(), x.std()
+    columns = np.stack([(x - middle) / spread, np.ones_like(x)], 1)
+    found, inverse = _newton(np.zeros_like(x), y, columns, np.zeros(2))
+    change = np.array([[1 / spread, 0.0], [-middle / spread, 1.0]])  # to scale and bias of plain cosines
+    (fitted, bias), variance = change @ found, change @ inverse @ change.T
+    return Calibration(
+        float(fitted), float(bias) + shift, LABELS, _interval(float(fitted), variance[0, 0]),
+        _interval(float(bias) + shift, variance[1, 1]), **counts,
+    )  # fmt: skip
+
+
+def estimate(unrelated: Any, scale: float, number: int, matches: float = 1.0) -> Calibration:
+    """A bias without labels, from cosines of unrelated pairs, such as of queries with pictures drawn at random.
+
+    The odds of a match are matches / (number - matches), times how much likelier a cosine is among matches than among
+    unrelated pairs. If probabilities are sigmoid(scale cos + bias), that factor is exp(scale cos + a), and since it
+    turns one distribution into another one, its mean over unrelated pairs is 1:
+
+        a = -log mean exp(scale cos) = -(scale mu + scale^2 sigma^2 / 2)    of a normal distribution
+
+    mu and sigma are the median, and the median distance from it: a few pairs that do match do no harm.
+
+    Args:
+        unrelated: [n] cosines, 30 at least.
+        scale: the model's, exp(t_prime).
+        number: of pictures in the collection.
+        matches: how many of them match a query, on average.
+
+    Raises:
+        InputError: too few cosines, or none that differ; more matches than pictures.
+    """
+    x = np.asarray(unrelated, np.float64).ravel()
+    if len(x) < LEAST_UNRELATED or not np.isfinite(x).all():
+        raise InputError(f"an estimate needs {LEAST_UNRELATED} cosines of unrelated pairs, all finite; got {len(x)}")
+    if not 0 < matches < number:
+        raise InputError(f"a query has more than 0 and less than {number} matches in the collection; got {matches!r}")
+    mu = float(np.median(x))
+    sigma = float(np.median(np.abs(x - mu))) / MAD_OF_NORMAL
+    if sigma == 0:
+        raise InputError("half of the unrelated pairs have the same cosine: are pictures or queries the same?")
+    bias = log(matches / (number - matches)) - scale * mu - (scale * sigma) ** 2 / 2
+    return Calibration(scale, bias, UNRELATED, pairs=len(x))

@@ -1,0 +1,93 @@
+"""`npsiglip calibrate`: from a CSV or from queries alone, what is stored, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from npsiglip.collection.calibrate import Calibration, estimate, fit
+from tests.helpers.arrays import normal
+from tests.helpers.command import assert_refused, invoke
+from tests.helpers.fake_index import FakeIndex, put_index
+from tests.helpers.golden_data import TINY
+
+WORDS = ["a cat", "two dogs", "a bird", "a red car", "the sea"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, model):
+    """60 rows around the vectors of words, so that cosines differ."""
+    monkeypatch.chdir(tmp_path)
+    texts = model.encode_text(WORDS)
+    rows = np.repeat(texts, 12, axis=0) + 0.2 * normal(0, 60, texts.shape[1])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    put_index(monkeypatch, FakeIndex(rows.astype(np.float32), [f"{i}.png" for i in range(60)], TINY))
+    return rows, texts
+
+
+def pairs_of(rows, texts):
+    """All pairs, and labels drawn from the truth."""
+    truth = Calibration(9.0, -5.0)
+    cosines = (texts.astype(np.float64) @ rows.T).reshape(-1)
+    return cosines, np.random.default_rng(3).random(cosines.size) < truth.probabilities(cosines)
+
+
+def write(path, labels, number=60):
+    lines = [f"{WORDS[i // number]},{i % number}.png,{int(label)}" for i, label in enumerate(labels)]
+    path.write_text("query,item,match\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def calibrate(*args):
+    return invoke("calibrate", "-i", ".", *args)
+
+
+def test_labelled_pairs(folder, tmp_path):
+    cosines, labels = pairs_of(*folder)
+    write(tmp_path / "pairs.csv", labels)
+    result = calibrate("pairs.csv", "--json")
+    assert result.exit_code == 0, result.stderr
+    found, expected = json.loads(result.stdout), fit(cosines, labels)
+    assert found["scale"] == pytest.approx(expected.scale, rel=1e-4)
+    assert found["bias_interval"] == pytest.approx(expected.bias_interval, rel=1e-3)
+    assert found["measured"]["calibration error of pairs that were left out"] < found["measured"]["of the model"]
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    assert stored.pop("weights") == "abc"
+    assert Calibration.from_dict(stored) == Calibration.from_dict(found)
+    assert "the model's" in calibrate("pairs.csv").stdout
+
+
+def test_pairs_that_a_cosine_separates(folder, tmp_path, model):
+    cosines, _ = pairs_of(*folder)
+    write(tmp_path / "pairs.csv", cosines > np.median(cosines))
+    result = calibrate("pairs.csv", "--json")
+    assert "the bias alone is fitted" in result.stderr
+    assert json.loads(result.stdout)["scale"] == pytest.approx(np.exp(model.t_prime))
+
+
+def test_without_labels(folder, tmp_path, model):
+    (tmp_path / "queries.txt").write_text("\n".join(WORDS) + "\n")
+    result = calibrate("--estimate", "queries.txt", "--matches", 3, "--json")
+    expected = estimate(pairs_of(*folder)[0], np.exp(model.t_prime), 60, 3)
+    assert json.loads(result.stdout)["bias"] == pytest.approx(expected.bias, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("query,item\na,0.png\n", "no column match"),
+        ("", "no column query, item, match"),
+        ("query,item,match\na,0.png,maybe\n", "line 2"),
+        ("query,item,match\na,,1\n", "line 2"),
+        ("query,item,match\na,99.png,1\n", "is not in the index"),
+        ("query,item,match\na,0.png,1\n", "all match"),
+    ],
+)
+def test_refused_pairs(folder, tmp_path, text, message):
+    (tmp_path / "pairs.csv").write_text(text)
+    assert_refused(calibrate("pairs.csv"), message)
+
+
+def test_refused_options(folder):
+    assert calibrate().exit_code == 2
+    assert calibrate("pairs.csv", "--estimate", "x").exit_code == 2
+    assert_refused(calibrate("missing.csv"), "cannot be read")

@@ -1,0 +1,154 @@
+"""`npsiglip search`, and what all commands on a collection share: what is shown, written and refused.
+
+Covers cli/collections.py and cli/sheet.py as well. The index is one in memory (tests/helpers/fake_index.py).
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from npsiglip.cli.collections import CALIBRATION
+from npsiglip.outputs import sigmoid
+from tests.helpers.command import assert_refused, invoke, lines_of_json
+from tests.helpers.fake_index import FakeIndex, put_index
+from tests.helpers.golden_data import TINY
+
+
+@pytest.fixture
+def collection(tmp_path, monkeypatch, images, model):
+    """Three pictures, and a fourth that is gone."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    rows = model.encode_image([*images, images[0]])
+    put_index(monkeypatch, FakeIndex(rows, [*(tmp_path / name for name in images), "gone.png"], TINY, dead=[3]))
+    return folder
+
+
+def search(collection, *args):
+    return invoke("search", "-i", collection, *args)
+
+
+def expected(model, images, text):
+    output = model(images, [text])
+    probabilities, cosines = output.probs[:, 0], output.image_embeds @ output.text_embeds[0]
+    order = np.argsort(-cosines, kind="stable")
+    return order, cosines[order], probabilities[order]
+
+
+def test_json_is_what_the_model_says(collection, images, model, tmp_path):
+    result = search(collection, "a cat", "two dogs", "--json", "-k", 2)
+    assert result.exit_code == 0
+    lines = lines_of_json(result.stdout)
+    assert [line["query"] for line in lines] == ["a cat", "two dogs"]
+    for line in lines:
+        order, cosines, probabilities = expected(model, images, line["query"])
+        found = line["results"]
+        assert [each["item"] for each in found] == [str(tmp_path / images[i]) for i in order[:2]]
+        assert [each["rank"] for each in found] == [1, 2]
+        assert [each["cosine"] for each in found] == pytest.approx(cosines[:2], abs=1e-6)
+        assert [each["probability"] for each in found] == pytest.approx(probabilities[:2], rel=1e-4)
+
+
+def test_a_line_for_each_result(collection, images, model):
+    lines = search(collection, "a cat").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    assert all("%" in line and line.endswith(".png") for line in lines)
+    assert search(collection, "a cat", "a dog").stdout.splitlines()[4] == "a dog"
+
+
+def test_paths_for_other_programs(collection, images, model, tmp_path):
+    order, _, _ = expected(model, images, "a cat")
+    paths = [str(tmp_path / images[i]) for i in order]
+    assert search(collection, "a cat", "--paths").stdout == "".join(f"{path}\n" for path in paths)
+    assert search(collection, "a cat", "-0").stdout == "".join(f"{path}\0" for path in paths)
+
+
+def test_nothing_here_fits(collection):
+    result = search(collection, "a cat", "--min-prob", 1, "--json")
+    assert "nothing here fits 'a cat': the best is" in result.stderr
+    assert lines_of_json(result.stdout) == [{"query": "a cat", "fits": False, "results": []}]
+    assert "nothing here fits" not in search(collection, "a cat", "--min-prob", 0).stderr
+
+
+def test_calibrated_probabilities(collection, model, images):
+    stored = {"scale": 5.0, "bias": 1.0, "weights": "abc"}
+    (collection / CALIBRATION).write_text(json.dumps(stored))
+    _, cosines, _ = expected(model, images, "a cat")
+    line = lines_of_json(search(collection, "a cat", "--json").stdout)[0]
+    assert [r["probability"] for r in line["results"]] == pytest.approx(sigmoid(5 * cosines + 1), rel=1e-5)
+    (collection / CALIBRATION).write_text(json.dumps(stored | {"weights": "others"}))
+    result = search(collection, "a cat", "--json")
+    assert "of other weights" in result.stderr
+    (collection / CALIBRATION).write_text("[")
+    assert_refused(search(collection, "a cat"), "damaged")
+
+
+def test_pictures_and_sums_have_no_probability(collection, images):
+    result = search(collection, images[1], f"a cat + {images[1]}", "--json")
+    first, second = lines_of_json(result.stdout)
+    assert first["results"][0]["item"].endswith(images[1])
+    assert first["results"][0]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert first["fits"] is second["fits"] is second["results"][0]["probability"] is None
+    result = search(collection, images[1], "--min-prob", 0.5)
+    assert (result.exit_code, "words alone with pictures" in result.stderr) == (2, True)
+
+
+def test_texts(collection, monkeypatch, model, images):
+    """Pictures find texts with a probability, texts find texts without."""
+    texts = ["a cat", "two dogs", "a bird", "x"]
+    put_index(monkeypatch, FakeIndex(model.encode_text(texts), texts, TINY, kind="text"))
+    by_text, by_picture = lines_of_json(search(collection, "a bird", images[0], "--json").stdout)
+    assert by_text["results"][0] == {"rank": 1, "item": "a bird", "probability": None, "cosine": pytest.approx(1)}
+    assert all(0 < each["probability"] < 1 for each in by_picture["results"])
+    assert_refused_sheet = search(collection, "a bird", "--sheet", "x.png")
+    assert "ends in .html" in assert_refused_sheet.stderr
+
+
+def test_a_sentence_for_words(collection, model):
+    line = lines_of_json(search(collection, "cat", "--template", "a {}", "--json").stdout)[0]
+    other = lines_of_json(search(collection, "a cat", "--json").stdout)[0]
+    assert line == other | {"query": "cat"}
+    assert_refused(search(collection, "cat", "--template", "a"), "exactly one {}")
+
+
+def test_sheets(collection, tmp_path, images):
+    (tmp_path / images[2]).unlink()  # gone since it was embedded
+    assert search(collection, "a <cat>", "a dog", "--sheet", "s.png").exit_code == 0
+    with Image.open("s.png") as picture:
+        assert picture.width == 5 * 234 + 10
+        assert picture.convert("L").getextrema() != (255, 255)
+    assert search(collection, "a <cat>", "--sheet", "s.html").exit_code == 0
+    page = (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert "a &lt;cat&gt;" in page
+    assert "http" not in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--", "- cat"], "only says"),
+        ([" "], "empty"),
+        (["./missing.png"], "does not exist"),
+        (["word " * 300], "tokens that the model reads"),
+        (["a - a"], "cancel"),
+        (["a", "--sheet", "x.gif"], "ends in .png or .html"),
+        (["a", "--sheet", "missing/x.png"], "cannot be written"),
+        (["a", "--open"], "--sheet"),
+    ],
+)
+def test_refusals(collection, args, message):
+    assert_refused(search(collection, *args), message)
+
+
+def test_an_empty_index_and_another_width(collection, monkeypatch):
+    put_index(monkeypatch, FakeIndex(np.ones((2, 4), np.float32), "ab", TINY))
+    assert_refused(search(collection, "a"), "the index has 4")
+    put_index(monkeypatch, FakeIndex(np.ones((2, 4), np.float32), "ab", TINY, dead=[0, 1]))
+    assert_refused(search(collection, "a"), "nothing is in the index")
+
+
+def test_an_index_that_is_none():
+    assert_refused(invoke("search", "a", "-i", "nowhere"), "is no index")
