@@ -61,9 +61,11 @@ def open_index(folder: Path) -> Opened:
     """Open an index for reading.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one that is damaged or of another version.
     """
-    raise InputError(f"{folder} is no index")
+    from npsiglip.collection.store import Store
+
+    return Store.open(folder)
 
 
 class Collection(NamedTuple):
@@ -83,16 +85,11 @@ def open_collection(folder: Path) -> Collection:
         InputError: there is none; a shard is damaged; nothing is in it.
     """
     with deferred():
-        import numpy as np
-
-        from npsiglip.collection.exact import Shards
+        from npsiglip.collection.exact import Shards, left_out
 
     opened = open_index(folder)
-    shards, alive = Shards(list(opened.rows())), opened.alive()
-    skip = None
-    if any(mask is not None for mask in alive):
-        parts = [np.ones(len(r), bool) if m is None else m for r, m in zip(shards.rows, alive, strict=True)]
-        skip = ~np.concatenate(parts)
+    shards = Shards(list(opened.rows()))
+    skip = left_out(shards.rows, opened.alive())
     if not len(shards) or (skip is not None and skip.all()):
         raise InputError(f"nothing is in the index {str(folder)!r}; embed something first")
     return Collection(folder, opened, shards, skip)

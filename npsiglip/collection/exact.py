@@ -113,6 +113,14 @@ class Shards:
         return out
 
 
+def left_out(rows: Sequence[Any], alive: Sequence[Any]) -> NDArray[np.bool_] | None:
+    """Which rows belong to no item: bool [R] over all shards, from masks of those that do [r]; None if all do."""
+    if all(mask is None for mask in alive):
+        return None
+    parts = [np.ones(len(r), bool) if m is None else m for r, m in zip(rows, alive, strict=True)]
+    return ~np.concatenate(parts)
+
+
 def _mask(skip: Any, number: int) -> NDArray[np.uint8]:
     """[R], not 0 for rows that are left out; empty if none is."""
     if skip is None or not len(skip):

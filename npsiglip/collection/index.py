@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from math import exp
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.collection.build import Built, build
+from npsiglip.collection.calibrate import Calibration
+from npsiglip.collection.exact import Shards, left_out, search, similar
 from npsiglip.collection.identity import weights_of
 from npsiglip.collection.manifest import Manifest
+from npsiglip.collection.query import embed, parse
 from npsiglip.collection.records import Failure, Record
 from npsiglip.collection.store import DEFAULT, Store
 from npsiglip.collection.where import IMAGE, Where
@@ -27,6 +31,14 @@ Places = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 def places_of(places: Places) -> list[str | os.PathLike[str]]:
     """One place or several, as a list."""
     return [places] if isinstance(places, str | os.PathLike) else list(places)
+
+
+class Hit(NamedTuple):
+    """An item that was found: its path or text, the cosine, and how probable a match is, if the model says."""
+
+    key: str
+    cosine: float
+    probability: float | None
 
 
 class Index:
@@ -146,6 +158,60 @@ class Index:
     def keys(self) -> list[str]:
         """The name of each item, in the order of `vectors`: paths, or the texts themselves."""
         return list(self)
+
+    def search(self, queries: str | Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """What is most like words, pictures, or sums of them.
+
+        Args:
+            queries: one or several, in the language of `npsiglip.collection.query`: "two dogs", "./me.jpg",
+                "2:beach + ./me.jpg - crowd".
+            k: how many to find for each, at most.
+
+        Returns:
+            For each query its hits, the best first. `probability` is that of the model's own scale and bias; None
+            where they say nothing: of pictures with pictures, and of texts with texts.
+
+        Raises:
+            InputError: a query that is empty, negative in all, or too long; nothing is in the index.
+        """
+        asked = [parse(query) for query in ([queries] if isinstance(queries, str) else queries)]
+        shards, skip = self._searched()
+        found = search(shards, embed(self.model, asked), k, skip)
+        images = self.manifest.kind == IMAGE
+        across = [query.words_only if images else all(term.picture for term in query.terms) for query in asked]
+        return [
+            self._hits(numbers, scores, says)
+            for numbers, scores, says in zip(found.numbers, found.scores, across, strict=True)
+        ]
+
+    def similar(self, key: str, k: int = 10) -> list[Hit]:
+        """The nearest neighbours of an item, without itself.
+
+        Raises:
+            InputError: no such item.
+        """
+        number = self._store.number(key)
+        if number is None:
+            raise InputError(f"{key!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`")
+        shards, skip = self._searched()
+        found = similar(shards, number, k, skip)
+        return self._hits(found.numbers[0], found.scores[0], False)
+
+    def _searched(self) -> tuple[Shards, NDArray[np.bool_] | None]:
+        shards = Shards(list(self._store.rows()))
+        return shards, left_out(shards.rows, self._store.alive())
+
+    def _hits(self, numbers: NDArray[Any], scores: NDArray[Any], says: bool) -> list[Hit]:
+        scores = scores[numbers >= 0]
+        records = self._store.items(numbers[numbers >= 0].tolist())
+        t_prime, bias = self.model.t_prime, self.model.bias
+        says = says and t_prime is not None and bias is not None
+        probs = Calibration(exp(t_prime), bias).probabilities(scores) if says else [None] * len(scores)  # type: ignore[arg-type]
+        return [
+            Hit(record.key, float(score), None if prob is None else float(prob))
+            for record, score, prob in zip(records, scores, probs, strict=True)
+            if record is not None
+        ]
 
     def records(self) -> Iterator[Record]:
         """What is known of each item, in the order of `vectors`."""

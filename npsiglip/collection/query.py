@@ -152,7 +152,7 @@ def parse(text: str) -> Query:
 
 def _check_lengths(model: Model, texts: Sequence[str]) -> None:
     tokenizer = model.tokenizer
-    if tokenizer is None:
+    if tokenizer is None or not texts:
         return
     for text, too_long in zip(texts, tokenizer.truncated(texts), strict=True):
         if too_long:

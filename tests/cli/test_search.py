@@ -1,6 +1,7 @@
 """`npsiglip search`, and what all commands on a collection share: what is shown, written and refused.
 
-Covers cli/collections.py and cli/sheet.py as well. The index is one in memory (tests/helpers/fake_index.py).
+Covers cli/collections.py and cli/sheet.py as well. The index is one in memory (tests/helpers/fake_index.py), but
+for one test from a folder to answers.
 """
 
 import json
@@ -151,4 +152,20 @@ def test_an_empty_index_and_another_width(collection, monkeypatch):
 
 
 def test_an_index_that_is_none():
-    assert_refused(invoke("search", "a", "-i", "nowhere"), "is no index")
+    assert_refused(invoke("search", "a", "-i", "nowhere"), "'nowhere' does not exist")
+
+
+def test_from_a_folder_to_answers(tmp_path, images, model):
+    index = tmp_path / "new"
+    assert invoke("index", *images, "-i", index, "--model", TINY).exit_code == 0
+    result = invoke("search", "-i", index, "a cat", "--json")
+    assert result.exit_code == 0
+    (line,) = lines_of_json(result.stdout)
+    order, cosines, _ = expected(model, images, "a cat")
+    assert [each["item"] for each in line["results"]] == [str(tmp_path / images[i]) for i in order]
+    assert [each["cosine"] for each in line["results"]] == pytest.approx(cosines, abs=1e-6)
+    similar = invoke("similar", images[0], "-i", index, "--paths").stdout.split()
+    assert len(similar) == len(images) - 1
+    assert str(tmp_path / images[0]) not in similar
+    assert invoke("dedupe", "-i", index, "--json").exit_code == 0
+    assert_refused(invoke("search", "-i", tmp_path / "nowhere", "a cat"), "nowhere")

@@ -363,3 +363,30 @@ def test_two_processes(photos, tmp_path, model):
     with Store.open(tmp_path / "index", write=True), pytest.raises(InputError, match="is being written"):
         run(photos, tmp_path / "index", model)
     assert content(tmp_path / "index") == before
+
+
+def test_it_is_searched_by_words_pictures_and_likeness(photos, tmp_path, model):
+    index = Index.build(photos, tmp_path / "index", model, shard_rows=8)
+    paths, pictures = index.keys, model.encode_image(index.keys)
+    words = model(paths, ["a cat"])
+    (hits,) = index.search("a cat", 3)
+    cosines = pictures @ words.text_embeds[0]
+    order = np.argsort(-cosines, kind="stable")[:3]
+    assert [hit.key for hit in hits] == [paths[i] for i in order]
+    np.testing.assert_allclose([hit.cosine for hit in hits], cosines[order], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose([hit.probability for hit in hits], words.probs[order, 0], rtol=1e-4)
+    ((first, *_),) = index.search([paths[5]], 2)
+    assert (first.key, first.probability) == (paths[5], None)
+    near = np.argsort(-(pictures @ pictures[5]), kind="stable")
+    assert [hit.key for hit in index.similar(paths[5], 2)] == [paths[i] for i in near if i != 5][:2]
+    with pytest.raises(InputError, match="is not in the index"):
+        index.similar("other.png")
+
+
+def test_what_was_dropped_is_not_found(photos, tmp_path, model):
+    index = Index.build(photos, tmp_path / "index", model, shard_rows=8)
+    gone = index.search("a cat", 1)[0][0].key
+    Path(gone).unlink()
+    index.add(photos)
+    assert gone not in {hit.key for hit in index.search("a cat", 20)[0]}
+    assert len(index.search("a cat", 20)[0]) == 19

@@ -46,7 +46,6 @@ FLOORS = (
     {"checkpoint": "checkpoint save", "results": "outputs zero_shot loss", "pairs": "pairs/"},
     {"model": "model inputs passes processors dtypes"},
     {
-        "collection": "collection/",
         "convert": "convert/",
         "published": "published/",
         "bench": "bench/",
