@@ -79,6 +79,7 @@ class _Run:
         self.built = Built()
         self.missing: list[bytes] = []  # what begins so could not be listed
         self.found = 0
+        self.had_failures = next(store.failures(), None) is not None  # else none need be looked for
         store.database.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")  # on disk, if it is large
         self.records: list[Record] = []
         self.rows: list[Any] = []
@@ -112,7 +113,7 @@ class _Run:
             self.missing.append(key_bytes(item.within))
         if not store.database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount:
             return None  # named twice
-        failed = store.failure(item.key)
+        failed = store.failure(item.key) if self.had_failures else None
         if isinstance(item, Bad):
             bad = failure(item, item.reason)
             if failed != bad:

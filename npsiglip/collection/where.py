@@ -70,7 +70,10 @@ class Part(NamedTuple):
 
     def has(self, key: str) -> bool:
         """Whether the item of this key is in this part."""
-        return int.from_bytes(blake2b(key_bytes(key), digest_size=8).digest(), "big") % self.parts == self.number - 1
+        return (
+            self.parts == 1
+            or int.from_bytes(blake2b(key_bytes(key), digest_size=8).digest(), "big") % self.parts == self.number - 1
+        )
 
 
 WHOLE = Part(1, 1)
