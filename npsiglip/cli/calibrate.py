@@ -12,14 +12,13 @@ import typer
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
     Collection,
-    IndexOption,
     load_model,
     of_model,
     open_collection,
     write_calibration,
 )
 from npsiglip.cli.console import UsageError, note, quoted
-from npsiglip.cli.options import ModelOptions, with_model_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_model_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
@@ -67,7 +66,8 @@ def _row(collection: Collection, item: str, beside: Path) -> int:
 
 
 def _cosines(model: SigLIP, collection: Collection, pairs: Sequence[tuple[str, str, bool]], beside: Path) -> Any:
-    import numpy as np
+    with deferred():
+        import numpy as np
 
     from npsiglip.collection.query import embed, parse
 
@@ -88,7 +88,8 @@ def fitted(cosines: Any, matched: Any, own: Calibration | None, share: float | N
 
 def left_out(cosines: Any, matched: Any, own: Calibration | None) -> Any:
     """The probability of each pair by what is fitted to others, a fifth of all left out at a time; None: too few."""
-    import numpy as np
+    with deferred():
+        import numpy as np
 
     folds = np.random.default_rng(0).permutation(len(cosines)) % FOLDS
     if len(cosines) < LEAST or any(len(set(matched[folds != fold])) < 2 for fold in range(FOLDS)):
@@ -119,7 +120,7 @@ def calibrate(
         Path | None,
         typer.Argument(metavar="[PAIRS]", help="A CSV of labelled pairs: query,item,match.", show_default=False),
     ] = None,
-    index: IndexOption = Path("npsiglip-index"),
+    index: IndexOption = INDEX,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     share: Annotated[
         float | None,

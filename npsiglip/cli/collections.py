@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CALIBRATION = "calibration.json"
 FITS, FITS_UNCALIBRATED = 0.5, 0.01  # a model's own probabilities of photographs that do match are small, too
 
-IndexOption = Annotated[Path, typer.Option("--index", "-i", metavar="INDEX", help="The index, a folder.")]
 NumberOption = Annotated[int, typer.Option("-k", metavar="K", min=1, help="How many to show, at most.")]
 PathsOption = Annotated[bool, typer.Option("--paths", help="Write the paths alone, one a line, for other programs.")]
 NullOption = Annotated[bool, typer.Option("--null", "-0", help="As --paths, each with a NUL behind it: `xargs -0`.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,6 @@ import typer
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
     Collection,
-    IndexOption,
     OpenOption,
     SheetOption,
     check_sheet,
@@ -18,7 +16,7 @@ from npsiglip.cli.collections import (
     write_sheet,
 )
 from npsiglip.cli.console import note, one_line, out
-from npsiglip.cli.options import ThreadsOption
+from npsiglip.cli.options import INDEX, IndexOption, ThreadsOption
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.cli.sheet import Hit
 
@@ -34,7 +32,7 @@ def _hits(collection: Collection, members: list[int]) -> list[Hit]:
 
 
 def dedupe(
-    index: IndexOption = Path("npsiglip-index"),
+    index: IndexOption = INDEX,
     cosine: Annotated[
         float, typer.Option("--cosine", metavar="C", help="Equal enough: a cosine of so much at least.")
     ] = COSINE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,6 @@ from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
     FITS,
     FITS_UNCALIBRATED,
-    IndexOption,
     JsonOption,
     NullOption,
     NumberOption,
@@ -28,7 +26,7 @@ from npsiglip.cli.collections import (
     write_sheet,
 )
 from npsiglip.cli.console import UsageError, note, quoted
-from npsiglip.cli.options import ModelOptions, with_model_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_model_options
 from npsiglip.cli.output import check_stdout
 from npsiglip.cli.sheet import Hit
 from npsiglip.interrupts import deferred
@@ -74,7 +72,7 @@ def search(
             show_default=False,
         ),
     ],
-    index: IndexOption = Path("npsiglip-index"),
+    index: IndexOption = INDEX,
     number: NumberOption = 10,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     min_prob: Annotated[

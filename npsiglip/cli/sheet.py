@@ -13,6 +13,7 @@ from npsiglip.atomic import write_all
 from npsiglip.cli.console import one_line
 from npsiglip.cli.output import write_text
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 
 SIDE, EDGE, COLUMNS, LINE = 224, 10, 5, 14  # pixels of a picture and around it; pictures in a row; pixels of a line
 _STYLE = (
@@ -46,7 +47,8 @@ def _caption(hit: Hit) -> str:
 
 def _thumbnail(key: str) -> Any:
     """A picture of `SIDE` pixels at most; grey where it cannot be read any more."""
-    from PIL import Image
+    with deferred():
+        from PIL import Image
 
     from npsiglip.images.processor import load_image
 
@@ -73,7 +75,8 @@ def _page(groups: Sequence[tuple[str, Sequence[Hit]]], pictures: bool) -> str:
 
 
 def _picture(groups: Sequence[tuple[str, Sequence[Hit]]]) -> Any:
-    from PIL import Image, ImageDraw
+    with deferred():
+        from PIL import Image, ImageDraw
 
     cell = SIDE + EDGE, SIDE + EDGE + 2 * LINE
     rows = sum(-(-max(1, len(hits)) // COLUMNS) for _, hits in groups)

@@ -9,7 +9,6 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
-    IndexOption,
     JsonOption,
     NullOption,
     NumberOption,
@@ -23,14 +22,14 @@ from npsiglip.cli.collections import (
     open_collection,
     write_sheet,
 )
-from npsiglip.cli.options import ModelOptions, with_model_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_model_options
 from npsiglip.cli.output import check_stdout
 
 
 @with_model_options
 def similar(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A picture, in the index or not.", show_default=False)],
-    index: IndexOption = Path("npsiglip-index"),
+    index: IndexOption = INDEX,
     number: NumberOption = 10,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     paths: PathsOption = False,

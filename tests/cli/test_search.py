@@ -169,3 +169,13 @@ def test_from_a_folder_to_answers(tmp_path, images, model):
     assert str(tmp_path / images[0]) not in similar
     assert invoke("dedupe", "-i", index, "--json").exit_code == 0
     assert_refused(invoke("search", "-i", tmp_path / "nowhere", "a cat"), "nowhere")
+
+
+@pytest.mark.parametrize(
+    "command", [("search", "a"), ("similar", "a.png"), ("dedupe",), ("calibrate", "--estimate", "a")]
+)
+def test_the_folder_of_the_index_may_stand_in_a_variable(command, monkeypatch):
+    monkeypatch.setenv("NPSIGLIP_INDEX", "elsewhere")
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert "'elsewhere' does not exist" in result.stderr
