@@ -185,6 +185,9 @@ class Watch:
     def say(self, text):
         """Nothing."""
 
+    def tell(self, text):
+        """Nothing."""
+
 
 def train(config, source, test, folder):
     """One run: its seconds, and a list of steps with what was measured after them, the seconds from the first step on.
