@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("query", "item", "match")
 YES, NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
-DRAWN = 2000  # rows that queries are compared with for an estimate
+BEST, DRAWN = 1000, 2000  # for an estimate: rows that are most like a query, and others at random
 FOLDS, LEAST = 5, 50  # parts that are left out in turn; pairs from which on that says anything
 
 
@@ -101,6 +101,33 @@ def left_out(cosines: Any, matched: Any, own: Calibration | None) -> Any:
     return found
 
 
+def estimated(collection: Collection, queries: Any, scale: float, matches: float) -> Calibration:
+    """From queries alone: their best rows, and rows drawn at random that stand for all others."""
+    import numpy as np
+
+    from npsiglip.collection.calibrate import by_share
+    from npsiglip.collection.exact import search
+
+    number = len(collection.shards) - (0 if collection.skip is None else int(np.sum(collection.skip)))
+    if not len(queries) or not 0 < matches < number:
+        raise InputError(
+            f"an estimate needs queries, and more than 0 and less than {number} matches of each; got {len(queries)} "
+            f"queries and {matches!r} matches"
+        )
+    best = search(collection.shards, queries, BEST, collection.skip)
+    cosines, weights = [best.scores[best.numbers >= 0]], [np.ones((best.numbers >= 0).sum())]
+    gone = np.zeros(len(collection.shards), bool) if collection.skip is None else collection.skip
+    for query, numbers in zip(queries, best.numbers, strict=True):
+        others = ~gone
+        others[numbers[numbers >= 0]] = False
+        left = np.flatnonzero(others)
+        if len(left):
+            drawn = np.sort(np.random.default_rng(0).choice(left, min(DRAWN, len(left)), replace=False))
+            cosines.append(collection.shards.take(drawn) @ query)
+            weights.append(np.full(len(drawn), len(left) / len(drawn)))
+    return by_share(np.concatenate(cosines), scale, matches / number, np.concatenate(weights))
+
+
 def _report(calibration: Calibration, own: Calibration | None, measured: dict[str, float]) -> str:
     def number(name: str) -> str:
         interval = getattr(calibration, f"{name}_interval")
@@ -137,8 +164,8 @@ def calibrate(
 ) -> None:
     """Fit probabilities to an index; `npsiglip search` uses them from then on.
 
-    From labelled pairs: the most likely scale and bias, with intervals of 95%. Without: the bias that is right if
-    queries of --estimate have so many matches.
+    From labelled pairs: the most likely scale and bias, with intervals of 95%. Without: the bias by which the
+    probabilities of a query of --estimate add up to its matches.
     """
     if (pairs is None) == (estimate is None):
         raise UsageError("give a CSV of labelled pairs, or --estimate with a file of queries")
@@ -173,10 +200,7 @@ def calibrate(
                 raise InputError("a single tower has no scale: an estimate needs a model with both")
             activity.say("Queries")
             queries = embed(model, [parse(line) for line in read_names(estimate) if line.strip()])
-            alive = np.arange(len(collection.shards))
-            alive = alive if collection.skip is None else alive[~collection.skip]
-            rows = collection.shards.take(np.sort(np.random.default_rng(0).permutation(alive)[:DRAWN]))
-            found = fitting.estimate(queries.astype(np.float64) @ rows.T, own.scale, len(alive), matches)
+            found = estimated(collection, queries, own.scale, matches)
     write_calibration(collection, found)
     with results():
         if as_json:

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 def _says(query: Query, kind: str) -> bool:
-    """Whether a model says how probable a match is: of words with pictures, and of pictures with texts."""
-    return query.words_only if kind == "image" else all(term.picture for term in query.terms)
+    """Whether a model says how probable a match is: of words with pictures, and of a picture with texts; of no sums."""
+    return query.single and query.words_only == (kind == "image")
 
 
 def _check(queries: list[Query], kind: str, least: float | None) -> None:
     silent = [query.text for query in queries if not _says(query, kind)]
     if least is not None and silent:
-        what = "words alone with pictures" if kind == "image" else "pictures alone with texts"
-        raise UsageError(f"--min-prob: the model has probabilities of {what}, and none for {quoted(silent[0])}")
+        what = "words alone with pictures" if kind == "image" else "a picture alone with texts"
+        raise UsageError(f"--min-prob: the model has probabilities of {what}, and none of {quoted(silent[0])}")
 
 
 def _tell(query: Query, hits: list[Hit], least: float | None, calibrated: bool) -> bool | None:

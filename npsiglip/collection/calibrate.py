@@ -2,15 +2,17 @@
 
 A model's own two numbers are right for the pairs that it was trained on. In a collection a query has few matches among
 many pictures: that moves the odds of all pairs by one factor, and so the bias by its logarithm; other pictures change
-the scale as well. Three ways to better numbers, in the order of what they need:
+the scale as well. Four ways to better numbers, in the order of what they need:
 
     fit                  labelled pairs: the most likely scale and bias, with their confidence
     fit, scale given     few pairs, or pairs that a cosine separates perfectly: the bias alone
-    estimate             no labels: cosines of unrelated pairs, and how many matches a query has on average
+    by_share             no labels: cosines of queries with the collection, and how many matches a query has on average
+    estimate             no labels: cosines of pairs that are known to be unrelated, and the same number
 
 Source: J. Platt, Probabilistic outputs for support vector machines (1999); Guo et al., arXiv:1706.04599, section 4. For
 labelled pairs of which more match than in the collection: G. King and L. Zeng, Logistic regression in rare events data,
-Political Analysis 9 (2001), section 4.1.
+Political Analysis 9 (2001), section 4.1. By share: M. Saerens et al., Adjusting the outputs of a
+classifier to new a priori probabilities, Neural Computation 14 (2002).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ MAD_OF_NORMAL = 0.6744897501960817  # median |x - median| of a normal distributi
 STEPS = 100  # of Newton's method, which needs about ten
 LEAST_UNRELATED = 30
 
-LABELS, BIAS, UNRELATED, MODEL = "labelled pairs", "labelled pairs, bias alone", "unrelated pairs", "the model"
+LABELS, BIAS, MODEL = "labelled pairs", "labelled pairs, bias alone", "the model"
+UNRELATED, SHARE = "unrelated pairs", "pairs without labels"
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,35 @@ def fit(cosines: Any, matched: Any, scale: float | None = None, share: float | N
     )  # fmt: skip
 
 
+def by_share(cosines: Any, scale: float, share: float, weights: Any = None) -> Calibration:
+    """A bias without labels, from cosines of queries with all items, or with some that stand for all.
+
+    The mean of right probabilities is the part of the pairs that match. It grows with the bias, so one bias gives it.
+
+    Args:
+        cosines: [n].
+        scale: the model's, exp(t_prime).
+        share: the part of all pairs that match.
+        weights: [n], how many pairs each stands for; None: one.
+
+    Raises:
+        InputError: no cosines, or one that is not finite; a share that is none.
+    """
+    x = np.asarray(cosines, np.float64).ravel()
+    w = np.ones_like(x) if weights is None else np.asarray(weights, np.float64).ravel()
+    if not len(x) or x.shape != w.shape or not np.isfinite(x).all():
+        raise InputError(f"an estimate needs finite cosines, and a weight for each; got {len(x)} and {len(w)}")
+    if not 0 < share < 1:
+        raise InputError(f"the share of pairs that match is between 0 and 1; got {share!r}")
+    middle = log(share / (1 - share))  # right if all cosines were 0
+    low, high = middle - abs(scale) * np.abs(x).max() - 1, middle + abs(scale) * np.abs(x).max() + 1
+    for _ in range(200):
+        bias = (low + high) / 2
+        mean = np.average(np.exp(-np.logaddexp(0.0, -(scale * x + bias))), weights=w)
+        low, high = (bias, high) if mean < share else (low, bias)
+    return Calibration(scale, float(bias), SHARE, pairs=len(x))
+
+
 def estimate(unrelated: Any, scale: float, number: int, matches: float = 1.0) -> Calibration:
     """A bias without labels, from cosines of unrelated pairs, such as of queries with pictures drawn at random.
 
@@ -210,5 +242,10 @@ def estimate(unrelated: Any, scale: float, number: int, matches: float = 1.0) ->
     sigma = float(np.median(np.abs(x - mu))) / MAD_OF_NORMAL
     if sigma == 0:
         raise InputError("half of the unrelated pairs have the same cosine: are pictures or queries the same?")
+    if mu + scale * sigma**2 > 1:  # where the matches' cosines would have their middle
+        raise InputError(
+            f"the cosines of unrelated pairs spread too far ({mu:.3f}, give or take {sigma:.3f}) for the scale "
+            f"{scale:.4g}: matches would need cosines above 1. Estimate from queries that have matches, or label pairs"
+        )
     bias = log(matches / (number - matches)) - scale * mu - (scale * sigma) ** 2 / 2
     return Calibration(scale, bias, UNRELATED, pairs=len(x))

@@ -67,8 +67,13 @@ class Query:
 
     @property
     def words_only(self) -> bool:
-        """Whether no term is a picture: what a model's probabilities of pictures are about."""
+        """Whether no term is a picture."""
         return not any(term.picture for term in self.terms)
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one term: what a model has probabilities of. The cosines of sums and differences are others."""
+        return len(self.terms) == 1
 
 
 def _quoted(text: str) -> str:

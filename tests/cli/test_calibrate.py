@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from npsiglip.collection.calibrate import Calibration, estimate, fit
+from npsiglip.collection.calibrate import Calibration, by_share, fit
 from tests.helpers.arrays import normal
 from tests.helpers.command import assert_refused, invoke
 from tests.helpers.fake_index import FakeIndex, put_index
@@ -67,8 +67,19 @@ def test_pairs_that_a_cosine_separates(folder, tmp_path, model):
 def test_without_labels(folder, tmp_path, model):
     (tmp_path / "queries.txt").write_text("\n".join(WORDS) + "\n")
     result = calibrate("--estimate", "queries.txt", "--matches", 3, "--json")
-    expected = estimate(pairs_of(*folder)[0], np.exp(model.t_prime), 60, 3)
+    expected = by_share(pairs_of(*folder)[0], np.exp(model.t_prime), 3 / 60)
     assert json.loads(result.stdout)["bias"] == pytest.approx(expected.bias, rel=1e-4)
+    assert_refused(calibrate("--estimate", "queries.txt", "--matches", 60), "less than 60 matches")
+
+
+def test_rows_that_stand_for_others(folder, tmp_path, model, monkeypatch):
+    monkeypatch.setattr("npsiglip.cli.calibrate.BEST", 20)
+    monkeypatch.setattr("npsiglip.cli.calibrate.DRAWN", 20)
+    (tmp_path / "queries.txt").write_text("\n".join(WORDS) + "\n")
+    result = json.loads(calibrate("--estimate", "queries.txt", "--matches", 3, "--json").stdout)
+    expected = by_share(pairs_of(*folder)[0], np.exp(model.t_prime), 3 / 60)
+    assert result["pairs"] == 5 * 40
+    assert result["bias"] == pytest.approx(expected.bias, abs=0.5)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_pictures_and_sums_have_no_probability(collection, images):
     assert first["results"][0]["item"].endswith(images[1])
     assert first["results"][0]["cosine"] == pytest.approx(1, abs=1e-6)
     assert first["fits"] is second["fits"] is second["results"][0]["probability"] is None
+    (line,) = lines_of_json(search(collection, "a cat - two dogs", "--json").stdout)
+    assert line["results"][0]["probability"] is None
     result = search(collection, images[1], "--min-prob", 0.5)
     assert (result.exit_code, "words alone with pictures" in result.stderr) == (2, True)
 

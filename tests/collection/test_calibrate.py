@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npsiglip.collection.calibrate import BIAS, Calibration, estimate, fit, loss, separation
+from npsiglip.collection.calibrate import BIAS, Calibration, by_share, estimate, fit, loss, separation
 from npsiglip.errors import InputError
 from npsiglip.evaluation.scores import calibration
 
@@ -101,6 +101,24 @@ def test_without_labels(contaminated):
     assert calibration(MODEL.probabilities(cosines), match).ece > 3 * calibration(probabilities, match).ece
 
 
+def test_by_the_share_that_matches():
+    """The bias that made the labels comes back; also where some pairs stand for many."""
+    cosines, matched = drawn(5, 40_000)
+    found = by_share(cosines, 60.0, matched.mean())
+    assert found.bias == pytest.approx(-5.0, abs=0.05)  # the share is that of a draw: off by 1 / sqrt(40,000 p q)
+    assert found.probabilities(cosines).mean() == pytest.approx(matched.mean(), rel=1e-6)
+    order = np.argsort(-cosines)
+    some = np.concatenate([order[:8000], order[8000::8]])
+    weights = np.concatenate([np.ones(8000), np.full(len(order[8000::8]), 8.0)])
+    assert by_share(cosines[some], 60.0, matched.mean(), weights).bias == pytest.approx(found.bias, abs=0.01)
+    assert by_share([0.3, -0.2], 100.0, 1e-9).bias < -45
+
+
+def test_unrelated_pairs_that_spread_too_far_for_a_scale():
+    with pytest.raises(InputError, match="spread too far"):
+        estimate(np.random.default_rng(0).normal(0, 0.2, 500), 75.0, 100)
+
+
 def test_through_json():
     found = fit(*drawn(0, 300))
     assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -122,6 +140,9 @@ def test_through_json():
         (lambda: fit([0.1, np.nan], [0, 1]), "not finite"),
         (lambda: fit([0.1, 0.1, 0.1], [0, 1, 1]), "all labelled pairs are equal"),
         (lambda: fit([0.1, 0.3, 0.2], [0, 0, 1], share=1.0), "between 0 and 1"),
+        (lambda: by_share([], 100.0, 0.5), "finite cosines"),
+        (lambda: by_share([0.1, np.nan], 100.0, 0.5), "finite cosines"),
+        (lambda: by_share([0.1], 100.0, 1.0), "between 0 and 1"),
         (lambda: estimate([0.1] * 29, 100.0, 10), "30 cosines"),
         (lambda: estimate([0.1] * 50, 100.0, 10), "same cosine"),
         (lambda: estimate(np.arange(50), 100.0, 10, 10), "less than 10"),
