@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from npsiglip.cli.activity import Activity
-from npsiglip.cli.collections import (
-    Collection,
-    load_model,
-    of_model,
-    open_collection,
-    write_calibration,
-)
+from npsiglip.cli.collections import load_model, open_index
 from npsiglip.cli.console import UsageError, note, quoted
-from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_model_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     from npsiglip.collection.calibrate import Calibration
+    from npsiglip.collection.exact import Shards
+    from npsiglip.collection.index import Index
     from npsiglip.model import SigLIP
 
 COLUMNS = ("query", "item", "match")
@@ -57,15 +53,15 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     return pairs
 
 
-def _row(collection: Collection, item: str, beside: Path) -> int:
+def _row(index: Index, item: str, beside: Path) -> int:
     for key in (item, str(Path(item).absolute()), str((beside / item).absolute())):
-        row = collection.opened.number(key)
+        row = index.store.number(key)
         if row is not None:
             return row
-    raise InputError(f"{quoted(item)} is not in the index {str(collection.folder)!r}")
+    raise InputError(f"{quoted(item)} is not in the index {str(index.folder)!r}")
 
 
-def _cosines(model: SigLIP, collection: Collection, pairs: Sequence[tuple[str, str, bool]], beside: Path) -> Any:
+def _cosines(model: SigLIP, index: Index, shards: Shards, pairs: Sequence[tuple[str, str, bool]], beside: Path) -> Any:
     with deferred():
         import numpy as np
 
@@ -73,7 +69,7 @@ def _cosines(model: SigLIP, collection: Collection, pairs: Sequence[tuple[str, s
 
     texts = list(dict.fromkeys(query for query, _, _ in pairs))
     vectors = dict(zip(texts, embed(model, [parse(text) for text in texts]), strict=True))
-    rows = collection.shards.take([_row(collection, item, beside) for _, item, _ in pairs])
+    rows = shards.take([_row(index, item, beside) for _, item, _ in pairs])
     return np.einsum("ij,ij->i", np.stack([vectors[query] for query, _, _ in pairs]).astype(np.float64), rows)
 
 
@@ -101,29 +97,30 @@ def left_out(cosines: Any, matched: Any, own: Calibration | None) -> Any:
     return found
 
 
-def estimated(collection: Collection, queries: Any, scale: float, matches: float) -> Calibration:
-    """From queries alone: their best rows, and rows drawn at random that stand for all others."""
-    import numpy as np
+def estimated(shards: Shards, gone: Any, queries: Any, scale: float, matches: float) -> Calibration:
+    """From queries alone: their best rows, and rows drawn at random that stand for all others; none that is `gone`."""
+    with deferred():
+        import numpy as np
 
     from npsiglip.collection.calibrate import by_share
     from npsiglip.collection.exact import search
 
-    number = len(collection.shards) - (0 if collection.skip is None else int(np.sum(collection.skip)))
+    gone = np.zeros(len(shards), bool) if gone is None else gone
+    number = len(shards) - int(gone.sum())
     if not len(queries) or not 0 < matches < number:
         raise InputError(
             f"an estimate needs queries, and more than 0 and less than {number} matches of each; got {len(queries)} "
             f"queries and {matches!r} matches"
         )
-    best = search(collection.shards, queries, BEST, collection.skip)
+    best = search(shards, queries, BEST, gone)
     cosines, weights = [best.scores[best.numbers >= 0]], [np.ones((best.numbers >= 0).sum())]
-    gone = np.zeros(len(collection.shards), bool) if collection.skip is None else collection.skip
     for query, numbers in zip(queries, best.numbers, strict=True):
         others = ~gone
         others[numbers[numbers >= 0]] = False
         left = np.flatnonzero(others)
         if len(left):
             drawn = np.sort(np.random.default_rng(0).choice(left, min(DRAWN, len(left)), replace=False))
-            cosines.append(collection.shards.take(drawn) @ query)
+            cosines.append(shards.take(drawn) @ query)
             weights.append(np.full(len(drawn), len(left) / len(drawn)))
     return by_share(np.concatenate(cosines), scale, matches / number, np.concatenate(weights))
 
@@ -141,7 +138,7 @@ def _report(calibration: Calibration, own: Calibration | None, measured: dict[st
     return "; ".join(parts)
 
 
-@with_model_options
+@with_options
 def calibrate(
     pairs: Annotated[
         Path | None,
@@ -171,37 +168,40 @@ def calibrate(
         raise UsageError("give a CSV of labelled pairs, or --estimate with a file of queries")
     check_stdout()
     labelled = read_pairs(pairs) if pairs else []
-    collection = open_collection(index)
-    with Activity() as activity:
-        model = load_model(activity, options, collection)
-        with deferred():
-            import numpy as np
+    with open_index(index) as opened:
+        shards, gone = opened.searched()
+        with Activity() as activity:
+            model = load_model(activity, options, opened)
+            with deferred():
+                import numpy as np
 
-            from npsiglip.collection import calibrate as fitting
-            from npsiglip.collection.exchange import read_names
-            from npsiglip.collection.query import embed, parse
-            from npsiglip.evaluation.scores import calibration as measure
+                from npsiglip.collection import calibrate as fitting
+                from npsiglip.collection.exchange import read_names
+                from npsiglip.collection.query import embed, parse
+                from npsiglip.evaluation.scores import calibration as measure
 
-        own, measured = of_model(model), {}
-        if pairs:
-            activity.say("Pairs")
-            cosines = _cosines(model, collection, labelled, pairs.absolute().parent)
-            matched = np.array([match for _, _, match in labelled])
-            found = fitted(cosines, matched, own, share)
-            if found.how == fitting.BIAS:
-                note("a cosine separates the labelled pairs: the model's scale is kept, and the bias alone is fitted")
-            held_out = left_out(cosines, matched, own) if share is None else None
-            if held_out is not None and own:
-                measured["calibration error of pairs that were left out"] = measure(held_out, matched).ece
-                measured["of the model"] = measure(own.probabilities(cosines), matched).ece
-        else:
-            assert estimate is not None
-            if own is None:
-                raise InputError("a single tower has no scale: an estimate needs a model with both")
-            activity.say("Queries")
-            queries = embed(model, [parse(line) for line in read_names(estimate) if line.strip()])
-            found = estimated(collection, queries, own.scale, matches)
-    write_calibration(collection, found)
+            own, measured = fitting.of_model(model), {}
+            if pairs:
+                activity.say("Pairs")
+                cosines = _cosines(model, opened, shards, labelled, pairs.absolute().parent)
+                matched = np.array([match for _, _, match in labelled])
+                found = fitted(cosines, matched, own, share)
+                if found.how == fitting.BIAS:
+                    note(
+                        "a cosine separates the labelled pairs: the model's scale is kept, and the bias alone is fitted"
+                    )
+                held_out = left_out(cosines, matched, own) if share is None else None
+                if held_out is not None and own:
+                    measured["calibration error of pairs that were left out"] = measure(held_out, matched).ece
+                    measured["of the model"] = measure(own.probabilities(cosines), matched).ece
+            else:
+                assert estimate is not None
+                if own is None:
+                    raise InputError("a single tower has no scale: an estimate needs a model with both")
+                activity.say("Queries")
+                queries = embed(model, [parse(line) for line in read_names(estimate) if line.strip()])
+                found = estimated(shards, gone, queries, own.scale, matches)
+        fitting.write(opened.folder, found, opened.manifest.weights)
     with results():
         if as_json:
             print(to_json(found.to_dict() | {"measured": measured}))

@@ -10,7 +10,7 @@ import typer
 
 from npsiglip.cli.activity import Activity, check_lengths
 from npsiglip.cli.console import UsageError, note, one_line, out, quoted
-from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_model_options
+from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.cli.pictures import Skipped, check_images, encode_good, expand
 
@@ -74,7 +74,7 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     out().print(Text("\n").join(lines))
 
 
-@with_model_options
+@with_options
 def classify(
     images: Annotated[
         list[str],

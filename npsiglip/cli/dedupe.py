@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from npsiglip.cli.activity import Activity
-from npsiglip.cli.collections import (
-    Collection,
-    OpenOption,
-    SheetOption,
-    check_sheet,
-    open_collection,
-    write_sheet,
-)
+from npsiglip.cli.collections import OpenOption, SheetOption, check_sheet, open_index, write_sheet
 from npsiglip.cli.console import note, one_line, out
 from npsiglip.cli.options import INDEX, IndexOption, ThreadsOption
 from npsiglip.cli.output import check_stdout, results, to_json
-from npsiglip.cli.sheet import Hit
+from npsiglip.collection.hits import Hit
+from npsiglip.interrupts import deferred
+
+if TYPE_CHECKING:
+    from npsiglip.collection.exact import Shards
+    from npsiglip.collection.index import Index
 
 COSINE = 0.97
 
 
-def _hits(collection: Collection, members: list[int]) -> list[Hit]:
+def _hits(index: Index, rows: Shards, members: list[int]) -> list[Hit]:
     """The items of a group, with their cosines to the first."""
-    rows = collection.shards.take(members)
-    cosines = rows @ rows[0]
-    records = collection.opened.items(members)
-    return [Hit(r.key, float(c), None) for r, c in zip(records, cosines, strict=True) if r is not None]
+    with deferred():
+        import numpy as np
+
+    vectors = rows.take(members)
+    return index.hits(np.array(members), vectors @ vectors[0])
 
 
 def dedupe(
@@ -49,16 +48,15 @@ def dedupe(
 
     check_stdout()
     check_sheet(sheet, opening)
-    collection = open_collection(index)
-    with Activity() as activity:
-        activity.tell_compiling()
-        activity.say("Comparing")
-        total = len(collection.shards)
-        found = alike(collection.shards, cosine, threads, lambda done: activity.count(done, total))
-    dead = collection.skip
-    if dead is not None:
-        found = [[row for row in members if not dead[row]] for members in found]
-    shown = [_hits(collection, members) for members in found if len(members) > 1]
+    with open_index(index) as opened:
+        rows, skip = opened.searched()
+        with Activity() as activity:
+            activity.tell_compiling()
+            activity.say("Comparing")
+            total = len(rows)
+            found = alike(rows, cosine, skip, threads, lambda done: activity.count(done, total))
+        shown = [_hits(opened, rows, members) for members in found]
+        pictures = opened.manifest.kind == "image"
     with results():
         for i, hits in enumerate(shown):
             if as_json:
@@ -67,6 +65,4 @@ def dedupe(
                 lines = [f"{hit.cosine:7.4f}  {one_line(hit.key)}" for hit in hits]
                 out().print("\n".join([""] * (i > 0) + lines))
     note(f"{len(shown)} groups of {sum(map(len, shown))} items; nothing was deleted")
-    if sheet:
-        pictures = collection.opened.manifest.kind == "image"
-        write_sheet(sheet, [(f"group {i}", hits) for i, hits in enumerate(shown, 1)], pictures, opening)
+    write_sheet(sheet, [(f"group {i}", hits) for i, hits in enumerate(shown, 1)], pictures, opening)

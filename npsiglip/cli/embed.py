@@ -12,7 +12,7 @@ import typer
 
 from npsiglip.cli.activity import Activity, check_lengths
 from npsiglip.cli.console import note, quoted
-from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_model_options
+from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_options
 from npsiglip.cli.pictures import Kind, Skipped, check_images, encode_good, expand, kind_of
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
@@ -148,7 +148,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "s")
 
 
-@with_model_options
+@with_options
 def embed(
     inputs: Annotated[
         list[str],

@@ -10,7 +10,7 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import note, one_line, out, warn
-from npsiglip.cli.options import ModelOptions, with_model_options
+from npsiglip.cli.options import ModelOptions, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 
 
@@ -56,7 +56,7 @@ def _print(report: Mapping[str, Any]) -> None:
         out().print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@with_model_options
+@with_options
 def evaluate(
     where: Annotated[
         list[str],

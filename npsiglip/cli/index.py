@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note, one_line, quoted
-from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, SixteenBit, with_model_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, SixteenBit, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.errors import InputError
 
@@ -110,7 +110,7 @@ def _summary(built: Built, kind: str, folder: Path) -> str:
 
 
 @index.command(BUILD)
-@with_model_options
+@with_options
 def build(
     where: Annotated[
         list[str],

@@ -1,7 +1,7 @@
 """Options that several commands have, with one name, one help and one meaning.
 
 Those that say which model is loaded and how come together: a command that has a parameter of type `ModelOptions`, and
-is given to `with_model_options`, has all of them.
+is given to `with_options`, has all of them; and so for any other tuple class of options.
 """
 
 from __future__ import annotations
@@ -146,32 +146,31 @@ PortDtypeOption = Annotated[
 ]
 
 
-def with_model_options(command: Callable[..., None], dtype: Any = DtypeOption) -> Callable[..., None]:
-    """The command with an option for each field of its parameter of type `ModelOptions`.
+def with_options(command: Callable[..., None], **other: Any) -> Callable[..., None]:
+    """The command with an option for each field of those of its parameters whose type is a named tuple.
 
     Args:
         command: the command.
-        dtype: its own option for the element type, where that means something else.
+        other: field -> its own option, where that means something else.
     """
     hints = get_type_hints(command, include_extras=True)
-    fields = get_type_hints(ModelOptions, include_extras=True) | {"dtype": dtype}
-    name = next(name for name, kind in hints.items() if kind is ModelOptions)
+    groups = {name: kind for name, kind in hints.items() if hasattr(kind, "_fields")}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        if parameter.name != name:
+        kind = groups.get(parameter.name)
+        if kind is None:
             parameters.append(parameter.replace(annotation=hints[parameter.name]))
-        else:
-            parameters += [
-                inspect.Parameter(
-                    field, parameter.kind, default=ModelOptions._field_defaults[field], annotation=fields[field]
-                )
-                for field in ModelOptions._fields
-            ]
+            continue
+        fields = {**get_type_hints(kind, include_extras=True), **other}
+        parameters += [
+            inspect.Parameter(field, parameter.kind, default=kind._field_defaults[field], annotation=fields[field])
+            for field in kind._fields
+        ]
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        options = ModelOptions(**{field: given.pop(field) for field in ModelOptions._fields})
-        command(**given, **{name: options})
+        options = {name: kind(**{field: given.pop(field) for field in kind._fields}) for name, kind in groups.items()}
+        command(**given, **options)
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}

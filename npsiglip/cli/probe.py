@@ -10,7 +10,7 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import note, one_line, out, warn
-from npsiglip.cli.options import ModelOptions, with_model_options
+from npsiglip.cli.options import ModelOptions, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.folder_names import check_folder_name
 
@@ -35,7 +35,7 @@ def _print(report: Mapping[str, Any]) -> None:
         out().print("  ".join((name.ljust(widths[0]), *numbers)))
 
 
-@with_model_options
+@with_options
 def probe(
     where: Annotated[
         list[str],

@@ -8,40 +8,27 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.collections import (
-    FITS,
-    FITS_UNCALIBRATED,
-    JsonOption,
-    NullOption,
-    NumberOption,
-    OpenOption,
-    PathsOption,
-    SheetOption,
-    Shown,
+    ResultOptions,
+    calibration_of,
     check_sheet,
-    hits_of,
     load_model,
-    of_model,
-    open_collection,
-    read_calibration,
+    open_index,
     write_sheet,
 )
 from npsiglip.cli.console import UsageError, note, quoted
-from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_model_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_options
 from npsiglip.cli.output import check_stdout
-from npsiglip.cli.sheet import Hit
+from npsiglip.collection.hits import Hit
 from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
     from npsiglip.collection.query import Query
 
-
-def _says(query: Query, kind: str) -> bool:
-    """Whether a model says how probable a match is: of words with pictures, and of a picture with texts; of no sums."""
-    return query.single and query.words_only == (kind == "image")
+FITS, FITS_UNCALIBRATED = 0.5, 0.01  # a model's own probabilities of photographs that do match are small, too
 
 
 def _check(queries: list[Query], kind: str, least: float | None) -> None:
-    silent = [query.text for query in queries if not _says(query, kind)]
+    silent = [query.text for query in queries if not query.has_probability(kind)]
     if least is not None and silent:
         what = "words alone with pictures" if kind == "image" else "a picture alone with texts"
         raise UsageError(f"--min-prob: the model has probabilities of {what}, and none of {quoted(silent[0])}")
@@ -62,7 +49,7 @@ def _tell(query: Query, hits: list[Hit], least: float | None, calibrated: bool) 
     return False
 
 
-@with_model_options
+@with_options
 def search(
     query: Annotated[
         list[str],
@@ -73,7 +60,6 @@ def search(
         ),
     ],
     index: IndexOption = INDEX,
-    number: NumberOption = 10,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     min_prob: Annotated[
         float | None,
@@ -82,11 +68,7 @@ def search(
     template: Annotated[
         str, typer.Option(metavar="TEXT", help="The sentence that words are put into, at its {}.")
     ] = "{}",
-    paths: PathsOption = False,
-    null: NullOption = False,
-    as_json: JsonOption = False,
-    sheet: SheetOption = None,
-    opening: OpenOption = False,
+    shown: ResultOptions = ResultOptions(),  # noqa: B008
 ) -> None:
     """Find what is like words or pictures.
 
@@ -95,32 +77,31 @@ def search(
     from npsiglip.collection.query import parse
 
     check_stdout()
-    check_sheet(sheet, opening)
+    check_sheet(shown.sheet, shown.opening)
     queries = [parse(text) for text in query]
-    collection = open_collection(index)
-    kind = collection.opened.manifest.kind
-    _check(queries, kind, min_prob)
-    with Activity() as activity:
-        model = load_model(activity, options, collection)
-        with deferred():
-            import numpy as np
+    with open_index(index) as opened:
+        kind = opened.manifest.kind
+        _check(queries, kind, min_prob)
+        rows, skip = opened.searched()
+        with Activity() as activity:
+            model = load_model(activity, options, opened)
+            with deferred():
+                import numpy as np
 
-            from npsiglip.collection.exact import search as find
-            from npsiglip.collection.query import embed, filled
+                from npsiglip.collection.calibrate import MODEL
+                from npsiglip.collection.exact import search as find
+                from npsiglip.collection.query import embed, filled
 
-        activity.say("Searching")
-        vectors = embed(model, [filled(each, template) for each in queries])
-        found = find(collection.shards, vectors, number, collection.skip, options.threads)
-        stored = read_calibration(collection)
-        calibration = stored or of_model(model)
-    shown, groups = Shown(paths, null, as_json), []
-    for each, numbers, scores in zip(queries, found.numbers, found.scores, strict=True):
-        says = calibration if calibration and _says(each, kind) else None
-        hits = hits_of(collection, numbers, scores, says.probabilities if says else None)
-        fits = _tell(each, hits, min_prob, stored is not None)
-        if min_prob is not None:
-            hits = [hit for hit in hits if np.float64(hit.probability or 0.0) >= min_prob]
-        shown.write(each.text, hits, fits, len(queries) > 1)
-        groups.append((each.text, hits))
-    if sheet:
-        write_sheet(sheet, groups, kind == "image", opening)
+            activity.say("Searching")
+            vectors = embed(model, [filled(each, template) for each in queries])
+            found = find(rows, vectors, shown.number, skip, options.threads)
+        calibration, groups = calibration_of(opened, model), []
+        for each, numbers, scores in zip(queries, found.numbers, found.scores, strict=True):
+            says = calibration if calibration and each.has_probability(kind) else None
+            hits = opened.hits(numbers, scores, says.probabilities if says else None)
+            fits = _tell(each, hits, min_prob, calibration is not None and calibration.how != MODEL)
+            if min_prob is not None:
+                hits = [hit for hit in hits if np.float64(hit.probability or 0.0) >= min_prob]
+            shown.write(each.text, hits, fits, len(queries) > 1)
+            groups.append((each.text, hits))
+        write_sheet(shown.sheet, groups, kind == "image", shown.opening)

@@ -7,11 +7,12 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from npsiglip.atomic import write_all
 from npsiglip.cli.console import one_line
 from npsiglip.cli.output import write_text
+from npsiglip.collection.hits import Hit
 from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
@@ -22,20 +23,12 @@ _STYLE = (
 )
 
 
-class Hit(NamedTuple):
-    """An item that was found."""
+def line_of(hit: Hit, rank: int) -> str:
+    """Such as `  1     94.2%   0.1234  photos/a.jpg`."""
+    from npsiglip.cli.classify import percent
 
-    key: str
-    cosine: float
-    probability: float | None
-    """None where the model says none: of pictures against pictures, of texts against texts."""
-
-    def line(self, rank: int) -> str:
-        """Such as `  1     94.2%   0.1234  photos/a.jpg`."""
-        from npsiglip.cli.classify import percent
-
-        shown = "" if self.probability is None else percent(self.probability)
-        return f"{rank:>3} {shown:>9}  {self.cosine:7.4f}  {one_line(self.key)}"
+    shown = "" if hit.probability is None else percent(hit.probability)
+    return f"{rank:>3} {shown:>9}  {hit.cosine:7.4f}  {one_line(hit.key)}"
 
 
 def _caption(hit: Hit) -> str:

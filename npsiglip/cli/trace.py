@@ -10,11 +10,11 @@ import typer
 
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note
-from npsiglip.cli.options import ModelOptions, TraceDtypeOption, with_model_options
+from npsiglip.cli.options import ModelOptions, TraceDtypeOption, with_options
 from npsiglip.errors import InputError
 
 
-@partial(with_model_options, dtype=TraceDtypeOption)
+@partial(with_options, dtype=TraceDtypeOption)
 def trace(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)

@@ -15,7 +15,7 @@ from npsiglip.cli import packs as of_packs
 from npsiglip.cli import published as of_published
 from npsiglip.cli.activity import Activity
 from npsiglip.cli.console import UsageError, note, out
-from npsiglip.cli.options import ModelOptions, PortDtypeOption, with_model_options
+from npsiglip.cli.options import ModelOptions, PortDtypeOption, with_options
 from npsiglip.cli.output import check_places, check_stdout, finite, results, to_json, write_text
 from npsiglip.errors import InputError, NpsiglipError
 
@@ -95,7 +95,7 @@ def _show(report: Report, everything: bool) -> None:
     out().print("\n".join(lines))
 
 
-@partial(with_model_options, dtype=PortDtypeOption)
+@partial(with_options, dtype=PortDtypeOption)
 def verify(
     candidate: Annotated[
         list[str] | None,

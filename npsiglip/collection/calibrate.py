@@ -17,15 +17,23 @@ classifier to new a priori probabilities, Neural Computation 14 (2002).
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
-from math import log
-from typing import Any
+from math import exp, log
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
+from npsiglip.json_files import ERRORS, parse
 
+if TYPE_CHECKING:
+    from npsiglip.model import SigLIP
+
+FILE = "calibration.json"
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
@@ -82,6 +90,42 @@ class Calibration:
         if not np.isfinite([found.scale, found.bias]).all():
             raise InputError(f"a calibration has a finite scale and bias; got {found.scale} and {found.bias}")
         return found
+
+
+def of_model(model: SigLIP) -> Calibration | None:
+    """The model's own scale and bias; None for a single tower."""
+    if model.t_prime is None or model.bias is None:
+        return None
+    return Calibration(exp(model.t_prime), model.bias)
+
+
+def read(folder: Path) -> tuple[Calibration, str] | None:
+    """What is stored with an index, and the hash of the weights that it is of; None if nothing is.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        stored = parse(path.read_bytes())
+        return Calibration.from_dict(stored), str(stored["weights"])
+    except (OSError, KeyError, TypeError, InputError, *ERRORS) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it, or run `npsiglip calibrate` again") from None
+
+
+def write(folder: Path, calibration: Calibration, weights: str) -> None:
+    """Store it with an index.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = json.dumps(calibration.to_dict() | {"weights": weights}, indent=2, allow_nan=False) + "\n"
+    try:
+        write_all(folder, {FILE: lambda path: path.write_text(text, encoding="utf-8")})
+    except OSError as error:
+        raise InputError(f"{folder / FILE} cannot be written: {error}") from None
 
 
 def loss(scale: float, bias: float, cosines: Any, matched: Any) -> float:

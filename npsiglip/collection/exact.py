@@ -135,6 +135,12 @@ def _mask(skip: Any, number: int) -> NDArray[np.uint8]:
     return mask
 
 
+def _gone(skip: Any, number: int) -> NDArray[np.bool_]:
+    """[R], which rows are left out."""
+    mask = _mask(skip, number)
+    return mask.astype(bool) if len(mask) else np.zeros(number, bool)
+
+
 def _checked_queries(queries: Any, width: int | None) -> Floats:
     found = np.ascontiguousarray(queries, np.float32)
     if found.ndim != 2 or (width is not None and found.shape[1] != width):
@@ -189,10 +195,9 @@ def similar(
     """
     shards = rows if isinstance(rows, Shards) else Shards(rows)
     query = shards.take([number])
-    mask = _mask(skip, len(shards))
-    mask = mask.copy() if len(mask) else np.zeros(len(shards), np.uint8)
-    mask[number] = 1
-    return search(shards, query, k, mask.astype(bool), threads)
+    gone = _gone(skip, len(shards))
+    gone[number] = True
+    return search(shards, query, k, gone, threads)
 
 
 class _Union:
@@ -216,9 +221,9 @@ class _Union:
 
 
 def _alike(
-    shards: Shards, cosine: float, threads: int | None, say: Callable[[int], object]
+    shards: Shards, cosine: float, gone: NDArray[np.bool_], threads: int | None, say: Callable[[int], object]
 ) -> Iterator[tuple[int, Numbers]]:
-    """Each row, with rows behind it whose score with it is `cosine` at least; not all at once."""
+    """Each row, with rows behind it whose score with it is `cosine` at least; not all at once; none that is `gone`."""
     out = np.empty(top_k.QUERIES_EACH * ROWS_AT_ONCE, np.float32)
     for first in range(0, len(shards), top_k.QUERIES_EACH):
         queries = shards.take(np.arange(first, min(first + top_k.QUERIES_EACH, len(shards))))
@@ -230,6 +235,8 @@ def _alike(
                 with computing(threads):
                     top_k.scores(part, scales[begin : begin + len(part)], n, padded, scores)
                 near = scores >= np.float32(cosine)
+                near[:, gone[start + begin : start + begin + len(part)]] = False
+                near[gone[first : first + n]] = False
                 for i in np.flatnonzero(near.any(axis=1)):
                     others = np.flatnonzero(near[i]) + start + begin
                     yield first + int(i), others[others > first + i]
@@ -239,6 +246,7 @@ def _alike(
 def groups(
     rows: Shards | Sequence[NDArray[Any]],
     cosine: float,
+    skip: Any = None,
     threads: int | None = None,
     say: Callable[[int], object] = lambda done: None,
 ) -> list[list[int]]:
@@ -250,6 +258,7 @@ def groups(
     Args:
         rows: of unit norm; see `search`.
         cosine: above -1, at most 1.
+        skip: rows to leave out, which lead nowhere either; see `search`.
         threads: None: all.
         say: is told how many rows are done.
 
@@ -260,7 +269,8 @@ def groups(
     if not -1 < cosine <= 1:
         raise InputError(f"a cosine is above -1 and at most 1; got {cosine!r}")
     union, threads = _Union(len(shards)), check_threads(threads)
-    for row, others in _alike(shards, cosine, threads, say):
+    gone = _gone(skip, len(shards))
+    for row, others in _alike(shards, cosine, gone, threads, say):
         if len(others):
             union.join(np.append(others, row))
     found: dict[int, list[int]] = {}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from math import exp
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.collection import calibrate
 from npsiglip.collection.build import Built, build
 from npsiglip.collection.calibrate import Calibration
 from npsiglip.collection.exact import Shards, left_out, search, similar
+from npsiglip.collection.hits import Hit
 from npsiglip.collection.identity import weights_of
 from npsiglip.collection.manifest import Manifest
 from npsiglip.collection.query import embed, parse
@@ -33,15 +34,7 @@ def places_of(places: Places) -> list[str | os.PathLike[str]]:
     return [places] if isinstance(places, str | os.PathLike) else list(places)
 
 
-class Hit(NamedTuple):
-    """An item that was found: its path or text, the cosine, and how probable a match is, if the model says."""
-
-    key: str
-    cosine: float
-    probability: float | None
-
-
-class Index:
+class Index(AbstractContextManager["Index"]):
     """A collection that was embedded: its keys and their rows. Made by `build` or `open`.
 
     A context, at whose end it is closed. Iterating gives the keys, in the order of the rows.
@@ -137,9 +130,7 @@ class Index:
         """
         if self._model is None:
             known = self.manifest
-            adapter = known.preprocessing.get("adapter")
-            bits = known.preprocessing.get("sixteen_bit", "clip")
-            self._model = SigLIP.from_pretrained(known.model, known.dtype, adapter=adapter, sixteen_bit=bits)
+            self._model = SigLIP.from_pretrained(known.model, known.dtype, **loading(known))
         check_model(self.manifest, self._model, self.folder)
         return self._model
 
@@ -168,20 +159,20 @@ class Index:
             k: how many to find for each, at most.
 
         Returns:
-            For each query its hits, the best first. `probability` is that of the model's own scale and bias; None
-            where they say nothing: of pictures with pictures, and of texts with texts.
+            For each query its hits, the best first; their probabilities are by `calibration`.
 
         Raises:
             InputError: a query that is empty, negative in all, or too long; nothing is in the index.
         """
         asked = [parse(query) for query in ([queries] if isinstance(queries, str) else queries)]
-        shards, skip = self._searched()
+        shards, skip = self.searched()
         found = search(shards, embed(self.model, asked), k, skip)
-        images = self.manifest.kind == IMAGE
-        across = [query.words_only if images else all(term.picture for term in query.terms) for query in asked]
+        says = self.calibration
         return [
-            self._hits(numbers, scores, says)
-            for numbers, scores, says in zip(found.numbers, found.scores, across, strict=True)
+            self.hits(
+                numbers, scores, says.probabilities if says and query.has_probability(self.manifest.kind) else None
+            )
+            for query, numbers, scores in zip(asked, found.numbers, found.scores, strict=True)
         ]
 
     def similar(self, key: str, k: int = 10) -> list[Hit]:
@@ -193,23 +184,42 @@ class Index:
         number = self._store.number(key)
         if number is None:
             raise InputError(f"{key!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`")
-        shards, skip = self._searched()
+        shards, skip = self.searched()
         found = similar(shards, number, k, skip)
-        return self._hits(found.numbers[0], found.scores[0], False)
+        return self.hits(found.numbers[0], found.scores[0])
 
-    def _searched(self) -> tuple[Shards, NDArray[np.bool_] | None]:
+    @property
+    def calibration(self) -> Calibration | None:
+        """What `npsiglip calibrate` stored for these weights, else the model's own; None for a single tower.
+
+        Raises:
+            InputError: what was stored is damaged.
+        """
+        stored = calibrate.read(self.folder)
+        return stored[0] if stored and stored[1] == self.manifest.weights else calibrate.of_model(self.model)
+
+    def searched(self) -> tuple[Shards, NDArray[np.bool_] | None]:
+        """All rows as they lie, and which of them belong to no item: bool [R], or None if all do.
+
+        Raises:
+            InputError: nothing is in the index; a shard is damaged.
+        """
         shards = Shards(list(self._store.rows()))
-        return shards, left_out(shards.rows, self._store.alive())
+        skip = left_out(shards.rows, self._store.alive())
+        if not len(shards) or (skip is not None and skip.all()):
+            raise InputError(f"nothing is in the index {str(self.folder)!r}; embed something first")
+        return shards, skip
 
-    def _hits(self, numbers: NDArray[Any], scores: NDArray[Any], says: bool) -> list[Hit]:
-        scores = scores[numbers >= 0]
-        records = self._store.items(numbers[numbers >= 0].tolist())
-        t_prime, bias = self.model.t_prime, self.model.bias
-        says = says and t_prime is not None and bias is not None
-        probs = Calibration(exp(t_prime), bias).probabilities(scores) if says else [None] * len(scores)  # type: ignore[arg-type]
+    def hits(
+        self, numbers: NDArray[Any], scores: NDArray[Any], probabilities: Callable[[Any], Any] | None = None
+    ) -> list[Hit]:
+        """The items of rows [k] with their scores [k]; -1 is none."""
+        numbers, scores = numbers[numbers >= 0], scores[numbers >= 0]
+        found = probabilities(scores) if probabilities else [None] * len(numbers)
+        records = self._store.items(numbers.tolist())
         return [
-            Hit(record.key, float(score), None if prob is None else float(prob))
-            for record, score, prob in zip(records, scores, probs, strict=True)
+            Hit(record.key, float(score), None if probability is None else float(probability))
+            for record, score, probability in zip(records, scores, found, strict=True)
             if record is not None
         ]
 
@@ -232,17 +242,18 @@ class Index:
         what = f"{len(self):,} {known.kind}{'' if len(self) == 1 else 's'}"
         return f"Index({str(self.folder)!r}: {what}, {known.rows} [{len(self)}, {known.width}], of {known.model!r})"
 
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Let go of the files."""
         self._store.close()
+
+
+def loading(manifest: Manifest) -> dict[str, Any]:
+    """What a model has to be told when it is loaded, to embed as the items were."""
+    known = manifest.preprocessing
+    return {"adapter": known.get("adapter"), "sixteen_bit": known.get("sixteen_bit", "clip")}
 
 
 def check_model(manifest: Manifest, model: SigLIP, folder: Path) -> None:

@@ -65,15 +65,15 @@ class Query:
     """As it was written."""
     terms: tuple[Term, ...]
 
-    @property
-    def words_only(self) -> bool:
-        """Whether no term is a picture."""
-        return not any(term.picture for term in self.terms)
+    def has_probability(self, kind: str) -> bool:
+        """Whether a model says how probable it is that an item matches: words and pictures, pictures and texts.
 
-    @property
-    def single(self) -> bool:
-        """Whether it is one term: what a model has probabilities of. The cosines of sums and differences are others."""
-        return len(self.terms) == 1
+        Not of a sum or a difference, whose cosines are others.
+
+        Args:
+            kind: of the items, "image" or "text".
+        """
+        return len(self.terms) == 1 and self.terms[0].picture == (kind != "image")
 
 
 def _quoted(text: str) -> str:

@@ -13,7 +13,6 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ CREATE TABLE failures (key BLOB PRIMARY KEY, reason TEXT NOT NULL, size INTEGER 
 _RECORD = "key, size, mtime, hash, (SELECT name FROM sources WHERE number = source), width, height"
 
 
-class Store:
+class Store(contextlib.AbstractContextManager["Store"]):
     """An index that is open; made by `create` and `open`. A context, at whose end it is closed."""
 
     def __init__(self, folder: Path, manifest: Manifest, database: sqlite3.Connection, lock: Lock | None) -> None:
@@ -121,12 +120,7 @@ class Store:
             raise (refuse_write if isinstance(error, OSError) else refuse_database)(folder, error) from None
         return store
 
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from npsiglip.collection.calibrate import Calibration, by_share, fit
+from npsiglip.collection.calibrate import Calibration, by_share, fit, read
+from npsiglip.collection.manifest import Manifest
 from tests.helpers.arrays import normal
+from tests.helpers.collections import index_of
 from tests.helpers.command import assert_refused, invoke
-from tests.helpers.fake_index import FakeIndex, put_index
-from tests.helpers.golden_data import TINY
 
 WORDS = ["a cat", "two dogs", "a bird", "a red car", "the sea"]
 
@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch, model):
     texts = model.encode_text(WORDS)
     rows = np.repeat(texts, 12, axis=0) + 0.2 * normal(0, 60, texts.shape[1])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    put_index(monkeypatch, FakeIndex(rows.astype(np.float32), [f"{i}.png" for i in range(60)], TINY))
+    index_of(tmp_path / "index", model, rows.astype(np.float32), [f"{i}.png" for i in range(60)])
     return rows, texts
 
 
@@ -38,7 +38,7 @@ def write(path, labels, number=60):
 
 
 def calibrate(*args):
-    return invoke("calibrate", "-i", ".", *args)
+    return invoke("calibrate", "-i", "index", *args)
 
 
 def test_labelled_pairs(folder, tmp_path):
@@ -50,9 +50,7 @@ def test_labelled_pairs(folder, tmp_path):
     assert found["scale"] == pytest.approx(expected.scale, rel=1e-4)
     assert found["bias_interval"] == pytest.approx(expected.bias_interval, rel=1e-3)
     assert found["measured"]["calibration error of pairs that were left out"] < found["measured"]["of the model"]
-    stored = json.loads((tmp_path / "calibration.json").read_text())
-    assert stored.pop("weights") == "abc"
-    assert Calibration.from_dict(stored) == Calibration.from_dict(found)
+    assert read(tmp_path / "index") == (Calibration.from_dict(found), Manifest.read(tmp_path / "index").weights)
     assert "the model's" in calibrate("pairs.csv").stdout
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.arrays import normal
+from tests.helpers.collections import index_of
 from tests.helpers.command import assert_refused, invoke, lines_of_json
-from tests.helpers.fake_index import FakeIndex, put_index
-from tests.helpers.golden_data import TINY
 
 
 @pytest.fixture
@@ -21,9 +20,8 @@ def rows():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, rows):
-    put_index(monkeypatch, FakeIndex(rows, [f"/p/{i}.png" for i in range(8)], TINY, dead=[6]))
-    return tmp_path
+def folder(tmp_path, model, rows):
+    return index_of(tmp_path / "index", model, rows, [f"/p/{i}.png" for i in range(8)], dead=[6])
 
 
 def test_groups(folder, rows):
@@ -58,10 +56,21 @@ def test_neighbours_of_what_is_in_the_index(folder, rows):
     assert invoke("similar", "/p/1.png", "-i", folder, "--paths", "-k", 1).stdout == "/p/5.png\n"
 
 
-def test_neighbours_of_another_picture(tmp_path, monkeypatch, images, model):
-    put_index(monkeypatch, FakeIndex(model.encode_image(images[:2]), images[:2], TINY))
-    result = invoke("similar", images[2], "-i", tmp_path, "--json")
+def test_neighbours_of_another_picture(tmp_path, images, model):
+    folder = index_of(tmp_path / "index", model, model.encode_image(images[:2]), images[:2])
+    result = invoke("similar", images[2], "-i", folder, "--json")
     (line,) = lines_of_json(result.stdout)
     cosines = model.encode_image(images[:2]) @ model.encode_image(images[2])[0]
     assert [each["cosine"] for each in line["results"]] == pytest.approx(sorted(cosines, reverse=True), abs=1e-6)
-    assert_refused(invoke("similar", "missing.png", "-i", tmp_path), "missing.png")
+    assert_refused(invoke("similar", "missing.png", "-i", folder), "missing.png")
+
+
+def test_a_picture_that_is_gone_joins_no_two(tmp_path, model):
+    """Neither alike without it: cosines of 0.98 with what is gone, 0.92 with each other."""
+    angle = np.arccos(0.98)
+    turned = np.zeros((3, 16), np.float32)
+    turned[:, 0], turned[:, 1] = np.cos([0, angle, 2 * angle]), np.sin([0, angle, 2 * angle])
+    folder = index_of(tmp_path / "turned", model, turned, ["/a.png", "/b.png", "/c.png"])
+    assert len(lines_of_json(invoke("dedupe", "-i", folder, "--json").stdout)) == 1
+    folder = index_of(tmp_path / "gone", model, turned, ["/a.png", "/b.png", "/c.png"], dead=[1])
+    assert invoke("dedupe", "-i", folder, "--json").stdout == ""

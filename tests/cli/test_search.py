@@ -1,30 +1,26 @@
 """`npsiglip search`, and what all commands on a collection share: what is shown, written and refused.
 
-Covers cli/collections.py and cli/sheet.py as well. The index is one in memory (tests/helpers/fake_index.py), but
-for one test from a folder to answers.
+Covers cli/collections.py, cli/sheet.py and collection/hits.py as well.
 """
-
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from npsiglip.cli.collections import CALIBRATION
+from npsiglip import Index
+from npsiglip.collection.calibrate import Calibration, write
+from npsiglip.collection.manifest import Manifest
 from npsiglip.outputs import sigmoid
+from tests.helpers.collections import index_of
 from tests.helpers.command import assert_refused, invoke, lines_of_json
-from tests.helpers.fake_index import FakeIndex, put_index
 from tests.helpers.golden_data import TINY
 
 
 @pytest.fixture
-def collection(tmp_path, monkeypatch, images, model):
+def collection(tmp_path, images, model):
     """Three pictures, and a fourth that is gone."""
-    folder = tmp_path / "index"
-    folder.mkdir()
     rows = model.encode_image([*images, images[0]])
-    put_index(monkeypatch, FakeIndex(rows, [*(tmp_path / name for name in images), "gone.png"], TINY, dead=[3]))
-    return folder
+    return index_of(tmp_path / "index", model, rows, [*(tmp_path / name for name in images), "gone.png"], dead=[3])
 
 
 def search(collection, *args):
@@ -74,15 +70,17 @@ def test_nothing_here_fits(collection):
 
 
 def test_calibrated_probabilities(collection, model, images):
-    stored = {"scale": 5.0, "bias": 1.0, "weights": "abc"}
-    (collection / CALIBRATION).write_text(json.dumps(stored))
+    write(collection, Calibration(5.0, 1.0, "labelled pairs"), Manifest.read(collection).weights)
     _, cosines, _ = expected(model, images, "a cat")
     line = lines_of_json(search(collection, "a cat", "--json").stdout)[0]
     assert [r["probability"] for r in line["results"]] == pytest.approx(sigmoid(5 * cosines + 1), rel=1e-5)
-    (collection / CALIBRATION).write_text(json.dumps(stored | {"weights": "others"}))
+    (hits,) = Index.open(collection).search("a cat")
+    assert [hit.probability for hit in hits] == [r["probability"] for r in line["results"]]
+    write(collection, Calibration(5.0, 1.0), "others")
     result = search(collection, "a cat", "--json")
     assert "of other weights" in result.stderr
-    (collection / CALIBRATION).write_text("[")
+    assert lines_of_json(result.stdout) != [line]
+    (collection / "calibration.json").write_text("[")
     assert_refused(search(collection, "a cat"), "damaged")
 
 
@@ -98,10 +96,10 @@ def test_pictures_and_sums_have_no_probability(collection, images):
     assert (result.exit_code, "words alone with pictures" in result.stderr) == (2, True)
 
 
-def test_texts(collection, monkeypatch, model, images):
+def test_texts(tmp_path, model, images):
     """Pictures find texts with a probability, texts find texts without."""
     texts = ["a cat", "two dogs", "a bird", "x"]
-    put_index(monkeypatch, FakeIndex(model.encode_text(texts), texts, TINY, kind="text"))
+    collection = index_of(tmp_path / "texts", model, model.encode_text(texts), texts, kind="text")
     by_text, by_picture = lines_of_json(search(collection, "a bird", images[0], "--json").stdout)
     assert by_text["results"][0] == {"rank": 1, "item": "a bird", "probability": None, "cosine": pytest.approx(1)}
     assert all(0 < each["probability"] < 1 for each in by_picture["results"])
@@ -146,11 +144,11 @@ def test_refusals(collection, args, message):
     assert_refused(search(collection, *args), message)
 
 
-def test_an_empty_index_and_another_width(collection, monkeypatch):
-    put_index(monkeypatch, FakeIndex(np.ones((2, 4), np.float32), "ab", TINY))
-    assert_refused(search(collection, "a"), "the index has 4")
-    put_index(monkeypatch, FakeIndex(np.ones((2, 4), np.float32), "ab", TINY, dead=[0, 1]))
-    assert_refused(search(collection, "a"), "nothing is in the index")
+def test_an_empty_index_another_model_and_another_dtype(collection, tmp_path, model):
+    assert_refused(search(collection, "a", "--model", "builtin"), "the model is another (weights")
+    assert_refused(search(collection, "a", "--dtype", "int8"), "(dtype: float32, now int8)")
+    empty = index_of(tmp_path / "empty", model, np.ones((2, 4), np.float32), "ab", dead=[0, 1])
+    assert_refused(search(empty, "a"), "nothing is in the index")
 
 
 def test_an_index_that_is_none():

@@ -46,16 +46,24 @@ def me(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_words(text, expected):
     assert terms(text) == expected
-    assert parse(text).words_only
+    assert not any(term.picture for term in parse(text).terms)
 
 
 def test_pictures(me, tmp_path):
     found = parse("2:beach + ./me.jpg - crowd")
     assert found.terms == (Term(2, "beach", False), Term(1, "me.jpg", True), Term(-1, "crowd", False))
-    assert not found.words_only
     assert parse("me.jpg").terms == (Term(1, "me.jpg", True),)
     assert parse(str(tmp_path / "me.jpg")).terms[0].picture
-    assert parse("'me.jpg'").words_only
+    assert parse("'me.jpg'").terms == (Term(1, "me.jpg", False),)
+
+
+@pytest.mark.parametrize(
+    ("text", "of_images", "of_texts"),
+    [("a dog", True, False), ("me.jpg", False, True), ("a dog - grass", False, False), ("me.jpg + a", False, False)],
+)
+def test_what_a_model_has_probabilities_of(me, text, of_images, of_texts):
+    assert parse(text).has_probability("image") == of_images
+    assert parse(text).has_probability("text") == of_texts
 
 
 @pytest.mark.parametrize(

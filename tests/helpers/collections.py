@@ -1,11 +1,15 @@
 """Folders of small pictures, and an index's bytes, for tests of collections."""
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
+from npsiglip.collection.identity import manifest_of
 from npsiglip.collection.items import key_bytes
 from npsiglip.collection.manifest import Manifest
 from npsiglip.collection.records import Record
+from npsiglip.collection.store import Store
 
 WIDTH = 6
 
@@ -37,6 +41,17 @@ def manifest(**changes):
 def records(keys, source="/photos"):
     """Of pictures that there are not."""
     return [Record(key, 10 + len(key), 5, key_bytes(key)[:16].ljust(16), source, 3, 2) for key in keys]
+
+
+def index_of(folder, model, vectors, keys, dead=(), kind="image"):
+    """An index with these rows [N, D] in two shards, made by a model; of some items the rows alone are left."""
+    made = replace(manifest_of(model, kind), width=vectors.shape[1])
+    half = len(keys) // 2
+    with Store.create(folder, made) as store:
+        for part in (slice(0, half), slice(half, None)):
+            store.add(records([str(key) for key in keys[part]]), vectors[part])
+        store.drop([str(keys[i]) for i in dead])
+    return folder
 
 
 def rows(count, seed=0):
