@@ -24,7 +24,7 @@ from npsiglip.collection.merge import merge
 from npsiglip.collection.store import Store
 from npsiglip.collection.where import Part, Where
 from npsiglip.errors import InputError
-from tests.helpers.collections import content, draw, draw_folder
+from tests.helpers.collections import content, draw, draw_folder, lock_folders
 from tests.helpers.command import environment
 from tests.helpers.golden_data import TINY
 
@@ -142,14 +142,7 @@ def test_a_folder_in_which_nothing_is_left_may_be_a_disk_that_is_not_there(photo
 
 def test_a_folder_that_cannot_be_read_loses_nothing(photos, tmp_path, model, monkeypatch):
     run(photos, tmp_path / "index", model)
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).rstrip("/").endswith("/odd"):
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock_folders(monkeypatch, "odd")
     assert counts(run(photos, tmp_path / "index", model)[0]) == {"items": 20, "same": 10, "failed": 1}
 
 

@@ -20,7 +20,7 @@ from npsiglip.collection import tables, where
 from npsiglip.collection.items import Bad, Item, key_bytes, key_of
 from npsiglip.collection.where import Part, Where
 from npsiglip.errors import InputError
-from tests.helpers.collections import draw
+from tests.helpers.collections import draw, lock_folders
 
 
 def found(*places, root=None, **options):
@@ -120,14 +120,7 @@ def test_a_link_to_nothing_and_what_is_no_file(photos):
 
 
 def test_a_folder_that_cannot_be_read(photos, monkeypatch):
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).rstrip("/").endswith("/a"):
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock_folders(monkeypatch, "a")
     items = [item for item in Where([photos]) if isinstance(item, Bad)]
     assert [(item.key, item.within) for item in items] == [(f"{photos}/a/", f"{photos}/a/")]
     assert "cannot be read: Permission denied" in items[0].reason

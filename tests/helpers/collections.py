@@ -1,5 +1,6 @@
 """Folders of small pictures, and an index's bytes, for tests of collections."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,18 @@ def draw(path, seed=0, size=(14, 11)):
 def draw_folder(folder, count=20):
     """Pictures in two folders, numbered."""
     return [draw(folder / ("even" if i % 2 == 0 else "odd") / f"{i:03}.png", i) for i in range(count)]
+
+
+def lock_folders(monkeypatch, name):
+    """No folder of this name can be read."""
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).rstrip("/").endswith(f"/{name}"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def content(folder):
