@@ -43,7 +43,7 @@ class SigLIPOutput:
         return sigmoid(self.logits_per_image)
 
 
-def sigmoid(logits: Array) -> Array:
+def sigmoid(logits: NDArray[np.floating]) -> Array:
     """1 / (1 + exp(-x)), computed in float64 and without overflow."""
     e = np.exp(-np.abs(logits.astype(np.float64)))
     return (np.where(logits >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)

@@ -19,6 +19,7 @@ from npsiglip.cli import (
     dedupe,
     embed,
     evaluate,
+    exchange,
     golden,
     index,
     models,
@@ -91,6 +92,8 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(golden.golden)
+index.index.command()(exchange.export)
+index.index.command("import")(exchange.take)
 app.add_typer(index.index)
 
 

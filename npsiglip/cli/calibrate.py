@@ -1,4 +1,4 @@
-"""`npsiglip calibrate`: probabilities that hold in an index, from labelled pairs or from unrelated ones."""
+"""`npsiglip calibrate`: probabilities that hold in an index, from labelled pairs or from queries alone."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
 
 
 def _row(index: Index, item: str, beside: Path) -> int:
-    for key in (item, str(Path(item).absolute()), str((beside / item).absolute())):
-        row = index.store.number(key)
-        if row is not None:
-            return row
+    row = index.number(item)
+    row = index.number(str(beside / item)) if row is None else row
+    if row is not None:
+        return row
     raise InputError(f"{quoted(item)} is not in the index {str(index.folder)!r}")
 
 

@@ -21,6 +21,7 @@ from npsiglip.interrupts import deferred
 if TYPE_CHECKING:
     from npsiglip.collection.calibrate import Calibration
     from npsiglip.collection.index import Index
+    from npsiglip.collection.manifest import Manifest
     from npsiglip.model import SigLIP
 
 NumberOption = Annotated[int, typer.Option("-k", metavar="K", min=1, help="How many to show, at most.")]
@@ -46,23 +47,29 @@ def open_index(folder: Path) -> Index:
     return Index.open(folder)
 
 
+def as_before(options: ModelOptions, known: Manifest) -> ModelOptions:
+    """The options, with those that an index was made with where they say nothing."""
+    from npsiglip.collection.index import loading
+
+    told = loading(known)
+    return options._replace(
+        model=options.model or known.model,
+        dtype=options.dtype or known.dtype,
+        adapter=options.adapter or (Path(told["adapter"]) if told["adapter"] else None),
+        sixteen_bit=SixteenBit(told["sixteen_bit"]),
+    )
+
+
 def load_model(activity: Activity, options: ModelOptions, index: Index) -> SigLIP:
     """The model that made the index, loaded as it was then.
 
     Raises:
         InputError: options ask for another one, or in another dtype.
     """
-    from npsiglip.collection.index import check_model, loading
+    from npsiglip.collection.index import check_model
 
-    known, told = index.manifest, loading(index.manifest)
-    asked = options._replace(
-        model=options.model or known.model,
-        dtype=options.dtype or known.dtype,
-        adapter=options.adapter or (Path(told["adapter"]) if told["adapter"] else None),
-        sixteen_bit=SixteenBit(told["sixteen_bit"]),
-    )
-    model = activity.load(asked)
-    check_model(known, model, index.folder)
+    model = activity.load(as_before(options, index.manifest))
+    check_model(index.manifest, model, index.folder)
     return model
 
 

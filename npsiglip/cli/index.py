@@ -10,8 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from npsiglip.cli.activity import Activity
+from npsiglip.cli.collections import as_before
 from npsiglip.cli.console import UsageError, note, one_line, quoted
-from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, SixteenBit, with_options
+from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.errors import InputError
 
@@ -65,16 +66,6 @@ def _known(folder: Path) -> Manifest | None:
     from npsiglip.collection.manifest import FILE, Manifest
 
     return Manifest.read(folder) if (folder / FILE).exists() else None
-
-
-def _as_before(options: ModelOptions, known: Manifest | None) -> ModelOptions:
-    """The options, with the model of the index where they say none."""
-    if known is None or options.model is not None:
-        return options
-    made = known.preprocessing
-    adapter = options.adapter or (Path(made["adapter"]) if made.get("adapter") else None)
-    bits = SixteenBit(made.get("sixteen_bit", options.sixteen_bit.value))
-    return options._replace(model=known.model, dtype=options.dtype or known.dtype, adapter=adapter, sixteen_bit=bits)
 
 
 def _rate(built: Built) -> str:
@@ -184,7 +175,7 @@ def build(
     places = Where(where, kind.value, ignore, column, part)
     known = _known(folder)
     with Activity() as activity:
-        siglip = activity.load(_as_before(options, known))
+        siglip = activity.load(as_before(options, known) if known and options.model is None else options)
         from npsiglip.collection.build import build
 
         total = 0

@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 from npsiglip.atomic import write_all
@@ -43,11 +44,12 @@ def _thumbnail(key: str) -> Any:
     with deferred():
         from PIL import Image
 
+    from npsiglip.collection.where import read_key
     from npsiglip.images.processor import load_image
 
     try:
-        picture: Any = load_image(key)
-    except InputError:
+        picture: Any = load_image(read_key(key))
+    except (InputError, OSError, TarError):
         return Image.new("RGB", (SIDE, SIDE), "#bbb")
     picture.thumbnail((SIDE, SIDE))
     return picture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,8 +30,7 @@ def similar(
     check_sheet(shown.sheet, shown.opening)
     with open_index(index) as opened:
         rows, skip = opened.searched()
-        keys = (file, str(Path(file).absolute()))
-        row = next((row for key in keys if (row := opened.store.number(key)) is not None), None)
+        row = opened.number(file)
         if row is not None:
             found = neighbours(rows, row, shown.number, skip, options.threads)
         else:

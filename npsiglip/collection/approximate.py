@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from npsiglip.atomic import write_all
-from npsiglip.collection.exact import Found, Shards, _checked_queries, search
+from npsiglip.collection.exact import Found, Shards, checked_queries, is_gone, search
 from npsiglip.collection.exchange import blocks, library
 from npsiglip.errors import InputError
 
@@ -67,13 +67,13 @@ class Approximate:
             )
         self._index, self._shards = index, shards
 
-    def search(self, queries: Any, k: int, times: int = TIMES) -> Found:
+    def search(self, queries: Any, k: int, skip: Any = None, times: int = TIMES) -> Found:
         """As `exact.search`, of the candidates that the index proposes, `times` as many as are wanted.
 
         Raises:
             InputError: as `exact.search`.
         """
-        q = _checked_queries(queries, self._shards.width)
+        q, gone = checked_queries(queries, self._shards.width), is_gone(skip, len(self._shards))
         k = min(k, len(self._shards))
         numbers, scores = np.full((len(q), k), -1, np.int64), np.full((len(q), k), -np.inf, np.float32)
         for i, query in enumerate(q):
@@ -81,6 +81,7 @@ class Approximate:
                 break
             proposed = self._index.search(query, min(times * k, len(self._shards))).keys
             candidates = np.sort(np.asarray(proposed).astype(np.int64))
+            candidates = candidates[~gone[candidates]]
             found = search([self._shards.take(candidates)], query[None], k)
             size = found.numbers.shape[1]
             numbers[i, :size] = np.where(found.numbers[0] >= 0, candidates[found.numbers[0]], -1)

@@ -25,7 +25,7 @@ from npsiglip.collection.merge import compact
 from npsiglip.collection.prepare import Prepared, Task, failure, in_order, one_limit, picture, text, together
 from npsiglip.collection.records import Failure, Record
 from npsiglip.collection.store import Store
-from npsiglip.collection.where import IMAGE, Where
+from npsiglip.collection.where import IMAGE, Source, Where
 from npsiglip.errors import InputError
 from npsiglip.kernels.cpus import available
 from npsiglip.model import SigLIP
@@ -78,6 +78,7 @@ class _Run:
         self.strict, self.drop_all, self.retry = strict, drop_all, retry
         self.built = Built()
         self.missing: list[bytes] = []  # what begins so could not be listed
+        self.unfinished: set[str] = set()  # sources that could not be listed to their end
         self.found = 0
         self.had_failures = next(store.failures(), None) is not None  # else none need be looked for
         store.database.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")  # on disk, if it is large
@@ -92,25 +93,31 @@ class _Run:
             before = self.found
             for item in source:
                 self.found += 1
+                if isinstance(item, Bad):  # whichever part it is in: it says what all parts cannot know of
+                    self._note_missing(item)
                 if self.where.part.has(item.key) and (task := self._look(item)):
                     yield task
             if self.found == before and source.name and not self.drop_all:
-                self._refuse_empty(source.name)
+                self._refuse_empty(source)
 
-    def _refuse_empty(self, name: str) -> None:
-        query = "SELECT COUNT(*) FROM items, sources WHERE source = number AND name = ?"
-        (count,) = self.store.database.execute(query, (key_bytes(name),)).fetchone()
+    def _note_missing(self, bad: Bad) -> None:
+        if bad.within:
+            self.missing.append(key_bytes(bad.within))
+        if bad.unfinished:
+            self.unfinished.add(bad.source)
+
+    def _refuse_empty(self, source: Source) -> None:
+        query = "SELECT COUNT(*) FROM items, sources WHERE source = number AND (name = ? OR key >= ? AND key < ?)"
+        (count,) = self.store.database.execute(query, (key_bytes(source.name), *under(source.prefix))).fetchone()
         if count:
             raise InputError(
-                f"{name!r} holds nothing now, and the index {str(self.store.folder)!r} has {count:,} items of it: is a "
-                "disk not there? If they are to be dropped, say --drop-all (drop_all=True)"
+                f"{source.name!r} holds nothing now, and the index {str(self.store.folder)!r} has {count:,} items of "
+                "it: is a disk not there? If they are to be dropped, say --drop-all (drop_all=True)"
             )
 
     def _look(self, item: Item | Bad) -> Task | Failure | None:
         """What is to be done with an item, if anything."""
         store, key = self.store, key_bytes(item.key)
-        if isinstance(item, Bad) and item.within:
-            self.missing.append(key_bytes(item.within))
         if not store.database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount:
             return None  # named twice
         failed = store.failure(item.key) if self.had_failures else None
@@ -187,17 +194,28 @@ class _Run:
         self.records, self.rows, self.failures = [], [], []
 
     def drop(self) -> None:
-        """Forget what the sources no longer name."""
+        """Forget what the sources no longer name, and what is gone from under them, whichever source named it last."""
         database = self.store.database
         database.execute("CREATE TEMP TABLE named (name BLOB PRIMARY KEY)")
-        names = [(key_bytes(source.name),) for source in self.where.sources if source.name]
-        database.executemany("INSERT OR IGNORE INTO named VALUES (?)", names)
+        sources = [source for source in self.where.sources if source.name and source.name not in self.unfinished]
+        database.executemany("INSERT OR IGNORE INTO named VALUES (?)", [(key_bytes(s.name),) for s in sources])
         for table in ("items", "failures"):
             query = f"""SELECT key FROM {table} WHERE key NOT IN seen
                 AND source IN (SELECT number FROM sources WHERE name IN named)"""
-            gone = [key for (key,) in database.execute(query) if not any(map(key.startswith, self.missing))]
+            gone = {key for (key,) in database.execute(query)}
+            for source in sources:
+                query = f"SELECT key FROM {table} WHERE key >= ? AND key < ? AND key NOT IN seen"
+                others = {key for (key,) in database.execute(query, under(source.prefix))} - gone
+                gone |= {key for key in others if source.is_gone(key_of(key))}
+            gone = {key for key in gone if not any(map(key.startswith, self.missing))}
             if gone:
-                self.built.dropped += self.store.drop(map(key_of, gone))
+                self.built.dropped += self.store.drop(map(key_of, sorted(gone)))
+
+
+def under(prefix: str) -> tuple[bytes, bytes]:
+    """The keys that begin with a prefix are from the first on, and before the second; none begin with an empty one."""
+    first = key_bytes(prefix)
+    return first, first[:-1] + bytes([first[-1] + 1]) if first else b""
 
 
 def _open(folder: Path, manifest: Callable[[Manifest | None], Manifest]) -> Store:
@@ -298,7 +316,7 @@ def build(
         run.drop()
         compact(store)
         run.built.items, run.built.seconds = len(store), time.monotonic() - start
-        if not run.found:
+        if not run.found and not drop_all:
             names = ", ".join(repr(os.fspath(place)) for place in where.places)
             raise InputError(f"there is nothing in {names} that could be embedded: are files named like pictures?")
         return run.built

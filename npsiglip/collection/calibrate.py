@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
 from npsiglip.json_files import ERRORS, parse
+from npsiglip.outputs import sigmoid
 
 if TYPE_CHECKING:
     from npsiglip.model import SigLIP
@@ -53,7 +54,7 @@ class Calibration:
     scale: float
     bias: float
     how: str = MODEL
-    """Where the two come from: labelled pairs, unrelated pairs, or the model."""
+    """Where the two come from: labelled pairs, pairs without labels, unrelated pairs, or the model."""
     scale_interval: Interval | None = None
     """In which the true value lies with 95 %, if both were fitted."""
     bias_interval: Interval | None = None
@@ -63,9 +64,7 @@ class Calibration:
 
     def probabilities(self, cosines: Any) -> NDArray[np.float32]:
         """Of cosines [...]; computed in float64, -inf gives 0."""
-        logits = self.scale * np.asarray(cosines, np.float64) + self.bias
-        e = np.exp(-np.abs(logits))
-        return (np.where(logits >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)
+        return sigmoid(self.scale * np.asarray(cosines, np.float64) + self.bias)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -4,7 +4,7 @@ Rows lie in shards, arrays that may be mapped files: they are read in one pass, 
 inner products, which are cosines if rows and queries have unit norm, and have the same bits for any number of threads,
 of shards, and of queries beside one. Of equal scores the lower number comes first.
 
-Left out: approximate search (`npsiglip.collection.exchange`).
+Left out: approximate search (`npsiglip.collection.approximate`).
 Dimensions: R rows of all shards, r of one; Q queries, D width.
 """
 
@@ -135,13 +135,18 @@ def _mask(skip: Any, number: int) -> NDArray[np.uint8]:
     return mask
 
 
-def _gone(skip: Any, number: int) -> NDArray[np.bool_]:
-    """[R], which rows are left out."""
+def is_gone(skip: Any, number: int) -> NDArray[np.bool_]:
+    """[R], which rows are left out by `skip`, see `search`."""
     mask = _mask(skip, number)
     return mask.astype(bool) if len(mask) else np.zeros(number, bool)
 
 
-def _checked_queries(queries: Any, width: int | None) -> Floats:
+def checked_queries(queries: Any, width: int | None) -> Floats:
+    """Queries [Q, D], float32.
+
+    Raises:
+        InputError: another shape, or one that is not finite.
+    """
     found = np.ascontiguousarray(queries, np.float32)
     if found.ndim != 2 or (width is not None and found.shape[1] != width):
         raise InputError(f"queries must be [Q, {'D' if width is None else width}]; got {list(found.shape)}")
@@ -168,7 +173,7 @@ def search(
     shards = rows if isinstance(rows, Shards) else Shards(rows)
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise InputError(f"k must be a whole number from 1 on; got {k!r}")
-    q, mask, k = _checked_queries(queries, shards.width), _mask(skip, len(shards)), min(int(k), len(shards))
+    q, mask, k = checked_queries(queries, shards.width), _mask(skip, len(shards)), min(int(k), len(shards))
     numbers, scores = np.full((len(q), k), -1, np.int64), np.full((len(q), k), -np.inf, np.float32)
     if k == 0:
         return Found(numbers, scores)
@@ -195,7 +200,7 @@ def similar(
     """
     shards = rows if isinstance(rows, Shards) else Shards(rows)
     query = shards.take([number])
-    gone = _gone(skip, len(shards))
+    gone = is_gone(skip, len(shards))
     gone[number] = True
     return search(shards, query, k, gone, threads)
 
@@ -269,7 +274,7 @@ def groups(
     if not -1 < cosine <= 1:
         raise InputError(f"a cosine is above -1 and at most 1; got {cosine!r}")
     union, threads = _Union(len(shards)), check_threads(threads)
-    gone = _gone(skip, len(shards))
+    gone = is_gone(skip, len(shards))
     for row, others in _alike(shards, cosine, gone, threads, say):
         if len(others):
             union.join(np.append(others, row))

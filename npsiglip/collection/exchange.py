@@ -15,7 +15,7 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,9 +131,27 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def _write_names(path: Path, names: Sequence[str], as_json: bool) -> None:
+def names_beside(path: Path, names: Sequence[str]) -> tuple[Path, Callable[[Path], object]]:
+    """The file beside another for the names of its rows, and what writes it: .txt; .json if a name has a line end."""
+    as_json = any("\n" in name for name in names)
     lines = json.dumps(list(names)) if as_json else "".join(f"{name}\n" for name in names)
-    path.write_text(lines, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(lines, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+    return path.with_suffix(".json" if as_json else ".txt"), write
+
+
+def names_of(path: Path, number: int, names: Path | None = None) -> list[str]:
+    """The names of the rows of a file: from a file; from the .txt or .json beside it; or their numbers.
+
+    Raises:
+        InputError: they cannot be read, or are another number than of rows.
+    """
+    beside = names or next((p for p in map(path.with_suffix, (".txt", ".json")) if p.is_file()), None)
+    found = read_names(beside) if beside else [str(i) for i in range(number)]
+    _check_number(found, number, str(beside))
+    return found
 
 
 def write_npy(path: Path, shards: Shards, names: Sequence[str], dtype: str = "float32") -> Path:
@@ -153,29 +171,22 @@ def write_npy(path: Path, shards: Shards, names: Sequence[str], dtype: str = "fl
         OSError: it cannot be written.
     """
     _check_number(names, len(shards), str(path))
-    as_json = any("\n" in name for name in names)
-    beside = path.with_suffix(".json" if as_json else ".txt")
+    beside, write = names_beside(path, names)
     write_all(
         path.parent,
-        {
-            path.name: lambda temporary: _save(temporary, shards, 0, len(shards), dtype),
-            beside.name: lambda temporary: _write_names(temporary, names, as_json),
-        },
+        {path.name: lambda temporary: _save(temporary, shards, 0, len(shards), dtype), beside.name: write},
     )
     return beside
 
 
 def read_npy(path: Path, names: Path | None = None) -> Foreign:
-    """Rows of an .npy, mapped, and their names: from a file; from the .txt or .json beside it; or their numbers.
+    """Rows of an .npy, mapped, and their names, see `names_of`.
 
     Raises:
         InputError: what cannot be read, or another number of names than of rows.
     """
     rows = _load(path)
-    beside = names or next((p for p in map(path.with_suffix, (".txt", ".json")) if p.is_file()), None)
-    found = read_names(beside) if beside else [str(i) for i in range(len(rows))]
-    _check_number(found, len(rows), str(beside))
-    return Foreign([rows], found)
+    return Foreign([rows], names_of(path, len(rows), names))
 
 
 # -- clip-retrieval ----------------------------------------------------------------------------------------------------

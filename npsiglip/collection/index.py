@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.collection import calibrate
+from npsiglip.collection.approximate import Approximate
 from npsiglip.collection.build import Built, build
 from npsiglip.collection.calibrate import Calibration
 from npsiglip.collection.exact import Shards, left_out, search, similar
@@ -150,13 +151,16 @@ class Index(AbstractContextManager["Index"]):
         """The name of each item, in the order of `vectors`: paths, or the texts themselves."""
         return list(self)
 
-    def search(self, queries: str | Sequence[str], k: int = 10) -> list[list[Hit]]:
+    def search(
+        self, queries: str | Sequence[str], k: int = 10, usearch: str | os.PathLike[str] | None = None
+    ) -> list[list[Hit]]:
         """What is most like words, pictures, or sums of them.
 
         Args:
             queries: one or several, in the language of `npsiglip.collection.query`: "two dogs", "./me.jpg",
                 "2:beach + ./me.jpg - crowd".
             k: how many to find for each, at most.
+            usearch: a file of `npsiglip index export`, to search approximately: faster from a million items on.
 
         Returns:
             For each query its hits, the best first; their probabilities are by `calibration`.
@@ -165,8 +169,15 @@ class Index(AbstractContextManager["Index"]):
             InputError: a query that is empty, negative in all, or too long; nothing is in the index.
         """
         asked = [parse(query) for query in ([queries] if isinstance(queries, str) else queries)]
+        if not asked:
+            return []
         shards, skip = self.searched()
-        found = search(shards, embed(self.model, asked), k, skip)
+        vectors = embed(self.model, asked)
+        found = (
+            search(shards, vectors, k, skip)
+            if usearch is None
+            else Approximate(Path(usearch), shards).search(vectors, k, skip)
+        )
         says = self.calibration
         return [
             self.hits(
@@ -175,13 +186,18 @@ class Index(AbstractContextManager["Index"]):
             for query, numbers, scores in zip(asked, found.numbers, found.scores, strict=True)
         ]
 
+    def number(self, name: str) -> int | None:
+        """The row of an item, by its key, or by a path as people write it; None if there is no such item."""
+        found = self._store.number(name)
+        return found if found is not None else self._store.number(os.path.abspath(name))  # noqa: PTH100  as keys are made
+
     def similar(self, key: str, k: int = 10) -> list[Hit]:
-        """The nearest neighbours of an item, without itself.
+        """The nearest neighbours of an item, by its key or path, without itself.
 
         Raises:
             InputError: no such item.
         """
-        number = self._store.number(key)
+        number = self.number(key)
         if number is None:
             raise InputError(f"{key!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`")
         shards, skip = self.searched()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from npsiglip.errors import InputError
 
+SEPARATOR = "::"  # between a tar and the name of a member, in a key
 NOT_SAID = -1  # a time or a size that a place does not tell
 
 
@@ -44,12 +45,24 @@ class Bad:
     reason: why.
     source: the place in whose listing it was found; empty if it was named by itself.
     within: everything whose key begins with this could not be listed; "" if nothing is missing but this.
+    unfinished: whether the listing of its source ends here, and nothing is known of what comes behind.
     """
 
     key: str
     reason: str
     source: str = ""
     within: str = ""
+    unfinished: bool = False
+
+
+class Flat:
+    """A source under which nothing lies that another could list."""
+
+    prefix = ""
+
+    def is_gone(self, key: str) -> bool:
+        """Nothing is known of it."""
+        return False
 
 
 def key_bytes(key: str) -> bytes:

@@ -100,24 +100,37 @@ def merge(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
         manifest = stores[0].manifest
         for store in stores[1:]:
             manifest.check(store.manifest, stores[0].folder)
+        for store in stores:
+            store.rows()  # finds what is damaged before anything is written
         result = stack.enter_context(Store.create(Path(out), manifest))
-        streams = [_all(store, place) for place, store in enumerate(stores)]
-        records: list[Record] = []
-        rows: list[NDArray[Any]] = []
-        before = None
-        for key, _, record, row in heapq.merge(*streams, key=lambda each: each[:2]):
-            if key == before:
-                continue
-            before = key
-            records.append(record)
-            rows.append(row)
-            if len(rows) == manifest.shard_rows:
-                result.add(records, np.stack(rows))
-                records, rows = [], []
-        failures = _failures(stores, result, {record.key for record in records})
-        if records or failures:
-            result.add(records, np.stack(rows) if rows else np.empty((0, manifest.width)), failures)
+        try:
+            _put_together(stores, result)
+        except BaseException:
+            result.close()
+            for path in Path(out).iterdir():  # all of it was made here
+                path.unlink()
+            raise
         return len(result)
+
+
+def _put_together(stores: Sequence[Store], result: Store) -> None:
+    size = result.manifest.shard_rows
+    records: list[Record] = []
+    rows: list[NDArray[Any]] = []
+    before = None
+    streams = [_all(store, place) for place, store in enumerate(stores)]
+    for key, _, record, row in heapq.merge(*streams, key=lambda each: each[:2]):
+        if key == before:
+            continue
+        before = key
+        records.append(record)
+        rows.append(row)
+        if len(rows) == size:
+            result.add(records, np.stack(rows))
+            records, rows = [], []
+    failures = _failures(stores, result, {record.key for record in records})
+    if records or failures:
+        result.add(records, np.stack(rows) if rows else np.empty((0, result.manifest.width)), failures)
 
 
 def _failures(stores: Sequence[Store], result: Store, pending: set[str]) -> list[Failure]:

@@ -45,7 +45,7 @@ class Failure(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A file of rows, and how many of them belong to no item."""
+    """A file of rows, and the hash of its bytes."""
 
     number: int
     file: str

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from npsiglip.collection.items import NOT_SAID, Bad, Item, reason_of
@@ -39,13 +40,16 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _time(info: Mapping[str, Any]) -> int:
-    """When a file was changed, in nanoseconds, if that is known; else a number for its version."""
+    """When a file was changed, in nanoseconds, if that is known; else a number for its version; else -1."""
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(key)
         if isinstance(value, datetime):
             return int(value.timestamp() * 1e6) * 1000
         if isinstance(value, int | float):
             return int(value * 1e6) * 1000
+    for key in ("ETag", "etag", "md5Hash", "version_id"):
+        if info.get(key):
+            return int.from_bytes(blake2b(str(info[key]).encode(), digest_size=7).digest(), "big")
     return NOT_SAID
 
 
@@ -75,10 +79,32 @@ class Remote:
         """What the listing is of."""
         return self.url
 
+    @property
+    def prefix(self) -> str:
+        """What keys under it begin with."""
+        return self.url.rstrip("/") + "/"
+
+    def is_gone(self, key: str) -> bool:
+        """Whether a file under it is there no more."""
+        files, path = _file_system(key)
+        return not files.exists(path)
+
     def _item(self, files: Any, path: str, info: Mapping[str, Any]) -> Item:
         url = str(files.unstrip_protocol(path))
         size = info.get("size")
         return Item(url, size if isinstance(size, int) else NOT_SAID, _time(info), partial(read_url, url), self.name)
+
+    def _walk(self, files: Any, folder: str) -> Iterator[Item]:
+        """fsspec's own walk passes over folders that cannot be listed."""
+        infos = {info["name"].rstrip("/"): info for info in files.ls(folder, detail=True)}
+        infos.pop(folder.rstrip("/"), None)  # some systems list the folder itself
+        shown = sorted(name for name in infos if not name.rpartition("/")[2].startswith("."))
+        for name in shown:
+            if infos[name]["type"] != "directory" and is_picture(name):
+                yield self._item(files, name, infos[name])
+        for name in shown:
+            if infos[name]["type"] == "directory":
+                yield from self._walk(files, name)
 
     def __iter__(self) -> Iterator[Item | Bad]:
         """Its pictures, folder by folder, in the order of their names.
@@ -92,14 +118,7 @@ class Remote:
             if info["type"] == "file":
                 yield self._item(files, path, info)
                 return
-            for _, folders, found in files.walk(path, detail=True):
-                for name in sorted(folders):  # which is the order in which they are walked then
-                    info = folders.pop(name)
-                    if not name.startswith("."):
-                        folders[name] = info
-                for name in sorted(found):
-                    if not name.startswith(".") and is_picture(name):
-                        yield self._item(files, found[name]["name"], found[name])
+            yield from self._walk(files, path)
         except FileNotFoundError:
             raise InputError(f"{self.url!r} does not exist; check the URL") from None
         except OSError as error:

@@ -276,7 +276,7 @@ class Store(contextlib.AbstractContextManager["Store"]):
 
         Args:
             records: of each row.
-            rows: [n, D], stored as the manifest's type. None: only failures.
+            rows: [n, D], stored as the manifest's type; n is 0 where there are only failures.
             failures: what could not be used meanwhile.
 
         Raises:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from npsiglip.collection.items import Bad, Item, file_item, reason_of, text_item
+from npsiglip.collection.items import Bad, Flat, Item, file_item, reason_of, text_item
 from npsiglip.errors import InputError
 
 PATHS = ("path", "file", "file_name", "filename", "filepath", "image", "image_path")
@@ -37,7 +37,7 @@ def _guess(names: list[str], usual: tuple[str, ...], where: str) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Flat):
     """Files or texts that a table names.
 
     path: of a .csv, .tsv, .jsonl, or of any file with a text a line.
@@ -116,7 +116,7 @@ class Table:
                     elif value.strip():
                         yield self._item(value)
         except csv.Error as error:
-            yield Bad(self.path, f"it cannot be read as a table ({error})", self.name, self.path)
+            yield Bad(self.path, f"it cannot be read as a table ({error})", self.name, unfinished=True)
         except OSError as error:
             raise InputError(f"{self.path!r} cannot be read: {reason_of(error)}") from None
 
@@ -144,7 +144,7 @@ def names_of(stream: Callable[[int], bytes]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(Flat):
     """Files that a stream names, such as standard input."""
 
     stream: Callable[[int], bytes]
@@ -158,7 +158,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Lines:
+class Lines(Flat):
     """Texts that a stream holds, one a line."""
 
     stream: Callable[[int], bytes]

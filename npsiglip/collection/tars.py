@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from npsiglip.collection.items import Bad, Item, read_part, reason_of
+from npsiglip.collection.items import SEPARATOR, Bad, Flat, Item, read_part, reason_of
 from npsiglip.collection.walk import is_picture
 from npsiglip.errors import InputError
 
-SEPARATOR = "::"
-
 
 @dataclass(frozen=True)
-class Tar:
+class Tar(Flat):
     """The pictures in a tar that is not compressed; the time of each is that of the tar.
 
     path: of the tar, absolute.
@@ -56,6 +54,20 @@ class Tar:
             if not begun:
                 raise InputError(f"{self.path!r}: {why}") from None
             yield Bad(self.path, why, self.name, self.path + SEPARATOR)
+
+
+def read_member(path: str, name: str) -> bytes:
+    """A member of a tar, by its name.
+
+    Raises:
+        InputError: there is no such member.
+        OSError, tarfile.TarError: it cannot be read.
+    """
+    with tarfile.open(path, "r:", errors="surrogateescape") as archive:
+        for member in archive:
+            if member.name == name:
+                return read_part(path, member.offset_data, member.size)
+    raise InputError(f"{path!r} has no member {name!r}")
 
 
 def is_tar(path: str) -> bool:

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from npsiglip.collection.items import Bad, Item, file_item, key_bytes, reason_of
+from npsiglip.collection.items import SEPARATOR, Bad, Item, file_item, key_bytes, reason_of
+from npsiglip.errors import InputError
 from npsiglip.images.kinds import COMMON_SUFFIXES
 
 MAGIC = re.compile(r"[*?[]")
@@ -41,10 +42,17 @@ def _one(token: str) -> str:
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
-    """A shell's pattern of a path, in which `**` stands for any number of folders."""
+    """A shell's pattern of a path, in which `**` stands for any number of folders.
+
+    Raises:
+        InputError: it is none.
+    """
     if glob == "**" or glob.endswith("/**"):
         glob += "/*"
-    return re.compile("".join(map(_one, _TOKEN.findall(glob))) + r"\Z", re.DOTALL)
+    try:
+        return re.compile("".join(map(_one, _TOKEN.findall(glob))) + r"\Z", re.DOTALL)
+    except re.error as error:
+        raise InputError(f"the pattern {glob!r} cannot be: {error}; expected one such as '*.jpg' or '[a-z]*'") from None
 
 
 def split_glob(text: str) -> tuple[str, str]:
@@ -61,11 +69,27 @@ class Folder:
     root: the folder, an absolute path.
     ignore: shell patterns: of a name, or, if a "/" is in one, of a path from the root on.
     glob: a pattern that paths from the root on have to match; empty: all pictures.
+
+    Raises:
+        InputError: a pattern that is none.
     """
 
     root: str
     ignore: tuple[str, ...] = ()
     glob: str = ""
+
+    def __post_init__(self) -> None:
+        _pattern(self.glob)
+
+    @property
+    def prefix(self) -> str:
+        """What keys under it begin with."""
+        return self.root.rstrip("/") + "/"
+
+    def is_gone(self, key: str) -> bool:
+        """Whether a file under it is there no more; a member of a tar is there while the tar is."""
+        ends = [len(key), *(found.start() for found in re.finditer(SEPARATOR, key))]
+        return not any(os.path.lexists(key[:end]) for end in ends)
 
     @property
     def name(self) -> str:

@@ -14,10 +14,10 @@ from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from npsiglip.collection import tables
-from npsiglip.collection.items import Bad, Item, file_item, key_bytes
-from npsiglip.collection.remote import Remote
+from npsiglip.collection.items import SEPARATOR, Bad, Flat, Item, file_item, key_bytes
+from npsiglip.collection.remote import Remote, read_url
 from npsiglip.collection.tables import Lines, Names, Table
-from npsiglip.collection.tars import Tar, is_tar
+from npsiglip.collection.tars import Tar, is_tar, read_member
 from npsiglip.collection.walk import MAGIC, Folder, check_ignore, split_glob
 from npsiglip.errors import InputError
 
@@ -33,12 +33,19 @@ class Source(Protocol):
     def name(self) -> str:
         """What it is of."""
 
+    @property
+    def prefix(self) -> str:
+        """What the keys of all that lies under it begin with; empty if nothing lies under it."""
+
+    def is_gone(self, key: str) -> bool:
+        """Whether what lies under it, and was listed elsewhere, is there no more."""
+
     def __iter__(self) -> Iterator[Item | Bad]:
         """What it lists."""
 
 
 @dataclass(frozen=True)
-class Single:
+class Single(Flat):
     """A file that is named by itself."""
 
     path: str
@@ -81,6 +88,22 @@ WHOLE = Part(1, 1)
 
 def _read_stdin(size: int) -> bytes:
     return sys.stdin.buffer.read(size)
+
+
+def read_key(key: str) -> bytes:
+    """The content of a picture, by its key.
+
+    Raises:
+        InputError: it is gone.
+        OSError, tarfile.TarError: it cannot be read.
+    """
+    if _URL.match(key):
+        return read_url(key)
+    for found in re.finditer(SEPARATOR, key):
+        if os.path.isfile(key[: found.start()]):  # noqa: PTH113
+            return read_member(key[: found.start()], key[found.end() :])
+    with open(key, "rb") as file:  # noqa: PTH123
+        return file.read()
 
 
 def source_of(place: str, kind: str, ignore: tuple[str, ...], column: str | None) -> Source:

@@ -3,6 +3,8 @@
 Covers cli/collections.py, cli/sheet.py and collection/hits.py as well.
 """
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,10 +118,13 @@ def test_a_sentence_for_words(collection, model):
 
 def test_sheets(collection, tmp_path, images):
     (tmp_path / images[2]).unlink()  # gone since it was embedded
+    Image.new("RGB", (50, 50), (250, 3, 7)).save(tmp_path / images[0])
     assert search(collection, "a <cat>", "a dog", "--sheet", "s.png").exit_code == 0
     with Image.open("s.png") as picture:
         assert picture.width == 5 * 234 + 10
-        assert picture.convert("L").getextrema() != (255, 255)
+        colours = {colour: count for count, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert colours[250, 3, 7] == 2 * 50 * 50
+    assert colours[187, 187, 187] >= 2 * 224 * 224  # the one that is gone, and edges of letters
     assert search(collection, "a <cat>", "--sheet", "s.html").exit_code == 0
     page = (tmp_path / "s.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 3
@@ -179,3 +184,14 @@ def test_the_folder_of_the_index_may_stand_in_a_variable(command, monkeypatch):
     result = invoke(*command)
     assert result.exit_code == 1
     assert "'elsewhere' does not exist" in result.stderr
+
+
+def test_a_sheet_shows_members_of_tars(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (50, 50), (250, 3, 7)).save("red.png")
+    with tarfile.open("t.tar", "w") as tar:
+        tar.add("red.png", "it.png")
+    assert invoke("index", "t.tar", "-i", "tarred", "--model", TINY).exit_code == 0
+    assert search("tarred", "a", "--sheet", "s.png").exit_code == 0
+    with Image.open("s.png") as picture:
+        assert (2500, (250, 3, 7)) in picture.convert("RGB").getcolors(1 << 24)

@@ -20,6 +20,7 @@ from npsiglip import Index
 from npsiglip.collection import build as building
 from npsiglip.collection.build import build
 from npsiglip.collection.damage import check
+from npsiglip.collection.items import Flat
 from npsiglip.collection.merge import merge
 from npsiglip.collection.store import Store
 from npsiglip.collection.where import Part, Where
@@ -142,8 +143,13 @@ def test_a_folder_in_which_nothing_is_left_may_be_a_disk_that_is_not_there(photo
 
 def test_a_folder_that_cannot_be_read_loses_nothing(photos, tmp_path, model, monkeypatch):
     run(photos, tmp_path / "index", model)
+    parts = [Where([photos], part=Part(i, 2)) for i in (1, 2)]
+    before = [build(part, tmp_path / f"{i}", model).items for i, part in enumerate(parts)]
     lock_folders(monkeypatch, "odd")
     assert counts(run(photos, tmp_path / "index", model)[0]) == {"items": 20, "same": 10, "failed": 1}
+    after = [build(part, tmp_path / f"{i}", model) for i, part in enumerate(parts)]
+    assert [built.items for built in after] == before
+    assert sum(built.failed for built in after) == 1  # told by the part that has it
 
 
 def test_nothing_to_embed(tmp_path, model):
@@ -194,7 +200,7 @@ def test_files_that_vanish_or_change_while_they_are_read(photos, tmp_path, model
     paths = sorted(map(str, photos.rglob("*.png")))
     where = Where([photos])
 
-    class Source:
+    class Source(Flat):
         name = str(photos)
 
         def __iter__(self):
@@ -372,6 +378,8 @@ def test_it_is_searched_by_words_pictures_and_likeness(photos, tmp_path, model):
     assert (first.key, first.probability) == (paths[5], None)
     near = np.argsort(-(pictures @ pictures[5]), kind="stable")
     assert [hit.key for hit in index.similar(paths[5], 2)] == [paths[i] for i in near if i != 5][:2]
+    assert index.similar(f"{photos}/even/../odd/{Path(paths[-1]).name}", 1) == index.similar(paths[-1], 1)
+    assert index.search([]) == []
     with pytest.raises(InputError, match="is not in the index"):
         index.similar("other.png")
 

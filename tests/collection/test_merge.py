@@ -113,3 +113,22 @@ def test_what_cannot_be_put_together(tmp_path, store):
         merge([], tmp_path / "all")
     with pytest.raises(InputError, match="is no index and is not empty"):
         merge([store.folder], tmp_path / "other")
+
+
+def test_a_merge_that_fails_leaves_nothing(tmp_path, store, monkeypatch):
+    Store.create(tmp_path / "other", manifest()).close()
+    real = Store.add
+
+    def add(self, *arguments):
+        real(self, *arguments)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "add", add)
+    with pytest.raises(OSError, match="No space"):
+        merge([store.folder, tmp_path / "other"], tmp_path / "all")
+    assert list((tmp_path / "all").iterdir()) == []
+    monkeypatch.undo()
+    next(store.folder.glob("*.npy")).write_bytes(b"damaged")
+    with pytest.raises(InputError):
+        merge([store.folder], tmp_path / "all")
+    assert list((tmp_path / "all").iterdir()) == []

@@ -13,10 +13,11 @@ import random
 import re
 import sys
 import tarfile
+from datetime import UTC, datetime
 
 import pytest
 
-from npsiglip.collection import tables, where
+from npsiglip.collection import remote, tables, where
 from npsiglip.collection.items import Bad, Item, key_bytes, key_of
 from npsiglip.collection.where import Part, Where
 from npsiglip.errors import InputError
@@ -315,3 +316,25 @@ def test_a_file_that_changes_or_vanishes(tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="vanished"):
         item.opener()
+
+
+def test_a_pattern_that_is_none(photos):
+    with pytest.raises(InputError, match=r"the pattern '\[z-a\]\*.png' cannot be"):
+        Where([f"{photos}/[z-a]*.png"])
+
+
+def test_a_picture_by_its_key(photos, tmp_path):
+    with tarfile.open(tmp_path / "a::b.tar", "w") as tar:
+        tar.add(next(photos.rglob("*.png")), "in/it.png")
+    for place in (photos, tmp_path / "a::b.tar", f"file://{photos}"):
+        for item in Where([place]):
+            if not isinstance(item, Bad):
+                assert where.read_key(item.key) == item.opener()
+    with pytest.raises(InputError, match="has no member"):
+        where.read_key(f"{tmp_path}/a::b.tar::other.png")
+
+
+def test_a_remote_file_has_the_time_or_the_version_that_it_tells():
+    assert remote._time({"LastModified": datetime.fromtimestamp(5, UTC)}) == 5_000_000_000
+    assert remote._time({"ETag": "a"}) == remote._time({"ETag": "a"}) != remote._time({"ETag": "b"}) != -1
+    assert remote._time({"size": 3}) == -1
