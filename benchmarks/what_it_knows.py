@@ -3,7 +3,8 @@
 DATA is the folder that `golden/make_builtin_data.py` fills. Emoji of the designers of the training are shown in other
 renderings: at another size, placed, turned and on backgrounds drawn from another seed. Every picture is put against
 the names of its whole source: some 1,900 emoji, 344 words. OpenMoji's, the drawings, groceries and clothes that are
-measured are not those of the training. A name longer than the model reads is cut, as in training.
+measured are not those of such a training (docs/pairs.md); the model that comes with this package has not seen any of
+this. A name longer than the model reads is cut, as in training.
 
 Leaves out: the world, which `benchmarks/what_it_sees.py` and `benchmarks/other_pictures.py` measure.
 """

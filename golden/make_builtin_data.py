@@ -1,7 +1,7 @@
-"""Gathers what the built-in model is trained on: `python golden/make_builtin_data.py --tars TARS --out DATA`.
+"""Gathers pictures to train a model on: `python golden/make_builtin_data.py --tars TARS --out DATA`.
 
-Emoji come from npm's packages, at the versions below; pictures that are drawn as SVG become PNG. TARS holds the
-photographs and drawings, made from their public sources:
+Emoji, drawings, groceries, clothes. Emoji come from npm's packages, at the versions below; pictures that are drawn as
+SVG become PNG. TARS holds the photographs and drawings, made from their public sources:
 
     grocery/grocery-train.tar, grocery-val.tar   Grocery Store Dataset (MIT), official splits: shorter side 112 pixels,
                                                  a JSON beside each picture with `fine` and `coarse`

@@ -35,7 +35,7 @@ LONG_PAGES = ("test_python_prints_what_the_page_shows[docs/numerics.md]",)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that take ten seconds or compile much run with NPSIGLIP_SLOW=1, as .ci/run does: `pytest -m slow`."""
+    """Tests that take ten seconds or more, or compile much, run with NPSIGLIP_SLOW=1: `pytest -m slow`."""
     for item in items:
         if any(part in item.nodeid for part in (*LESSER_CPUS, *LONG_PAGES)):
             item.add_marker(pytest.mark.slow)

@@ -55,7 +55,7 @@ def export(
 ) -> None:
     """Write the rows of an index for other programs, and the names of the items beside them.
 
-    For USearch, all rows with their numbers: `npsiglip search --usearch FILE` searches by it.
+    For USearch, all rows with their numbers: `npsiglip search QUERY --usearch FILE` searches by it.
     """
     from npsiglip.atomic import write_all
     from npsiglip.collection.approximate import write_usearch

@@ -211,6 +211,7 @@ def probe(tower: SigLIP, pairs: Pairs, loss: str = "softmax", folds: int = 5, pr
     classes = classes[np.searchsorted(indices, found.index)]
     _check_counts(names, classes)
     x, mean, deviation = standardized(found.zimg)
+    folds = min(folds, len(classes))  # of one picture each
     chosen = choose(x, classes, len(names), loss, folds, progress)
     fitted = fit(x, classes, len(names), chosen.strength, loss)
     w = fitted.w / deviation[:, None]

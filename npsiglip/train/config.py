@@ -10,7 +10,9 @@ beta2 0.95, gradients clipped at norm 1, t' = log 10, bias -10, decay of the wei
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -210,6 +212,17 @@ def defaults() -> dict[str, Any]:
         for entry in fields(kind)
         if entry.default is not MISSING
     }
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """Those of every setting, and those of a source, without `data.sources.` and its number."""
+    return defaults() | flat(asdict(SourceSettings("world")))
+
+
+def default_of(key: str) -> Any:
+    """The default of a setting by its dotted name; None if it has none."""
+    return _defaults().get(re.sub(r"^data\.sources\.\d+\.", "", key))
 
 
 def _check_phases(config: Config) -> None:

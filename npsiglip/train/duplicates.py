@@ -1,19 +1,21 @@
 """Pictures of the tests that are in the sources as well: told at the start of a run, since what they measure is memory.
 
-Nothing is left out for it, and no weight changes. It takes the seconds of `run.duplicate_seconds` at most: the tests
-have half of them, and what is looked at of larger collections is drawn at random.
+Nothing is left out for it, and no weight changes. It looks at pictures for the seconds of `run.duplicate_seconds` at
+most: the tests have half of them, and what is looked at of larger collections is drawn at random. Sources are opened
+anew for it, without what augmentation does to strokes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from npsiglip.evaluation.duplicates import Looks, looks_of, same
 from npsiglip.pairs.base import Pairs
 from npsiglip.pairs.opening import of_class, open_pairs
-from npsiglip.pairs.settings import SourceSettings
+from npsiglip.pairs.settings import AugmentSettings, SourceSettings
 from npsiglip.train.config import Config
 from npsiglip.train.progress import Watcher
 
@@ -31,7 +33,7 @@ def _look(listed: Sequence[SourceSettings], where: str, end: float) -> list[_See
     own = [(i, settings) for i, settings in enumerate(listed) if settings.kind != "world"]
     found = []
     for left, (i, settings) in zip(range(len(own), 0, -1), own, strict=True):
-        pairs = open_pairs(settings, f"{where}[{i}]")
+        pairs = open_pairs(replace(settings, augment=AugmentSettings()), f"{where}[{i}]")  # as they are
         seconds = max(0.0, end - time.monotonic()) / left
         looks = looks_of(pairs, of_class(pairs, settings), seconds)
         found.append(_Seen(settings.name or settings.kind, pairs, looks))

@@ -171,6 +171,13 @@ def fitting(folder: str | Path, config: SigLIPConfig, tower: str = "") -> tuple[
     prefix = f"{tower}." if tower else ""
     shapes = {name: shape for name, shape in param_shapes(config).items() if name.startswith(prefix)}
     found = {name: shape for name, shape in param_shapes(checkpoint.config).items() if name.startswith(prefix)}
+    if tower == "text" and checkpoint.config.text and config.text:
+        width, new = checkpoint.config.text.projection_dim, config.text.projection_dim
+        if width != new:
+            raise InputError(
+                f"the text tower of {folder} projects to {width} numbers, and model.image.width is {new}: give the new "
+                f"image tower a width of {width}"
+            )
     for name in {**shapes, **found}:
         if shapes.get(name) != found.get(name):
             has, wanted = (list(s[name]) if name in s else "nothing" for s in (found, shapes))

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import CheckpointError, InputError
-from npsiglip.train.config import defaults
+from npsiglip.train.config import default_of
 from npsiglip.train.flat import Flat
 
 FILE = "checkpoint.safetensors"
@@ -81,11 +81,10 @@ def save(folder: Path, state: State, params: Flat, m: Flat, v: Flat, locked: Col
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each setting that is not what it was; one that was not there yet had its default."""
-    default = defaults()
     return [
         f"{key}: {before.get(key, 'not set')!r} in the checkpoint, {now.get(key, 'not set')!r} now"
         for key in sorted({*before, *now})
-        if before.get(key, default.get(key)) != now.get(key)
+        if before.get(key, default_of(key)) != now.get(key)
     ]
 
 

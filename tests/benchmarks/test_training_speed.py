@@ -32,6 +32,7 @@ def test_both_sides_see_the_same(folder, tmp_path):
             for step in range(3):
                 ours, (pixels, ids) = batches.get(), theirs[step]
                 np.testing.assert_array_equal(ours.ids, ids)
+                # numbers up to 1 in float32, rounded three times
                 np.testing.assert_allclose(ours.pixels, pixels.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-6)
 
 

@@ -138,7 +138,9 @@ def test_pictures_of_any_aspect_ratio(tmp_path):
     checkpoint, pictures = Checkpoint.open(tmp_path), [Image.new("RGB", size, (9, 99, 200)) for size in SIZES]
     features = features_of(tower_of(checkpoint), pictures).astype(np.float64)
     expected = features @ checkpoint["classifier.w"] + checkpoint["classifier.b"]
-    np.testing.assert_allclose(SigLIP.from_pretrained(tmp_path).class_logits(pictures), expected, rtol=1e-5, atol=1e-5)
+    # float32 against float64: some roundings of the terms, which are larger than their sum
+    size = np.abs(features) @ np.abs(checkpoint["classifier.w"]) + np.abs(checkpoint["classifier.b"])
+    assert np.all(np.abs(SigLIP.from_pretrained(tmp_path).class_logits(pictures) - expected) <= 8 * 2.0**-24 * size)
 
 
 def test_a_bad_picture_is_passed_over(tiny, shapes, tmp_path):

@@ -8,6 +8,8 @@ from random import Random
 import numpy as np
 
 from npsiglip.pairs.drawings import drawn, shaken
+from npsiglip.pairs.opening import open_pairs
+from tests.helpers import pairs_data
 
 ROUNDING = 1e-12  # of numbers up to 255
 
@@ -50,3 +52,12 @@ def test_a_drawing_as_large_as_the_square_is_shrunk_to_fit():
 def test_shaken_drawings_differ_and_are_the_same_again():
     alpha = [np.asarray(drawn(HOUSE, Random(seed), shake=1.0))[..., 3].tobytes() for seed in (1, 2, 1)]
     assert alpha[0] == alpha[2] != alpha[1]
+
+
+def test_the_setting_shakes_what_is_read(tmp_path):
+    path = str(pairs_data.drawings(tmp_path / "d.ndjson.gz"))
+    still, moved = (
+        open_pairs(pairs_data.settings(kind="drawings", path=path, augment={"shake": shake}), "here")
+        for shake in (0, 1)
+    )
+    assert still.read(0, Random(1)).tobytes() != moved.read(0, Random(1)).tobytes()

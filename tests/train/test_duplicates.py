@@ -60,3 +60,12 @@ def test_a_run_tells_once_and_has_the_same_weights(root, tmp_path):
     other = run(tmp_path / "other", settings(root, "leaking", 0, world=()), watcher=silent)
     assert not any(line.startswith("duplicates:") for line in resumed.told + silent.told)
     assert other.state.settings == saving.load_state(tmp_path / "run").settings
+
+
+def test_strokes_that_are_shaken_are_found_as_they_are(tmp_path):
+    path = str(pairs_data.drawings(tmp_path / "d.ndjson.gz"))
+    sources = [{"kind": "drawings", "path": path, "augment": {"shake": 1.0}}]
+    tests = [{"kind": "drawings", "path": path, "name": "held out"}]
+    watcher = Recorder()
+    report_duplicates(config(data={"sources": sources, "tests": tests}), watcher)
+    assert "pictures of the test 'held out' are in the source 'drawings' as well" in watcher.told[0]

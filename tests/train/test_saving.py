@@ -10,6 +10,7 @@ from npsiglip.train import saving
 from npsiglip.train.flat import Flat
 from npsiglip.train.saving import State
 from tests.helpers.arrays import normal
+from tests.helpers.train_standin import config
 
 SHAPES = {"a.w": (3, 5), "b": (), "c": (20_000,)}
 
@@ -88,6 +89,16 @@ def test_other_settings_are_told(tmp_path):
         "- train.batch: 4 in the checkpoint, 8 now",
         "- train.lock: 'not set' in the checkpoint, 'image' now",
     ]
+
+
+def test_settings_of_sources_that_were_not_there_yet_had_their_defaults(tmp_path):
+    source = {"kind": "classes", "path": ["x"], "augment": {"crop": 0.5}}
+    now = config(data={"sources": [source]}).deciding()
+    old = {key: value for key, value in now.items() if not key.endswith((".shake", ".outline"))}
+    assert len(old) == len(now) - 2
+    assert saving.differences(old, now) == []
+    other = config(data={"sources": [source | {"augment": {"crop": 0.5, "shake": 0.5}}]}).deciding()
+    assert saving.differences(old, other) == ["data.sources.0.augment.shake: 'not set' in the checkpoint, 0.5 now"]
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])

@@ -19,7 +19,7 @@ from npsiglip.train.config import read_config
 from npsiglip.train.starting import SHAPES
 from npsiglip.train.trainer import Trainer
 from tests.helpers.golden_data import TINY
-from tests.helpers.model_folders import BOTH, edit_json
+from tests.helpers.model_folders import BOTH
 from tests.helpers.openclip_golden import copy_folder
 from tests.helpers.train_runs import Recorder, bits, evaluation, run
 from tests.helpers.train_standin import StandIn, config, tables
@@ -164,13 +164,22 @@ def test_models_that_training_cannot_start_from(tmp_path, changed, train, messag
         settings(write(tmp_path / "model", changed), **train)
 
 
-def test_other_vocabularies(tmp_path):
-    folder = write(tmp_path / "model", BOTH)
-    edit_json(folder / "config.json", lambda content: content["text_config"].update(vocab_size=256_000))
-    with pytest.raises(CheckpointError):  # the headers say something else
-        settings(folder)
+def test_models_that_training_does_not_compute(tmp_path):
+    second = replace(BOTH, text=replace(BOTH.text, vocab_size=256_000))
+    with pytest.raises(InputError, match="has SigLIP 2's vocabulary"):
+        settings(write(tmp_path / "second", second))
+    headless = replace(BOTH, image=replace(BOTH.image, head=False), text=None)
+    with pytest.raises(InputError, match="has no MAP head"):
+        settings(write(tmp_path / "headless", headless))
     with pytest.raises(CheckpointError, match="does not exist"):
         settings(tmp_path / "nowhere")
+
+
+def test_a_new_image_tower_has_the_width_that_the_text_tower_projects_to(tmp_path, first):
+    content = tables(train={"init": str(first), "lock": "text"})
+    content["model"] = {"image": content["model"]["image"] | {"width": 48}}
+    with pytest.raises(InputError, match=r"projects to \d+ numbers, and model.image.width is 48: give the new"):
+        run(tmp_path / "run", read_config(content))
 
 
 def test_shapes_that_differ_are_refused(tmp_path):
