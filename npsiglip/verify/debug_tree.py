@@ -89,6 +89,8 @@ def _read(folder: Path, value: str) -> Array:
         raise ValueError(f"{value} is no safetensors file beside the tree")
     with safe_open(file, "np") as opened:
         names = list(opened.keys())
+        if len(names) != 1:
+            raise ValueError(f"{value} holds {len(names)} tensors instead of one")
         return np.asarray(opened.get_tensor(names[0]))
 
 

@@ -94,6 +94,11 @@ def test_what_is_no_tree(tmp_path):
     found = read_traces(file)
     with pytest.raises(InputError, match="is no safetensors file beside the tree"):
         found["vision_model.post_layernorm"]
+    file.write_text(text, encoding="utf-8")
+    for path in tmp_path.glob("*post_layernorm*.safetensors"):
+        save_file({}, path)
+    with pytest.raises(InputError, match="holds 0 tensors instead of one"):
+        read_traces(file)["vision_model.post_layernorm"]
     (tmp_path / f"Other{FULL}").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="holds 2 debug trees"):
         read_traces(tmp_path)
