@@ -70,7 +70,8 @@ class Truth:
         return {**self.inputs, **dict(forward(Context(self.config, self.params), self.ops, self.inputs))}
 
 
-def _cosine(a: Array, b: Array) -> float:
+def cosine(a: Array, b: Array) -> float:
+    """Of two arrays as vectors; NaN if one is zero or not finite."""
     size = norm(a) * norm(b)
     return float(np.sum(a * b) / size) if 0 < size < float("inf") else float("nan")
 
@@ -104,7 +105,7 @@ def compare_taps(truth: Truth, golden: Mapping[str, Array], candidate: Mapping[s
                 distance(step.expected, wanted, unit),
                 step.added,
                 step.floor,
-                _cosine(step.found, wanted),
+                cosine(step.found, wanted),
                 diverges,
                 where(step.found - step.expected, step.op, truth.config, truth.inputs) if diverges else "",
                 best_fit(step.found, step.expected) if diverges else None,

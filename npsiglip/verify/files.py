@@ -36,7 +36,7 @@ class Tensors(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         try:
             return self._readers[name]()
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
             raise InputError(f"{self.source}: {name} cannot be read ({error}): write the trace again") from None
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor

@@ -7,7 +7,7 @@ and v in one tensor, heads apart, stacked blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,15 +31,19 @@ SCHEMES = {"npsiglip": ("npsiglip",), "hf": ("hf",), "timm": ("timm", "timm alon
 
 
 class Found(NamedTuple):
-    """Where a candidate's gradients are: whose names, our parameter -> their name and its place, the loss's name."""
+    """Where a candidate's gradients are: whose names, our parameter -> their name and its place, the loss's name.
+
+    `beside`: names of the same parameters that are not taken for gradients, since others say that they are.
+    """
 
     scheme: str
     places: dict[str, tuple[str, Layout]]
     loss: str | None
+    beside: frozenset[str] = frozenset()
 
     @property
     def names(self) -> set[str]:
-        """Of all of these."""
+        """Of all gradients, and of the loss."""
         return {theirs for theirs, _ in self.places.values()} | ({self.loss} if self.loss else set())
 
 
@@ -96,17 +100,20 @@ def _own_axes(x: Array, truth: Array) -> tuple[str, Array] | None:
     return best if ways[0][0] or distance(best[1], truth, unit) < 0.1 * distance(ways[0][1], truth, unit) else ways[0]
 
 
-def find_gradients(candidate: Mapping[str, Any], config: SigLIPConfig, names: str) -> Found | None:
-    """Which of a candidate's tensors are gradients, or None.
+def find_gradients(candidate: Collection[str], config: SigLIPConfig, names: str, taps: set[str]) -> Found | None:
+    """Which of a candidate's tensors are the loss and gradients; None if none is.
 
     Args:
-        candidate: names -> arrays, taps among them.
+        candidate: its names, those of taps among them.
         config: of the model.
         names: whose names these are; "auto": whoever's table knows most of them.
+        taps: those of its names that are known to be of taps.
     """
     theirs: dict[str, str] = {}
     for name in candidate:
-        theirs.setdefault(plain(name), name)
+        key, marked = plain(name), is_marked(name)
+        if (marked or name not in taps) and (key not in theirs or (marked and not is_marked(theirs[key]))):
+            theirs[key] = name
     wanted = None if names == "auto" else SCHEMES.get(names, ())
     best = Found("", {}, theirs.get(LOSS))
     for scheme, places in _places(config, list(theirs)):
@@ -114,8 +121,10 @@ def find_gradients(candidate: Mapping[str, Any], config: SigLIPConfig, names: st
         if (wanted is None or scheme in wanted) and len(known) > len(best.places):
             best = best._replace(scheme=scheme.split()[0], places=known)
     # scalars alone, without a word of gradients, are logit_scale and logit_bias themselves
-    told = any(place.shape not in ((), (1,)) or is_marked(name) for name, place in best.places.values())
-    return best if told else None
+    if any(place.shape not in ((), (1,)) or is_marked(name) for name, place in best.places.values()):
+        keys = {place.key for _, place in best.places.values()}
+        return best._replace(beside=frozenset(n for n in candidate if plain(n) in keys) - best.names - taps)
+    return Found("", {}, best.loss) if best.loss else None
 
 
 def read_gradients(
@@ -133,7 +142,7 @@ def read_gradients(
         InputError: tensors that hold no numbers.
     """
     shown = Shown({}, None, [], [])
-    if found.scheme != "npsiglip":
+    if found.scheme not in ("", "npsiglip"):
         shown.assumed.append(f"names of gradients are those of {found.scheme}")
     orders: dict[str, str] = {}
     weights: list[str] = []
@@ -156,9 +165,25 @@ def read_gradients(
         shown.assumed.append(f"{len(weights)} tensors are weights and no gradients, such as {weights[0]}")
         if not any(x.size > 1 for x in shown.grads.values()):
             shown.grads.clear()
-    if found.loss is not None and np.size(candidate[found.loss]) == 1:
-        return shown._replace(loss=float(_numbers(candidate, found.loss).reshape(())))
-    return shown
+    if found.loss is None:
+        return shown
+    loss = _numbers(candidate, found.loss)
+    if loss.size != 1:
+        shown.wrong.append(f"{found.loss} is {list(loss.shape)}, and the loss is one number")
+        return shown
+    return shown._replace(loss=float(loss.reshape(())))
+
+
+def weights_among(found: Found, candidate: Mapping[str, Any], params: Mapping[str, Array]) -> set[str]:
+    """The names of tensors that could be gradients and are the parameters themselves."""
+    return {
+        theirs
+        for name, (theirs, place) in found.places.items()
+        if not is_marked(theirs)
+        and np.size(x := np.asarray(candidate[theirs])) == np.size(params[name])
+        and x.dtype.kind in "fV"
+        and _is_weight(np.sort(_numbers(candidate, theirs), axis=None), np.sort(np.ravel(params[name])))
+    }
 
 
 def _numbers(candidate: Mapping[str, Any], name: str) -> Array:

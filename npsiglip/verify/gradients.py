@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from npsiglip.verify.arithmetic import EXACT, HONEST, ROUNDING, Arithmetic
 from npsiglip.verify.backward import GRAD, LOSS, LOSS_OP, Gradients, check_pairs, gradients, taps_of
-from npsiglip.verify.compare import Tap, Truth
-from npsiglip.verify.diagnose import Match
+from npsiglip.verify.compare import Tap, Truth, cosine
+from npsiglip.verify.diagnose import LIMITS, Match
 from npsiglip.verify.gradient_names import Shown
 from npsiglip.verify.mistakes_gradients import SLIPS
 from npsiglip.verify.operations import Context, Op
@@ -24,8 +24,6 @@ from npsiglip.verify.replay import distance, norm
 from npsiglip.verify.where import best_fit
 
 Array = NDArray[Any]
-LIMITS = {"float32": 8.0, "bfloat16": 4.0, "float16": 5.0}
-"""How many times its noise floor a gradient of an honest port may be off: see docs/verify.md for the evidence."""
 JITTERS = 4  # honest runs of which every result is moved by up to a last place, beside those that are not
 ZERO = ".attn.k.b"  # the gradient of this is zero: softmax does not see the bias of keys
 SAME = 0.02  # a factor on all gradients is one of N, 1 / N or -1 to so much
@@ -156,10 +154,10 @@ def compare_gradients(true: TrueGradients, shown: Shown, dtype: str, explain: bo
     Args:
         true: of the model.
         shown: of the candidate.
-        dtype: what it computes in; int8 counts as float32.
+        dtype: what it computes in; int8 counts as float32, since 8 bits have no gradients of their own.
         explain: whether mistakes are looked for: not if the forward pass is wrong.
     """
-    dtype = dtype if dtype in LIMITS else "float32"
+    dtype = "float32" if dtype == "int8" else dtype
     limit, exact = LIMITS[dtype], true.exact
     loss_floor, floors = true.floors(dtype)
     grads = {name: shown.grads[name] for name in exact.grads if name in shown.grads}
@@ -184,17 +182,25 @@ def compare_gradients(true: TrueGradients, shown: Shown, dtype: str, explain: bo
     for part in parts:
         for name in (name for name in grads if exact.owner[name] is part.op):
             unit, wrong = true.unit(name), name in part.wrong
-            error, size = off[name] / unit, norm(grads[name]) * norm(exact.grads[name])
-            cosine = float(np.sum(grads[name] * exact.grads[name]) / size) if 0 < size < np.inf else float("nan")
+            error = off[name] / unit
+            found_at = _where(grads[name], exact.grads[name]) if wrong else ""
+            fit = best_fit(grads[name], exact.grads[name]) if wrong and grads[name].size > 2 else None
             taps.append(
                 Tap(
-                    GRAD + name, part.op.kind, error, error if part.inherited and wrong else 0.0, error,
-                    floors[name] / unit, cosine, wrong, _where(grads[name], exact.grads[name]) if wrong else "",
-                    best_fit(grads[name], exact.grads[name]) if wrong and grads[name].size > 2 else None,
+                    GRAD + name,
+                    part.op.kind,
+                    error,
+                    error if part.inherited and wrong else 0.0,
+                    error,
+                    floors[name] / unit,
+                    cosine(grads[name], exact.grads[name]),
+                    wrong,
+                    found_at,
+                    fit,
                     tuple(op.tap for op in part.suspects) if wrong else (part.op.tap,),
                     tuple(found.get(name, ())) if wrong else (),
                 )
-            )  # fmt: skip
+            )
     return taps
 
 
@@ -232,7 +238,7 @@ class _Judge:
     def _factor(self) -> tuple[str, float] | None:
         """A factor that all gradients have: its name, and what is left."""
         exact = self.true.exact.grads
-        one = {name: 1 / self.floors[name] ** 2 for name in self.grads}  # the surest count most
+        one = {name: 1 / self.floors[name] ** 2 for name in self.grads if exact[name].any()}  # the surest count most
         size = sum(one[name] * norm(exact[name]) ** 2 for name in one)
         factor = sum(one[name] * float(np.sum(self.grads[name] * exact[name])) for name in one) / (size or 1.0)
         if not np.isfinite(factor) or abs(factor) < 1e-12:

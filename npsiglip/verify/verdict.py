@@ -15,7 +15,7 @@ from npsiglip.verify.backward import GRAD
 from npsiglip.verify.compare import Tap, Truth, compare_taps
 from npsiglip.verify.golden import DECODED, RESIZED, Golden
 from npsiglip.verify.gradient_names import Found as FoundGradients
-from npsiglip.verify.gradient_names import Shown, find_gradients, read_gradients
+from npsiglip.verify.gradient_names import Shown, find_gradients, read_gradients, weights_among
 from npsiglip.verify.gradients import TrueGradients, compare_gradients
 from npsiglip.verify.inputs import compare_inputs
 from npsiglip.verify.layouts import arrangements, in_our_axes
@@ -52,8 +52,11 @@ def _split(x: Array, found: Found, golden: Golden) -> list[tuple[str, Array]]:
     return list(zip(found.ours, np.split(x, parts, axis=-1), strict=True))
 
 
-def _ids_of(x: Array) -> Array:
-    return np.asarray(x)[None] if np.ndim(x) == 1 else np.asarray(x)
+def _ids_of(x: Array) -> Array | None:
+    """Ids [K, L], also of one text, or as floats that are whole; None for anything else."""
+    if x.dtype.kind not in "iuf" or x.ndim not in (1, 2) or not np.all(np.isfinite(x)) or np.any(x != np.trunc(x)):
+        return None
+    return np.atleast_2d(x).astype(np.int64)
 
 
 def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned:
@@ -65,7 +68,11 @@ def align(candidate: Mapping[str, Array], golden: Golden, names: str) -> Aligned
     for one in found:
         for tap, part in _split(np.asarray(candidate[one.theirs]), one, golden):
             if tap == IDS:
-                aligned.taps[tap] = _ids_of(part)
+                ids = _ids_of(part)
+                if ids is None:
+                    aligned.wrong.append(f"{one.theirs} is {part.dtype} {list(part.shape)}, and ids are whole [K, L]")
+                else:
+                    aligned.taps[tap] = ids
                 continue
             if part.dtype.kind not in "fiuV" or part.dtype == np.dtype(object):
                 raise InputError(f"{one.theirs} holds {part.dtype}; expected numbers")
@@ -123,7 +130,7 @@ def guess_dtype(candidate: Mapping[str, Array]) -> str:
             return "bfloat16"
         if x.dtype == np.float16:
             return "float16"
-        if x.dtype.kind == "f" and x.size >= 16 and name not in (PIXELS, "pixel_values"):
+        if x.dtype.kind == "f" and x.size >= 16 and name not in (PIXELS, "pixel_values") and np.any(x):
             seen.append(np.asarray(x, np.float32).ravel()[:4096])
         if len(seen) == SAMPLES * 4:
             break
@@ -164,9 +171,11 @@ def verify(
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     whole = candidate
-    chosen, trained = dtype or guess_dtype(candidate), find_gradients(candidate, golden.config, names)
+    taps_shown = {one.theirs for one in read_names(candidate, names, golden)[1]}
+    trained = find_gradients(candidate, golden.config, names, taps_shown)
+    chosen = dtype or guess_dtype(_computed(candidate, golden, taps_shown, trained))
     if trained is not None:
-        candidate = _without(candidate, trained.names)
+        candidate = _without(candidate, trained.names | trained.beside)
     aligned = align(candidate, golden, names)
     assumed = [*aligned.assumed] + ([] if dtype else [f"it computes in {chosen}"])
     shown = {op.tap for op in golden.ops if op.tap in aligned.taps}
@@ -184,7 +193,8 @@ def verify(
         grads = back[1].grads
         coverage = Coverage(
             coverage.compared + len(grads) + (back[1].loss is not None),
-            (missing if shown else ()) + tuple(GRAD + name for name in back[0].exact.grads if name not in grads),
+            (missing if shown or not grads else ())
+            + tuple(GRAD + name for name in back[0].exact.grads if grads and name not in grads),
             coverage.unknown,
         )
     elif refused:
@@ -198,7 +208,7 @@ def verify(
         return cannot(f"none of its {len(candidate)} names is one of {names}; {hint}")
     if not shown and not inputs and refused:
         return cannot(refused)
-    if not shown and not inputs and (back is None or not back[1].grads):
+    if not shown and not inputs and (back is None or not (back[1].grads or back[1].loss is not None)):
         return cannot(
             f"none of its {len(candidate)} names is known, such as {next(iter(candidate), 'none')!r}; give --names, or "
             "save tensors under the names of docs/glossary.md"
@@ -217,6 +227,8 @@ def verify(
     if back is not None:
         right = not any(tap.diverges for tap in taps)
         taps += compare_gradients(*back, chosen, explain=right)
+        if back[1].grads and chosen == "int8":
+            assumed.append("gradients are compared as float32, which 8 bits have none of their own")
         if not right:
             notes.append("gradients of a forward pass that is wrong are wrong, too: compare them when it is right")
     verdict = DIVERGES if any(tap.diverges for tap in taps) else CONFORMS
@@ -228,6 +240,14 @@ def verify(
             "of docs/glossary.md"
         )
     return Report(verdict, tuple(taps), coverage, chosen, tuple(assumed + notes), "", repeat)
+
+
+def _computed(
+    candidate: Mapping[str, Array], golden: Golden, taps: set[str], trained: FoundGradients | None
+) -> Mapping[str, Array]:
+    """What the candidate computed: taps, else gradients, else everything; not weights that lie beside them."""
+    own = taps or (trained.names - weights_among(trained, candidate, golden.params) if trained else set())
+    return {name: candidate[name] for name in candidate if name in own} if own else candidate
 
 
 def _without(candidate: Mapping[str, Array], names: set[str]) -> Mapping[str, Array]:
@@ -254,7 +274,7 @@ def replayable(shown: Mapping[str, Array], golden: Golden) -> Mapping[str, Array
         return shown
     if ids.shape[1] != golden.inputs[IDS].shape[1]:
         return {name: x for name, x in shown.items() if name != IDS and not name.startswith("text.")}
-    if ids.shape[0] != golden.inputs[IDS].shape[0] or ids.max() >= text.vocab_size:
+    if ids.shape[0] != golden.inputs[IDS].shape[0] or not 0 <= ids.min() <= ids.max() < text.vocab_size:
         return {name: x for name, x in shown.items() if name != IDS}
     return shown
 

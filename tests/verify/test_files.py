@@ -98,6 +98,15 @@ def test_nothing_is_unpickled_and_nothing_outside_is_read(tmp_path):
         read_traces(tmp_path / "t")["x"]
 
 
+@pytest.mark.parametrize("wrong", [{"dtype": "float33"}, {"shape": 4}, {"offset": None}])
+def test_a_manifest_that_makes_no_sense(tmp_path, wrong):
+    (tmp_path / "x.bin").write_bytes(bytes(8))
+    entry = {"file": "x.bin", "shape": [2], "dtype": "float32"} | wrong
+    (tmp_path / "manifest.json").write_text(json.dumps({"x": entry}))
+    with pytest.raises(InputError, match="x cannot be read"):
+        read_traces(tmp_path)["x"]
+
+
 def test_a_file_that_was_cut_short(tmp_path):
     path = write(tmp_path, "npz")
     path.write_bytes(path.read_bytes()[:-40])

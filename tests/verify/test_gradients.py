@@ -5,6 +5,7 @@ Covers verify/backward.py, verify/gradient_names.py and verify/mistakes_gradient
 
 import functools
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -17,7 +18,6 @@ from npsiglip.train.step import Gradients
 from npsiglip.verify import Golden, compare
 from npsiglip.verify.arithmetic import EXACT, HONEST
 from npsiglip.verify.backward import LOSS_OP, gradients, taps_of
-from npsiglip.verify.gradients import LIMITS
 from npsiglip.verify.html import page
 from npsiglip.verify.mistakes_gradients import FACTORS, GRADIENT_SUMMARIES, SLIPS, Slip
 from npsiglip.verify.operations import IDS, PIXELS, Context
@@ -25,6 +25,7 @@ from tests.helpers.golden_data import TINY
 from tests.helpers.train_steps import data, filled, flat_params
 
 PAIRS = 3
+FLOATS = ("float32", "bfloat16", "float16")
 
 
 @functools.cache
@@ -67,7 +68,7 @@ def test_they_are_those_of_the_reference():
         assert np.linalg.norm(golden[f"grad.{name}"] - x) <= 1e-12 * unit, name
 
 
-@pytest.mark.parametrize("dtype, variant", [(dtype, i) for dtype in LIMITS for i in range(len(HONEST[dtype]))])
+@pytest.mark.parametrize("dtype, variant", [(dtype, i) for dtype in FLOATS for i in range(len(HONEST[dtype]))])
 def test_honest_gradients_conform(dtype, variant):
     report, _ = judged(port(dtype, variant=variant), dtype)
     assert report.verdict == "conforms", report.sentence()
@@ -124,8 +125,10 @@ def test_what_is_not_known_is_located_and_not_named(tap, others):
     assert names == []
     assert set(report.first.stretch) == {tap, *others}  # what lies between this and the gradients that are right
     assert f"Suspect is the backward pass of {' or '.join(report.first.stretch)}; what lies behind" in report.sentence()
-    behind = [t.tap for t in report.taps if t.tap.startswith(f"grad.{tap.split('.')[0]}.blocks.02")]
-    assert not any(t.diverges for t in report.taps if t.tap in behind)
+    after = f"grad.{tap.split('.')[0]}.blocks.{int(tap.split('.')[2]) + 1:02d}."
+    behind = [t for t in report.taps if t.tap.startswith(after)]
+    assert len(behind) == 16
+    assert not any(t.diverges for t in behind)
 
 
 def stored(places, found):
@@ -210,3 +213,63 @@ def test_what_is_not_finite():
     report, names = judged(port() | {"grad.text.head.w": np.full_like(port()["grad.text.head.w"], np.nan)})
     assert (report.first.tap, names) == ("grad.text.head.w", [])
     assert "values are not finite" in report.sentence()
+
+
+def test_weights_beside_gradients_are_not_taken_for_them():
+    """Nor for what the port computes in: those of many models are whole numbers of bfloat16."""
+    model, golden = truth()
+    weights = {name: np.asarray(x).astype(ml_dtypes.bfloat16).astype(np.float32) for name, x in model._params.items()}
+    taps = {name: x for name, x in golden.computed("float32") if not name.startswith("grad.") and name != "loss"}
+    right = {name: np.asarray(x, np.float32) for name, x in port().items()}
+    report = compare(weights | taps | right, golden)
+    assert (report.verdict, report.dtype, report.coverage.unknown) == ("conforms", "float32", ())
+    seven = {name: x if name == "loss" else 7 * x for name, x in right.items()}
+    for beside in (taps, {}):
+        report = compare(weights | beside | seven, golden)
+        assert (report.verdict, report.dtype) == ("diverges", "float32"), report.sentence()
+        assert [match.name for match in report.diagnosis] == ["gradients_scaled"]
+    off = taps | {"image.blocks.00.attn.v": taps["image.blocks.00.attn.v"] * np.float32(1.001)}
+    assert compare(weights | off, golden).first.tap == "image.blocks.00.attn.v"
+
+
+def test_taps_that_are_called_like_parameters_are_taps():
+    """llama.cpp's `pos_embed` is what timm calls the table of positions."""
+    _, golden = truth()
+    taps = dict(golden.computed("float32"))
+    shown = {
+        "inp": taps["image.patch_embed"],
+        "pos_embed": taps["image.embed"],
+        "layer_out-0": taps["image.blocks.00.+mlp"],
+    }
+    for names in ("auto", "gguf"):
+        report = compare(shown, golden, names=names)
+        assert (report.verdict, report.coverage.compared) == ("conforms", 3), report.sentence()
+
+
+def test_the_loss_alone():
+    _, golden = truth()
+    loss = np.float32(golden["loss"])
+    report = compare({"loss": loss}, golden)
+    assert (report.verdict, report.coverage.compared) == ("conforms", 1)
+    assert compare({"loss": 3 * loss}, golden).verdict == "diverges"
+    assert compare({"loss": 3 * loss, "zimg": golden["zimg"]}, golden).first.tap == "loss"
+    report = compare(port() | {"loss": np.zeros(3)}, golden)
+    assert report.exit_code == 2
+    assert "loss is [3], and the loss is one number" in report.reason
+
+
+def test_gradients_that_are_exactly_zero():
+    """Of pixels that are zero: nothing comes back to the weights of patches."""
+    model, golden = truth()
+    blank = Golden(model, np.zeros_like(golden[PIXELS]), golden[IDS], gradients=True)
+    assert not np.any(blank["grad.image.patch_embed.w"])
+    found = {name: 2 * blank[name] for name in blank if name.startswith("grad.")}
+    report = compare(found, blank)
+    assert report.verdict == "diverges"
+    assert report.diagnosis[0].name == "gradients_scaled"
+
+
+def test_8_bits_have_no_gradients_of_their_own():
+    report, _ = judged(port(), "int8")
+    assert report.verdict == "conforms"
+    assert any("gradients are compared as float32" in what for what in report.assumed)

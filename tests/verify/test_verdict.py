@@ -222,3 +222,25 @@ def test_the_tap_before_a_fault_is_one_that_was_shown(golden):
     assert report.first.after == last
     assert f"The fault lies between {last} and image.pooled, in one of " in report.sentence()
     assert report.diagnosis[0].name == "map_residual_after_layer_norm"
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_ids_of_any_type_that_are_whole(golden, kind):
+    taps = {tap: x for tap, x in candidate().items() if tap.startswith("text.")}
+    report = compare(taps | {"input_ids": golden[IDS].astype(kind)}, golden)
+    assert report.verdict == "conforms", report.sentence()
+
+
+@pytest.mark.parametrize(
+    "ids", [np.int64(3), np.full((3, 4, 5), 1), np.full((2, 24), 0.5), np.full((2, 24), np.nan), np.array(["a"])]
+)
+def test_ids_that_are_none(golden, ids):
+    report = compare({"text.head": candidate()["text.head"], "input_ids": ids}, golden)
+    assert report.exit_code == 2
+    assert "and ids are whole [K, L]" in report.reason
+
+
+@pytest.mark.parametrize("change", [-99_999, 99_999])
+def test_ids_that_the_model_does_not_have(golden, change):
+    report = compare(candidate() | {"input_ids": golden[IDS] + change}, golden)
+    assert report.first.tap == IDS
