@@ -115,7 +115,8 @@ def take(
 ) -> None:
     """Make an index of embeddings that somebody else has made with the same model, which --model names.
 
-    That they are of this model cannot be seen in them; rows are scaled to unit norm.
+    That they are of this model cannot be seen in them; rows are scaled to unit norm, and have 16 bits if all of the
+    file's have.
     """
     with deferred():
         from npsiglip.collection.exchange import unit
@@ -129,7 +130,8 @@ def take(
         raise InputError(f"{where}: a name comes twice; expected one for each row")
     with Activity() as activity:
         model = activity.load(options)
-        manifest = manifest_of(model, kind.value, name=options.model)
+        half = all(rows.dtype == "float16" for rows in found.rows)
+        manifest = manifest_of(model, kind.value, "float16" if half else "float32", name=options.model)
         if wrong := [rows.shape[1] for rows in found.rows if rows.shape[1] != manifest.width]:
             raise InputError(f"{where} has rows of {wrong[0]} numbers, and the model's have {manifest.width}")
         size, first = manifest.shard_rows, 0

@@ -59,3 +59,14 @@ def test_refusals(tmp_path, index, rows, monkeypatch):
     (tmp_path / "x.txt").write_text("a\n")
     assert_refused(invoke("index", "import", "x.npy", "-i", "new", "--model", TINY), "1 names for 9 rows")
     assert not (tmp_path / "new").exists()
+
+
+def test_rows_of_16_bits_stay_so(tmp_path, rows):
+    for dtype in (np.float16, np.float32):
+        name = str(np.dtype(dtype))
+        np.save(tmp_path / f"{name}.npy", (3 * rows).astype(dtype))
+        invoke("index", "import", tmp_path / f"{name}.npy", "-i", tmp_path / name, "--model", TINY)
+        with Index.open(tmp_path / name) as index:
+            assert index.vectors.dtype == dtype
+            # the given number and the scaled one are each rounded once, to half an eps of at most 1
+            np.testing.assert_allclose(index.vectors.astype(float), rows, rtol=0, atol=np.finfo(dtype).eps)
