@@ -107,8 +107,8 @@ def build(
         list[str],
         typer.Argument(
             metavar="WHERE",
-            help="Folders, patterns such as 'photos/**/*.jpg', files, .tar, .csv, .jsonl, URLs; - for names from "
-            "standard input, one a line or separated by NULs.",
+            help="Folders, patterns such as 'photos/**/*.jpg', files, .tar, .csv, .jsonl, .parquet, URLs; - for names "
+            "from standard input, one a line or separated by NULs.",
             show_default=False,
         ),
     ],
@@ -123,7 +123,9 @@ def build(
     ] = [],  # noqa: B006  Typer copies it
     column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The column of a .csv or .jsonl.", show_default="the one with a usual name"),
+        typer.Option(
+            metavar="NAME", help="The column of a .csv, .jsonl or .parquet.", show_default="the one with a usual name"
+        ),
     ] = None,
     rows: Annotated[
         Rows | None, typer.Option(help="The type of rows.", show_default="that of the index; of a new one, float32")
