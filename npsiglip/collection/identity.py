@@ -56,7 +56,7 @@ def _name(model: SigLIP) -> str:
     return BUILTIN if source == model_folder(BUILTIN).absolute() else str(source)
 
 
-def _width(model: SigLIP, kind: str) -> int:
+def width_of(model: SigLIP, kind: str) -> int:
     """Of an embedding."""
     if kind == IMAGE:
         side = model.config.image.image_size if model.config.image else 0
@@ -126,7 +126,7 @@ def manifest_of(
         weights=weights,
         dtype=model.dtype,
         preprocessing=preprocessing,
-        width=_width(model, kind),
+        width=width_of(model, kind),
         rows=rows,
         shard_rows=shard_rows,
         files=files,
