@@ -98,13 +98,16 @@ def of_model(model: SigLIP) -> Calibration | None:
     return Calibration(exp(model.t_prime), model.bias)
 
 
-def read(folder: Path) -> tuple[Calibration, str] | None:
+def read(place: Path) -> tuple[Calibration, str] | None:
     """What is stored with an index, and the hash of the weights that it is of; None if nothing is.
+
+    Args:
+        place: the index, or the file in it or elsewhere.
 
     Raises:
         InputError: the file is damaged.
     """
-    path = folder / FILE
+    path = place / FILE if place.is_dir() else place
     if not path.is_file():
         return None
     try:
