@@ -186,12 +186,13 @@ class Index(AbstractContextManager["Index"]):
             for query, numbers, scores in zip(asked, found.numbers, found.scores, strict=True)
         ]
 
-    def number(self, name: str) -> int | None:
+    def number(self, name: str | os.PathLike[str]) -> int | None:
         """The row of an item, by its key, or by a path as people write it; None if there is no such item."""
+        name = os.fspath(name)
         found = self._store.number(name)
         return found if found is not None else self._store.number(os.path.abspath(name))  # noqa: PTH100  as keys are made
 
-    def similar(self, key: str, k: int = 10) -> list[Hit]:
+    def similar(self, key: str | os.PathLike[str], k: int = 10) -> list[Hit]:
         """The nearest neighbours of an item, by its key or path, without itself.
 
         Raises:
@@ -199,7 +200,9 @@ class Index(AbstractContextManager["Index"]):
         """
         number = self.number(key)
         if number is None:
-            raise InputError(f"{key!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`")
+            raise InputError(
+                f"{os.fspath(key)!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`"
+            )
         shards, skip = self.searched()
         found = similar(shards, number, k, skip)
         return self.hits(found.numbers[0], found.scores[0])

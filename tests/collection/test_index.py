@@ -379,7 +379,7 @@ def test_it_is_searched_by_words_pictures_and_likeness(photos, tmp_path, model):
     assert (first.key, first.probability) == (paths[5], None)
     near = np.argsort(-(pictures @ pictures[5]), kind="stable")
     assert [hit.key for hit in index.similar(paths[5], 2)] == [paths[i] for i in near if i != 5][:2]
-    assert index.similar(f"{photos}/even/../odd/{Path(paths[-1]).name}", 1) == index.similar(paths[-1], 1)
+    assert index.similar(f"{photos}/even/../odd/{Path(paths[-1]).name}", 1) == index.similar(Path(paths[-1]), 1)
     assert index.search([]) == []
     with pytest.raises(InputError, match="is not in the index"):
         index.similar("other.png")
