@@ -1,7 +1,7 @@
 """Draws docs/images/lesson-search.png: `python docs/images/make_lesson_search.py`.
 
 The contact sheet that `npsiglip search ... --sheet` writes, for the queries of docs/lessons/search.md and its pictures,
-in 48 colours, which is a fraction of the size.
+in 64 colours, which is a fraction of the size.
 """
 
 import os
@@ -40,7 +40,7 @@ def draw(target):
         finally:
             os.chdir(before)
     with Image.open(target) as image:
-        image.quantize(48, dither=Image.Dither.NONE).save(target, optimize=True)
+        image.quantize(64).save(target, optimize=True)
 
 
 if __name__ == "__main__":
