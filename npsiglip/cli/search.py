@@ -21,6 +21,7 @@ from npsiglip.cli.console import UsageError, note, quoted
 from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_options
 from npsiglip.cli.output import check_stdout
 from npsiglip.collection.hits import Hit
+from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
@@ -60,7 +61,14 @@ class _Searcher:
     def __init__(self, index: Index, options: ModelOptions, template: str, usearch: Path | None) -> None:
         self.index, self.options, self.template, self.usearch = index, options, template, usearch
         self.kind = index.manifest.kind
+        self.version = index.store.version
         self.rows, self.skip = index.searched()
+
+    def _refresh(self) -> None:
+        """Look again, if another process has changed the index since."""
+        if (now := self.index.store.version) != self.version:
+            self.rows, self.skip = self.index.searched()
+            self.version = now
 
     def load(self, activity: Activity) -> None:
         """Load the model; the calibration is read with it."""
@@ -77,6 +85,7 @@ class _Searcher:
             from npsiglip.collection.exact import search as find
             from npsiglip.collection.query import embed, filled
 
+        self._refresh()
         vectors = embed(self.model, [filled(each, self.template) for each in queries])
         found = (
             find(self.rows, vectors, number, self.skip, self.options.threads)
@@ -97,8 +106,10 @@ class _Searcher:
         """What is like an item of the index."""
         from npsiglip.collection.exact import similar
 
+        self._refresh()
         row = self.index.number(hit.key)
-        assert row is not None
+        if row is None:
+            raise InputError(f"{quoted(hit.key)} is not in the index any more")
         found = similar(self.rows, row, number, self.skip, self.options.threads)
         return self.index.hits(found.numbers[0], found.scores[0])
 
