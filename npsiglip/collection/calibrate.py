@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
+from npsiglip.collection.items import reason_of
 from npsiglip.errors import InputError
 from npsiglip.json_files import ERRORS, parse
 from npsiglip.outputs import sigmoid
@@ -127,7 +128,7 @@ def write(folder: Path, calibration: Calibration, weights: str) -> None:
     try:
         write_all(folder, {FILE: lambda path: path.write_text(text, encoding="utf-8")})
     except OSError as error:
-        raise InputError(f"{folder / FILE} cannot be written: {error}") from None
+        raise InputError(f"{folder / FILE} cannot be written ({reason_of(error)})") from None
 
 
 def loss(scale: float, bias: float, cosines: Any, matched: Any) -> float:
