@@ -8,6 +8,14 @@ import time
 
 import pytest
 
+from npsiglip.cli.activity import Activity
+from npsiglip.cli.collections import open_index
+from npsiglip.cli.options import ModelOptions
+from npsiglip.cli.search import _Searcher
+from npsiglip.collection.merge import compact
+from npsiglip.collection.query import parse
+from npsiglip.collection.store import Store
+from npsiglip.errors import InputError
 from tests.helpers.collections import index_of
 from tests.helpers.command import environment, invoke, lines_of_json
 from tests.helpers.golden_data import ROOT
@@ -125,3 +133,21 @@ def test_on_a_terminal(collection):
     finally:
         os.close(terminal)
     assert seen.count(b"a cat") == 2
+
+
+def test_an_index_that_another_process_writes_meanwhile(collection, tmp_path):
+    """Queries go on, with what there is then."""
+    with open_index(collection) as opened:
+        searcher = _Searcher(opened, ModelOptions(), "{}", None)
+        with Activity() as activity:
+            searcher.load(activity)
+        ((before, _),) = searcher.find([parse("a cat")], 9, None)
+        with Store.open(collection, write=True) as store:
+            store.drop([str(tmp_path / "one.png")])
+            assert compact(store, 0.0)
+        ((after, _),) = searcher.find([parse("a cat")], 9, None)
+        assert after == [hit for hit in before if not hit.key.endswith("one.png")]
+        assert [hit.key for hit in searcher.similar(after[0], 9)] == [after[1].key]
+        (gone,) = (hit for hit in before if hit not in after)
+        with pytest.raises(InputError, match="is not in the index any more"):
+            searcher.similar(gone, 9)
