@@ -1,8 +1,7 @@
 """SigLIP for users: images and texts to embeddings, logits and probabilities, on a CPU.
 
 Source: arXiv:2303.15343; the interface and the names of results follow Hugging Face's `SiglipModel` and its
-zero-shot-image-classification pipeline. Checkpoints, tokenizer, image processing and kernels live in modules of
-their own; here they are put together.
+zero-shot-image-classification pipeline. What other modules do is put together here.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from npsiglip.inputs import Images, Inputs, Texts, attention_mask_of, image_inpu
 from npsiglip.kernels import similarity
 from npsiglip.kernels.jit import check_threads, computing
 from npsiglip.lazy import Deferred
-from npsiglip.outputs import SigLIPOutput, TowerOutput, sigmoid, softmax
+from npsiglip.outputs import Calibrated, SigLIPOutput, TowerOutput, sigmoid, softmax
 from npsiglip.params import Params, check_params
 from npsiglip.processors import Processor, default_processor, deferred_processor, deferred_tokenizer
 from npsiglip.texts.base import BaseTokenizer
@@ -49,10 +48,8 @@ class SigLIP:
 
     Args:
         config: the shapes.
-        params: name -> array, see `npsiglip.params`; taken as float32. They must not change while the model is in
-            use: views of them are kept.
-        processor: for images other than float32 pixels; None: SigLIP's standard one for the config's image size, or
-            NaFlex's.
+        params: name -> array, see `npsiglip.params`; taken as float32; views are kept: they must not change.
+        processor: for images other than float32 pixels; None: SigLIP's standard one for the image size, or NaFlex's.
         tokenizer: for texts other than ids.
         dtype: what linear layers compute in, see `npsiglip.towers.layers`: "float32", "bfloat16" or "int8"; None:
             float32, or int8 for a quantised checkpoint.
@@ -140,14 +137,12 @@ class SigLIP:
             sixteen_bit: what becomes of grey pictures of 16 bits: "clip" cuts them off at 255, as transformers does;
                 "scale" makes 255 of 65535.
             gelu: the form of GELU, whatever the files say: "tanh", SigLIP's, or "erf", which open_clip computes in many
-                models; or one for each tower, such as "erf,tanh" (image, text). None: what the files or the library
-                that wrote them say.
+                models; or one for each tower, such as "erf,tanh" (image, text). None: what the files say.
             image_heads: of the image tower, for folders of open_clip and timm whose files do not tell.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others; a model cannot be downloaded.
-            InputError: an unknown dtype, another than int8 for a quantised folder, a number of threads or another
-                setting that cannot be.
+            InputError: a dtype, a number of threads or another setting that cannot be.
         """
         if not isinstance(folder_or_name, str | PathLike):
             raise InputError(f"a model is a folder, an .npz or a name such as 'builtin'; got {folder_or_name!r}")
@@ -239,8 +234,7 @@ class SigLIP:
             attention_mask: [N, L], 1 for tokens to attend to and 0 for others. SigLIP was trained without any.
 
         Raises:
-            InputError: texts, ids or a mask that cannot be used; a text whose embedding is not finite; or a model
-                without text tower.
+            InputError: texts, ids or a mask that cannot be used; a text whose embedding is not finite; no text tower.
         """
         inputs = self._text_inputs(texts, attention_mask)
         return passes.embeddings(self._text_tower(), inputs, self.threads, normalize)
@@ -322,7 +316,11 @@ class SigLIP:
         return SigLIPOutput(logits, zimg, ztxt)
 
     def classify(
-        self, images: Images, labels: Sequence[str] | None = None, template: str = DEFAULT_TEMPLATE
+        self,
+        images: Images,
+        labels: Sequence[str] | None = None,
+        template: str = DEFAULT_TEMPLATE,
+        calibration: Calibrated | None = None,
     ) -> list[list[Score]]:
         """Classification: per image, a list of {"label", "score"} sorted by score.
 
@@ -331,6 +329,7 @@ class SigLIP:
             labels: what could be in the image (zero-shot); None: what a checkpoint with a classifier was trained for,
                 where scores add up to one if one class is right, and do not if several can be.
             template: the sentence that a label is put into, at its `{}`.
+            calibration: of an index (`Index.calibration`), for pictures like its own; None: the model's probabilities.
 
         Raises:
             InputError: no labels, a template without `{}`, or an image that cannot be used.
@@ -340,8 +339,8 @@ class SigLIP:
             return [rank(known.labels, row) for row in (sigmoid if known.multi_label else softmax)(logits)]
         if labels is None:
             raise InputError("`labels` are needed: this checkpoint has no classifier that would bring its own")
-        texts = fill_template(labels, template)
-        return [rank(labels, probs) for probs in self(images, texts).probs]
+        output = self(images, fill_template(labels, template))
+        return [rank(labels, row) for row in output.calibrated(calibration)]
 
     def trace(self, images: Images | None = None, texts: Texts | None = None) -> Trace:
         """Every intermediate of the towers that are given input, an ordered mapping of tap name to float32 array.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,20 @@ class SigLIPOutput:
     def probs(self) -> Array:
         """[N, K]: sigmoid of the logits, the probability of each pair on its own; rows do not sum to one."""
         return sigmoid(self.logits_per_image)
+
+    def calibrated(self, calibration: Calibrated | None) -> Array:
+        """[N, K]: probabilities by a calibration of the cosines zimg ztxt^T, in float64; None: `probs`."""
+        if calibration is None:
+            return self.probs
+        zimg, ztxt = (z.astype(np.float64) for z in (self.image_embeds, self.text_embeds))
+        return calibration.probabilities(np.einsum("nd,kd->nk", zimg, ztxt))  # of the same bits in any batch
+
+
+class Calibrated(Protocol):
+    """Probabilities of cosines other than a model's own, such as a `npsiglip.collection.calibrate.Calibration`."""
+
+    def probabilities(self, cosines: Any) -> Array:
+        """Of cosines [...]."""
 
 
 def sigmoid(logits: NDArray[np.floating]) -> Array:

@@ -6,7 +6,7 @@ Covers zero_shot.py as well.
 import numpy as np
 import pytest
 
-from npsiglip.outputs import sigmoid, softmax
+from npsiglip.outputs import SigLIPOutput, sigmoid, softmax
 from npsiglip.reference import model
 from npsiglip.zero_shot import rank
 
@@ -46,3 +46,21 @@ def test_sigmoid_and_softmax_of_what_exp_cannot_take():
 def test_labels_of_equal_probability_stay_in_their_order():
     ranked = rank(["a", "b", "c", "d", "e"], np.array([0.25, 0.5, 0.25, 0.5, 0.25], np.float32))
     assert [score["label"] for score in ranked] == ["b", "d", "a", "c", "e"]
+
+
+def test_calibrated():
+    """Of cosines in float64, each the same in any batch; without a calibration the model's own."""
+
+    class Halves:
+        def probabilities(self, cosines):
+            assert cosines.dtype == np.float64
+            return cosines / 2
+
+    rng = np.random.default_rng(0)
+    zimg, ztxt = (rng.standard_normal((n, 33)).astype(np.float32) for n in (5, 3))
+    output = SigLIPOutput(np.zeros((5, 3), np.float32), zimg, ztxt)
+    expected = zimg.astype(np.float64) @ ztxt.T.astype(np.float64) / 2
+    np.testing.assert_allclose(output.calibrated(Halves()), expected, rtol=0, atol=1e-13)  # 33 sums of float64
+    alone = SigLIPOutput(np.zeros((1, 1), np.float32), zimg[2:3], ztxt[1:2])
+    assert alone.calibrated(Halves())[0, 0] == output.calibrated(Halves())[2, 1]
+    assert (output.calibrated(None) == 0.5).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import floor, log10
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +14,10 @@ from npsiglip.cli.console import UsageError, note, one_line, out, quoted
 from npsiglip.cli.options import CheckOption, ModelOptions, SkipOption, TruncateOption, with_options
 from npsiglip.cli.output import check_stdout, results, to_json
 from npsiglip.cli.pictures import Skipped, check_images, encode_good, expand
+from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
+    from npsiglip.collection.calibrate import Calibration
     from npsiglip.model import SigLIP
     from npsiglip.zero_shot import Score
 
@@ -74,6 +77,16 @@ def _print_scores(image: str, scores: Sequence[Score]) -> None:
     out().print(Text("\n").join(lines))
 
 
+def _calibration(place: Path | None, model: SigLIP) -> Calibration | None:
+    """What was stored there for this model."""
+    if place is None:
+        return None
+    with deferred():
+        from npsiglip.collection.identity import calibration_at
+
+    return calibration_at(place, model)
+
+
 @with_options
 def classify(
     images: Annotated[
@@ -91,6 +104,14 @@ def classify(
         str, typer.Option(metavar="TEXT", help="The sentence that a label is put into, at its {}.")
     ] = "This is a photo of {}.",
     truncate: TruncateOption = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="INDEX",
+            help="Probabilities as `npsiglip calibrate` fitted them to this index, or to the index of this file.",
+            show_default="the model's own",
+        ),
+    ] = None,
     skip_bad: SkipOption = False,
     check: CheckOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each image, at once.")] = False,
@@ -111,6 +132,9 @@ def classify(
         raise UsageError("give labels, one at least, such as -l 'a cat' -l 'a dog'")
     if check and not labels:
         raise UsageError("--check compares with labels of your own (-l 'a cat'): a classifier's are not checked")
+    if calibration and (check or not labels):
+        why = "--check is of the model's own probabilities" if check else "a classifier's labels of its own have none"
+        raise UsageError(f"--calibration is for labels of yours (-l 'a cat') against pictures: {why}")
     texts = fill_template(labels, template) if labels else []
     check_stdout()
     images, skipped = expand(images), Skipped(skip_bad)
@@ -118,6 +142,7 @@ def classify(
     skipped.check(len(images))
     with Activity() as activity:
         siglip = activity.load(options, checkpoint)
+        fitted = _calibration(calibration, siglip)
         ztxt = None
         if labels:
             check_lengths(siglip, texts, [f"the text of label {quoted(label)}" for label in labels], truncate)
@@ -129,7 +154,8 @@ def classify(
                 return _checked(siglip, paths, labels, texts)
             if ztxt is None:
                 return siglip.classify(paths)
-            return [rank(labels, row) for row in siglip.compare(siglip.encode_image(paths), ztxt).probs]
+            output = siglip.compare(siglip.encode_image(paths), ztxt)
+            return [rank(labels, row) for row in output.calibrated(fitted)]
 
         for batch in activity.passes(siglip, places):
             good, found = encode_good(siglip, images, batch, skipped, scores_of)

@@ -32,6 +32,9 @@ SheetOption = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FILE", help="Write what was found as a picture (.png) or page (.html) as well."),
 ]
+PreviewOption = Annotated[
+    bool, typer.Option("--preview", help="Show the pictures in the terminal as well: pip install npsiglip[preview].")
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the file of --sheet.")]
 
 
@@ -129,9 +132,22 @@ class ResultOptions(NamedTuple):
     as_json: JsonOption = False
     sheet: SheetOption = None
     opening: OpenOption = False
+    preview: PreviewOption = False
 
-    def write(self, title: str, hits: Sequence[Hit], fits: bool | None, many: bool) -> None:
-        """The results of one query; `many`: of several, so that each has a title."""
+    def checked(self) -> ResultOptions:
+        """With previews only where they can be shown.
+
+        Raises:
+            InputError: a library is missing.
+        """
+        if not self.preview:
+            return self
+        from npsiglip.cli.preview import check_preview
+
+        return self._replace(preview=check_preview(not (self.as_json or self.null or self.paths)))
+
+    def write(self, title: str, hits: Sequence[Hit], fits: bool | None, many: bool, kind: str) -> None:
+        """The results of one query in an index of this kind; `many`: of several, so that each has a title."""
         with results():
             if self.as_json:
                 found = [
@@ -147,3 +163,7 @@ class ResultOptions(NamedTuple):
                 lines = [one_line(title)] * many + [line_of(hit, i) for i, hit in enumerate(hits, 1)]
                 if lines:
                     out().print("\n".join(lines))
+                if self.preview and kind == "image" and hits:
+                    from npsiglip.cli.preview import preview
+
+                    preview(hits)

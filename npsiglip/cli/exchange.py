@@ -61,24 +61,28 @@ def export(
     from npsiglip.collection.approximate import write_usearch
     from npsiglip.collection.exchange import names_beside, write_clip_retrieval, write_npy
     from npsiglip.collection.faiss_files import write_faiss
+    from npsiglip.collection.items import reason_of
 
     suffix = where.suffix.lower()
     with open_index(index) as opened:
         rows, _ = opened.searched()
         names, text = opened.keys, opened.manifest.kind == "text"
-        if suffix == USEARCH:
-            write_usearch(where, rows)
-        elif suffix == NPY:
-            write_npy(where, _living(opened), names, opened.manifest.rows)
-        elif suffix in FAISS:
-            write_faiss(where, _living(opened), metric.value)
-            beside, write = names_beside(where, names)
-            write_all(where.parent, {beside.name: write})
-        elif suffix:
-            raise InputError(f"{where}: expected {EXPECTED}")
-        else:
-            column, kind = ("caption", "text") if text else ("image_path", "img")
-            write_clip_retrieval(where, _living(opened), {column: names}, kind)
+        try:
+            if suffix == USEARCH:
+                write_usearch(where, rows)
+            elif suffix == NPY:
+                write_npy(where, _living(opened), names, opened.manifest.rows)
+            elif suffix in FAISS:
+                write_faiss(where, _living(opened), metric.value)
+                beside, write = names_beside(where, names)
+                write_all(where.parent, {beside.name: write})
+            elif suffix:
+                raise InputError(f"{where}: expected {EXPECTED}")
+            else:
+                column, kind = ("caption", "text") if text else ("image_path", "img")
+                write_clip_retrieval(where, _living(opened), {column: names}, kind)
+        except OSError as error:
+            raise InputError(f"{where} cannot be written ({reason_of(error)})") from None
         note(f"{len(opened):,} items in {where}")
 
 

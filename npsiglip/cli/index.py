@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from npsiglip.collection.manifest import Manifest
     from npsiglip.collection.records import Failure
     from npsiglip.collection.store import Store
+    from npsiglip.model import SigLIP
 
 BUILD = "build"
 _SHOWN = 20  # of what is skipped
@@ -43,6 +45,13 @@ class Kind(StrEnum):
 
     IMAGE = "image"
     TEXT = "text"
+
+
+class EngineName(StrEnum):
+    """Who embeds."""
+
+    HERE = "here"
+    RAY = "ray"
 
 
 class Rows(StrEnum):
@@ -107,8 +116,8 @@ def build(
         list[str],
         typer.Argument(
             metavar="WHERE",
-            help="Folders, patterns such as 'photos/**/*.jpg', files, .tar, .csv, .jsonl, URLs; - for names from "
-            "standard input, one a line or separated by NULs.",
+            help="Folders, patterns such as 'photos/**/*.jpg', files, .tar, .csv, .jsonl, .parquet, URLs; - for names "
+            "from standard input, one a line or separated by NULs.",
             show_default=False,
         ),
     ],
@@ -123,7 +132,9 @@ def build(
     ] = [],  # noqa: B006  Typer copies it
     column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The column of a .csv or .jsonl.", show_default="the one with a usual name"),
+        typer.Option(
+            metavar="NAME", help="The column of a .csv, .jsonl or .parquet.", show_default="the one with a usual name"
+        ),
     ] = None,
     rows: Annotated[
         Rows | None, typer.Option(help="The type of rows.", show_default="that of the index; of a new one, float32")
@@ -162,6 +173,18 @@ def build(
     drop_all: Annotated[
         bool, typer.Option("--drop-all", help="Drop what was in a folder in which nothing is left.")
     ] = False,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="Who embeds: this process, or workers of the Ray cluster that RAY_ADDRESS names or that runs here."
+        ),
+    ] = EngineName.HERE,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="For --engine ray: processes, each with --threads.", show_default="one a machine"
+        ),
+    ] = None,
 ) -> None:
     """Embed what is new or changed, drop what is gone.
 
@@ -170,6 +193,8 @@ def build(
     """
     from npsiglip.collection.where import WHOLE, Part, Where
 
+    if workers is not None and engine is not EngineName.RAY:
+        raise UsageError("--workers says how many processes --engine ray has; without it there is this one")
     part = Part.parse(shard) if shard else WHOLE
     folder = Path(f"{index}-{part.number}-of-{part.parts}") if shard else index
     places = Where(where, kind.value, ignore, column, part)
@@ -208,6 +233,7 @@ def build(
             strict=strict,
             drop_all=drop_all,
             retry=retry,
+            engine=_engine(engine, siglip, workers, options.threads),
             progress=progress,
             skipped=skipped,
         )
@@ -216,6 +242,15 @@ def build(
     if not built.items and built.failed:
         raise InputError(f"none of the {built.failed:,} inputs can be used")
     note(_summary(built, kind.value, folder))
+
+
+def _engine(name: EngineName, model: SigLIP, workers: int | None, threads: int | None) -> Any:
+    """For `npsiglip.collection.build.build`."""
+    if name is EngineName.HERE:
+        return None
+    from npsiglip.collection.ray import cluster
+
+    return partial(cluster, model, workers=workers, threads=threads)
 
 
 def _model_name(options: ModelOptions, known: Manifest | None) -> str | None:

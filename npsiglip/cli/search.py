@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,15 +21,19 @@ from npsiglip.cli.console import UsageError, note, quoted
 from npsiglip.cli.options import INDEX, IndexOption, ModelOptions, with_options
 from npsiglip.cli.output import check_stdout
 from npsiglip.collection.hits import Hit
+from npsiglip.errors import InputError
 from npsiglip.interrupts import deferred
 
 if TYPE_CHECKING:
+    from npsiglip.cli.interactive import Settings
+    from npsiglip.collection.index import Index
     from npsiglip.collection.query import Query
+    from npsiglip.model import SigLIP
 
 FITS, FITS_UNCALIBRATED = 0.5, 0.01  # a model's own probabilities of photographs that do match are small, too
 
 
-def _check(queries: list[Query], kind: str, least: float | None) -> None:
+def _check(queries: Sequence[Query], kind: str, least: float | None) -> None:
     silent = [query.text for query in queries if not query.has_probability(kind)]
     if least is not None and silent:
         what = "words alone with pictures" if kind == "image" else "a picture alone with texts"
@@ -50,6 +55,89 @@ def _tell(query: Query, hits: list[Hit], least: float | None, calibrated: bool) 
     return False
 
 
+class _Searcher:
+    """An index and its model, to be asked again and again."""
+
+    def __init__(self, index: Index, options: ModelOptions, template: str, usearch: Path | None) -> None:
+        self.index, self.options, self.template, self.usearch = index, options, template, usearch
+        self.kind = index.manifest.kind
+        self.version = index.store.version
+        self.rows, self.skip = index.searched()
+
+    def _refresh(self) -> None:
+        """Look again, if another process has changed the index since."""
+        if (now := self.index.store.version) != self.version:
+            self.rows, self.skip = self.index.searched()
+            self.version = now
+
+    def load(self, activity: Activity) -> None:
+        """Load the model; the calibration is read with it."""
+        self.model: SigLIP = load_model(activity, self.options, self.index)
+        self.calibration = calibration_of(self.index, self.model)
+
+    def find(self, queries: Sequence[Query], number: int, least: float | None) -> list[tuple[list[Hit], bool | None]]:
+        """For each query what is like it, and whether anything fits."""
+        with deferred():
+            import numpy as np
+
+            from npsiglip.collection.approximate import Approximate
+            from npsiglip.collection.calibrate import MODEL
+            from npsiglip.collection.exact import search as find
+            from npsiglip.collection.query import embed, filled
+
+        self._refresh()
+        vectors = embed(self.model, [filled(each, self.template) for each in queries])
+        found = (
+            find(self.rows, vectors, number, self.skip, self.options.threads)
+            if self.usearch is None
+            else Approximate(self.usearch, self.rows).search(vectors, number, self.skip)
+        )
+        answers = []
+        for each, numbers, scores in zip(queries, found.numbers, found.scores, strict=True):
+            says = self.calibration if self.calibration and each.has_probability(self.kind) else None
+            hits = self.index.hits(numbers, scores, says.probabilities if says else None)
+            fits = _tell(each, hits, least, self.calibration is not None and self.calibration.how != MODEL)
+            if least is not None:
+                hits = [hit for hit in hits if np.float64(hit.probability or 0.0) >= least]
+            answers.append((hits, fits))
+        return answers
+
+    def similar(self, hit: Hit, number: int) -> list[Hit]:
+        """What is like an item of the index."""
+        from npsiglip.collection.exact import similar
+
+        self._refresh()
+        row = self.index.number(hit.key)
+        if row is None:
+            raise InputError(f"{quoted(hit.key)} is not in the index any more")
+        found = similar(self.rows, row, number, self.skip, self.options.threads)
+        return self.index.hits(found.numbers[0], found.scores[0])
+
+
+def _ask(searcher: _Searcher, shown: ResultOptions, settings: Settings) -> None:
+    """Answer query after query."""
+    from npsiglip.cli.interactive import Asked, Loop
+    from npsiglip.collection.query import parse
+
+    def query(text: str, now: Settings) -> list[Hit]:
+        parsed = [parse(text)]
+        _check(parsed, searcher.kind, now.min_prob)
+        ((hits, fits),) = searcher.find(parsed, now.number, now.min_prob)
+        shown._replace(preview=now.preview).write(text, hits, fits, False, searcher.kind)
+        return hits
+
+    def similar(hit: Hit, now: Settings) -> list[Hit]:
+        hits = searcher.similar(hit, now.number)
+        shown._replace(preview=now.preview).write(hit.key, hits, None, False, searcher.kind)
+        return hits
+
+    def sheet(file: Path, groups: Sequence[tuple[str, Sequence[Hit]]]) -> None:
+        check_sheet(file, False)
+        write_sheet(file, groups, searcher.kind == "image", False)
+
+    Loop(Asked(query, similar, sheet), settings).run()
+
+
 @with_options
 def search(
     query: Annotated[
@@ -59,7 +147,7 @@ def search(
             help="Words, a picture, or a sum of them: '2:beach + ./me.jpg - crowd'. Each argument is a query.",
             show_default=False,
         ),
-    ],
+    ] = [],  # noqa: B006  Typer copies it
     index: IndexOption = INDEX,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     min_prob: Annotated[
@@ -76,6 +164,10 @@ def search(
             help="Search approximately, by what `npsiglip index export` wrote for USearch: faster from a million on.",
         ),
     ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Ask for queries at a prompt; :help there says what else it takes."),
+    ] = False,
     shown: ResultOptions = ResultOptions(),  # noqa: B008
 ) -> None:
     """Find what is like words or pictures.
@@ -84,37 +176,26 @@ def search(
     """
     from npsiglip.collection.query import parse
 
+    if not query and not interactive:
+        raise UsageError("give a QUERY, such as 'two dogs', or --interactive")
     check_stdout()
     check_sheet(shown.sheet, shown.opening)
+    shown = shown.checked()
     queries = [parse(text) for text in query]
     with open_index(index) as opened:
-        kind = opened.manifest.kind
-        _check(queries, kind, min_prob)
-        rows, skip = opened.searched()
+        searcher = _Searcher(opened, options, template, usearch)
+        _check(queries, searcher.kind, min_prob)
         with Activity() as activity:
-            model = load_model(activity, options, opened)
-            with deferred():
-                import numpy as np
-
-                from npsiglip.collection.approximate import Approximate
-                from npsiglip.collection.calibrate import MODEL
-                from npsiglip.collection.exact import search as find
-                from npsiglip.collection.query import embed, filled
-
+            searcher.load(activity)
             activity.say("Searching")
-            vectors = embed(model, [filled(each, template) for each in queries])
-            found = (
-                find(rows, vectors, shown.number, skip, options.threads)
-                if usearch is None
-                else Approximate(usearch, rows).search(vectors, shown.number, skip)
-            )
-        calibration, groups = calibration_of(opened, model), []
-        for each, numbers, scores in zip(queries, found.numbers, found.scores, strict=True):
-            says = calibration if calibration and each.has_probability(kind) else None
-            hits = opened.hits(numbers, scores, says.probabilities if says else None)
-            fits = _tell(each, hits, min_prob, calibration is not None and calibration.how != MODEL)
-            if min_prob is not None:
-                hits = [hit for hit in hits if np.float64(hit.probability or 0.0) >= min_prob]
-            shown.write(each.text, hits, fits, len(queries) > 1)
+            answers = searcher.find(queries, shown.number, min_prob) if queries else []
+        groups = []
+        for each, (hits, fits) in zip(queries, answers, strict=True):
+            shown.write(each.text, hits, fits, len(queries) > 1, searcher.kind)
             groups.append((each.text, hits))
-        write_sheet(shown.sheet, groups, kind == "image", shown.opening)
+        if queries:
+            write_sheet(shown.sheet, groups, searcher.kind == "image", shown.opening)
+        if interactive:
+            from npsiglip.cli.interactive import Settings
+
+            _ask(searcher, shown, Settings(shown.number, min_prob, shown.preview))

@@ -39,7 +39,7 @@ def _caption(hit: Hit) -> str:
     return f"{shown}{hit.cosine:.4f}"
 
 
-def _thumbnail(key: str) -> Any:
+def thumbnail(key: str) -> Any:
     """A picture of `SIDE` pixels at most; grey where it cannot be read any more."""
     with deferred():
         from PIL import Image
@@ -63,7 +63,7 @@ def _page(groups: Sequence[tuple[str, Sequence[Hit]]], pictures: bool) -> str:
             key, shown = html.escape(one_line(hit.key)), ""
             if pictures:
                 data = io.BytesIO()
-                _thumbnail(hit.key).save(data, "JPEG", quality=85)
+                thumbnail(hit.key).save(data, "JPEG", quality=85)
                 shown = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"><br>'
             parts.append(f"<figure>{shown}<b>{_caption(hit)}</b><figcaption>{key}</figcaption></figure>")
     return "\n".join(parts) + "\n"
@@ -87,7 +87,7 @@ def _picture(groups: Sequence[tuple[str, Sequence[Hit]]]) -> Any:
         top += 2 * LINE
         for i, hit in enumerate(hits):
             x, y = EDGE + i % COLUMNS * cell[0], top + i // COLUMNS * cell[1]
-            whole.paste(_thumbnail(hit.key), (x, y))
+            whole.paste(thumbnail(hit.key), (x, y))
             write(x, y + SIDE, _caption(hit))
             write(x, y + SIDE + LINE, one_line(hit.key)[-36:])
         top += -(-max(1, len(hits)) // COLUMNS) * cell[1]

@@ -28,6 +28,7 @@ def similar(
 
     check_stdout()
     check_sheet(shown.sheet, shown.opening)
+    shown = shown.checked()
     with open_index(index) as opened:
         rows, skip = opened.searched()
         row = opened.number(file)
@@ -38,5 +39,5 @@ def similar(
                 vector = load_model(activity, options, opened).encode_image(file)
             found = search(rows, vector, shown.number, skip, options.threads)
         hits = opened.hits(found.numbers[0], found.scores[0])
-        shown.write(file, hits, None, False)
+        shown.write(file, hits, None, False, opened.manifest.kind)
         write_sheet(shown.sheet, [(file, hits)], opened.manifest.kind == "image", shown.opening)

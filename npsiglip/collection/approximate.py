@@ -14,7 +14,8 @@ import numpy as np
 
 from npsiglip.atomic import write_all
 from npsiglip.collection.exact import Found, Shards, checked_queries, is_gone, search
-from npsiglip.collection.exchange import blocks, library
+from npsiglip.collection.exchange import blocks
+from npsiglip.collection.extras import library
 from npsiglip.errors import InputError
 
 TIMES = 4  # candidates for each row that is wanted

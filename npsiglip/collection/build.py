@@ -12,22 +12,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npsiglip.collection.engine import Engine, here
 from npsiglip.collection.identity import manifest_of
 from npsiglip.collection.items import Bad, Item, key_bytes, key_of
 from npsiglip.collection.manifest import FILE, SHARD_ROWS, Manifest
 from npsiglip.collection.merge import compact
-from npsiglip.collection.prepare import Prepared, Task, failure, in_order, one_limit, picture, text, together
+from npsiglip.collection.prepare import Prepared, Task, failure
 from npsiglip.collection.records import Failure, Record
 from npsiglip.collection.store import Store
-from npsiglip.collection.where import IMAGE, Source, Where
+from npsiglip.collection.where import Source, Where
 from npsiglip.errors import InputError
-from npsiglip.kernels.cpus import available
 from npsiglip.model import SigLIP
 
 BATCH = 32  # items that are given to the model at once
@@ -245,6 +244,7 @@ def build(
     strict: bool = False,
     drop_all: bool = False,
     retry: bool = False,
+    engine: Callable[[Manifest], contextlib.AbstractContextManager[Engine]] | None = None,
     progress: Progress = _silent,
     skipped: Callable[[Failure], object] = _silent,
 ) -> Built:
@@ -263,6 +263,8 @@ def build(
         strict: stop at the first item that cannot be used.
         drop_all: whether a place in which nothing is left may be meant.
         retry: try again what could not be used and has not changed.
+        engine: who reads, decodes and embeds, for a manifest; None: this process, in so many threads. Another one is
+            `npsiglip.collection.ray.cluster`.
         progress: called now and then.
         skipped: called with each item that cannot be used and was not known to be.
 
@@ -280,26 +282,19 @@ def build(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(_open(folder, manifest))
         run = _Run(store, where, strict, drop_all, retry)
-        work: Callable[[Task], Prepared | Failure] = text
-        encode: Callable[[Any], Any] = model.encode_text
-        if where.kind == IMAGE:
-            assert model.processor is not None
-            fast = bool(store.manifest.preprocessing.get("fast_decode"))
-            processor = stack.enter_context(one_limit(model.processor))
-            work = partial(picture, processor=processor, fast_decode=fast)
-            encode = model.encode_image
-        else:
-            threads = 1
+        fast = bool(store.manifest.preprocessing.get("fast_decode"))
+        made = engine(store.manifest) if engine else here(model, where.kind, fast, threads)
+        prepare, encode = stack.enter_context(made)
         batch: list[Prepared] = []
 
         def embed() -> None:
             if batch:
-                run.take(batch, encode(together([prepared.input for prepared in batch])))
+                run.take(batch, encode([prepared.input for prepared in batch]))
                 batch.clear()
             run.built.seconds = time.monotonic() - start
             progress(run.built)
 
-        for found in in_order(run.tasks(), work, threads or available()):
+        for found in prepare(run.tasks()):
             if isinstance(found, Failure):
                 run.fail(found)
                 skipped(found)

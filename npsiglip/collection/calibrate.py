@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
+from npsiglip.collection.items import reason_of
 from npsiglip.errors import InputError
 from npsiglip.json_files import ERRORS, parse
 from npsiglip.outputs import sigmoid
@@ -98,13 +99,16 @@ def of_model(model: SigLIP) -> Calibration | None:
     return Calibration(exp(model.t_prime), model.bias)
 
 
-def read(folder: Path) -> tuple[Calibration, str] | None:
+def read(place: Path) -> tuple[Calibration, str] | None:
     """What is stored with an index, and the hash of the weights that it is of; None if nothing is.
+
+    Args:
+        place: the index, or the file in it or elsewhere.
 
     Raises:
         InputError: the file is damaged.
     """
-    path = folder / FILE
+    path = place / FILE if place.is_dir() else place
     if not path.is_file():
         return None
     try:
@@ -124,7 +128,7 @@ def write(folder: Path, calibration: Calibration, weights: str) -> None:
     try:
         write_all(folder, {FILE: lambda path: path.write_text(text, encoding="utf-8")})
     except OSError as error:
-        raise InputError(f"{folder / FILE} cannot be written: {error}") from None
+        raise InputError(f"{folder / FILE} cannot be written ({reason_of(error)})") from None
 
 
 def loss(scale: float, bias: float, cosines: Any, matched: Any) -> float:

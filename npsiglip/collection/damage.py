@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npsiglip.collection.database import DATABASE
 from npsiglip.collection.items import reason_of
 from npsiglip.collection.manifest import Manifest
 from npsiglip.collection.records import Shard, file_hash
-from npsiglip.collection.store import DATABASE, Store
+from npsiglip.collection.store import Store
 from npsiglip.errors import InputError
 
 

@@ -11,10 +11,8 @@ Dimensions: R rows of all shards, r of one; D width.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
 from npsiglip.collection.exact import Shards
+from npsiglip.collection.extras import library
 from npsiglip.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -42,23 +41,6 @@ class Foreign(NamedTuple):
     """[R]"""
     columns: dict[str, list[Any]] = {}  # noqa: RUF012  never changed
     """What else is known of each row: the other columns of clip-retrieval's metadata."""
-
-
-def library(module: str, extra: str) -> Any:
-    """A library that not everybody has.
-
-    Raises:
-        InputError: it is not installed, or cannot be imported.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the wrappers that FAISS is made with
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"this needs {module.partition('.')[0]}, which cannot be imported ({error}): "
-            f"pip install 'npsiglip[{extra}]'"
-        ) from None
 
 
 def unit(rows: Any) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -12,8 +13,10 @@ import PIL
 
 import npsiglip
 from npsiglip.checkpoint import Checkpoint
+from npsiglip.collection import calibrate
+from npsiglip.collection.calibrate import Calibration
 from npsiglip.collection.items import reason_of
-from npsiglip.collection.manifest import SHARD_ROWS, Manifest
+from npsiglip.collection.manifest import FILE, SHARD_ROWS, Manifest
 from npsiglip.collection.records import file_hash
 from npsiglip.collection.where import IMAGE
 from npsiglip.errors import InputError
@@ -56,7 +59,7 @@ def _name(model: SigLIP) -> str:
     return BUILTIN if source == model_folder(BUILTIN).absolute() else str(source)
 
 
-def _width(model: SigLIP, kind: str) -> int:
+def width_of(model: SigLIP, kind: str) -> int:
     """Of an embedding."""
     if kind == IMAGE:
         side = model.config.image.image_size if model.config.image else 0
@@ -126,10 +129,35 @@ def manifest_of(
         weights=weights,
         dtype=model.dtype,
         preprocessing=preprocessing,
-        width=_width(model, kind),
+        width=width_of(model, kind),
         rows=rows,
         shard_rows=shard_rows,
         files=files,
         config=_config(model),
         versions={"npsiglip": npsiglip.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     )
+
+
+def calibration_at(place: str | os.PathLike[str], model: SigLIP) -> Calibration:
+    """What `npsiglip calibrate` stored with an index, for use with a model elsewhere.
+
+    Args:
+        place: the index, or its calibration.json.
+        model: the one that it is of.
+
+    Raises:
+        InputError: nothing is stored there, it is damaged, or of other weights.
+    """
+    path = Path(place)
+    stored = calibrate.read(path)
+    if stored is None:
+        what = "has no calibration" if path.is_dir() else "is no calibration: there is no such file"
+        raise InputError(f"{str(path)!r} {what}; `npsiglip calibrate` stores one with an index")
+    folder = path if path.is_dir() else path.parent
+    known = Manifest.read(folder) if (folder / FILE).is_file() else None
+    if stored[1] != weights_of(model, known)[0]:
+        raise InputError(
+            f"the calibration of {str(path)!r} is of other weights than the model's: name the model of that index, or "
+            "calibrate an index of this one"
+        )
+    return stored[0]

@@ -21,11 +21,13 @@ from npsiglip.collection.hits import Hit
 from npsiglip.collection.identity import weights_of
 from npsiglip.collection.manifest import Manifest
 from npsiglip.collection.query import embed, parse
-from npsiglip.collection.records import Failure, Record
+from npsiglip.collection.records import Failure, Record, Shard
 from npsiglip.collection.store import DEFAULT, Store
 from npsiglip.collection.where import IMAGE, Where
 from npsiglip.errors import InputError
 from npsiglip.model import SigLIP
+
+TRIES = 5
 
 Places = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -44,6 +46,7 @@ class Index(AbstractContextManager["Index"]):
     def __init__(self, store: Store, model: SigLIP | None = None) -> None:
         self._store = store
         self._model = model
+        self._shards: list[Shard] | None = None  # of the last search
         self.built: Built | None = None
         """What the last `build` or `add` did."""
 
@@ -186,21 +189,22 @@ class Index(AbstractContextManager["Index"]):
             for query, numbers, scores in zip(asked, found.numbers, found.scores, strict=True)
         ]
 
-    def number(self, name: str) -> int | None:
+    def number(self, name: str | os.PathLike[str]) -> int | None:
         """The row of an item, by its key, or by a path as people write it; None if there is no such item."""
+        name = os.fspath(name)
         found = self._store.number(name)
         return found if found is not None else self._store.number(os.path.abspath(name))  # noqa: PTH100  as keys are made
 
-    def similar(self, key: str, k: int = 10) -> list[Hit]:
+    def similar(self, key: str | os.PathLike[str], k: int = 10) -> list[Hit]:
         """The nearest neighbours of an item, by its key or path, without itself.
 
         Raises:
             InputError: no such item.
         """
+        shards, skip = self.searched()
         number = self.number(key)
         if number is None:
-            raise InputError(f"{key!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`")
-        shards, skip = self.searched()
+            raise InputError(f"{str(key)!r} is not in the index {str(self.folder)!r}; expected one of `index.keys`")
         found = similar(shards, number, k, skip)
         return self.hits(found.numbers[0], found.scores[0])
 
@@ -220,8 +224,20 @@ class Index(AbstractContextManager["Index"]):
         Raises:
             InputError: nothing is in the index; a shard is damaged.
         """
-        shards = Shards(list(self._store.rows()))
-        skip = left_out(shards.rows, self._store.alive())
+        for _ in range(TRIES):  # another process may write meanwhile
+            before = self._store.shards()
+            try:
+                shards = Shards(list(self._store.rows()))
+                skip = left_out(shards.rows, self._store.alive())
+            except (InputError, ValueError):
+                if self._store.shards() == before:
+                    raise
+                continue
+            if self._store.shards() == before:
+                break
+        else:
+            raise InputError(f"the index {str(self.folder)!r} changes all the time; search it when that has ended")
+        self._shards = before
         if not len(shards) or (skip is not None and skip.all()):
             raise InputError(f"nothing is in the index {str(self.folder)!r}; embed something first")
         return shards, skip
@@ -232,7 +248,10 @@ class Index(AbstractContextManager["Index"]):
         """The items of rows [k] with their scores [k]; -1 is none."""
         numbers, scores = numbers[numbers >= 0], scores[numbers >= 0]
         found = probabilities(scores) if probabilities else [None] * len(numbers)
-        records = self._store.items(numbers.tolist())
+        records = list(self._store.items(numbers.tolist(), self._shards))
+        now = self._store.shards()
+        if self._shards and (not now or now[0].number != self._shards[0].number):
+            raise InputError(f"the index {str(self.folder)!r} was written anew while it was searched: search again")
         return [
             Hit(record.key, float(score), None if probability is None else float(probability))
             for record, score, probability in zip(records, scores, found, strict=True)

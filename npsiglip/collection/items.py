@@ -75,7 +75,7 @@ def key_of(stored: bytes) -> str:
     return stored.decode("utf-8", "surrogateescape")
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an error says, without its number and without the name of the file."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
+from npsiglip.collection.database import DatabaseDamaged
 from npsiglip.collection.items import reason_of
 from npsiglip.errors import InputError
 
@@ -53,7 +54,7 @@ class Shard(NamedTuple):
     hash: str
 
 
-def refuse_write(folder: Path, error: Exception) -> InputError:
+def refuse_write(folder: Path, error: BaseException) -> InputError:
     """What to raise when an index cannot be written: a full disk, a folder that may not be written."""
     return InputError(
         f"the index {str(folder)!r} cannot be written ({reason_of(error)}); nothing is lost that was committed: make "
@@ -61,9 +62,9 @@ def refuse_write(folder: Path, error: Exception) -> InputError:
     )
 
 
-def refuse_database(folder: Path, error: Exception) -> InputError:
+def refuse_database(folder: Path, error: BaseException | str) -> DatabaseDamaged:
     """What to raise when the database cannot be read."""
-    return InputError(
+    return DatabaseDamaged(
         f"the database of the index {str(folder)!r} cannot be read ({error}); `npsiglip index check -i {folder}` says "
         "what is lost"
     )

@@ -5,6 +5,7 @@ fsspec comes with huggingface_hub; what a protocol needs beside it is said when 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,14 @@ from npsiglip.collection.walk import is_picture
 from npsiglip.errors import InputError
 
 _EXTRAS = {"s3": "s3", "https": "http", "http": "http", "gs": "gcs", "gcs": "gcs", "az": "abfs", "abfs": "abfs"}
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def is_url(place: str) -> bool:
+    """Whether it is spelt like a URL."""
+    return _URL.match(place) is not None
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -65,6 +74,10 @@ def read_url(url: str) -> bytes:
         content: bytes = files.cat_file(path)
     except FileNotFoundError:
         raise InputError("it vanished while the collection was read") from None
+    except OSError:
+        raise
+    except Exception as error:  # each protocol has errors of its own: a server that is busy, rights that are missing
+        raise OSError(reason_of(error)) from None
     return content
 
 
@@ -104,7 +117,7 @@ class Remote:
                 yield self._item(files, name, infos[name])
         for name in shown:
             if infos[name]["type"] == "directory":
-                yield from self._walk(files, name)
+                yield from self._walk(files, infos[name]["name"])
 
     def __iter__(self) -> Iterator[Item | Bad]:
         """Its pictures, folder by folder, in the order of their names.
@@ -115,11 +128,13 @@ class Remote:
         files, path = _file_system(self.url)
         try:
             info = files.info(path)
-            if info["type"] == "file":
+            if info["type"] == "file" and not path.endswith("/"):  # a page that lists files is one as well
                 yield self._item(files, path, info)
                 return
             yield from self._walk(files, path)
         except FileNotFoundError:
             raise InputError(f"{self.url!r} does not exist; check the URL") from None
-        except OSError as error:
+        except InputError:
+            raise
+        except Exception as error:  # each protocol has errors of its own
             raise InputError(f"{self.url!r} cannot be listed: {reason_of(error)}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npsiglip.collection.database import DATABASE, connect, is_of_the_disk
 from npsiglip.collection.items import key_bytes, key_of, reason_of
 from npsiglip.collection.lock import Lock
 from npsiglip.collection.manifest import Manifest
 from npsiglip.collection.records import Failure, Record, Shard, refuse_database, refuse_write, write_shard
 from npsiglip.errors import InputError
 
-DATABASE = "index.sqlite"
+_NAME = re.compile(r"vectors-\d{5,}\.npy")
 DEFAULT = "npsiglip-index"  # the folder, where none is named
 
 _SCHEMA = """
@@ -75,7 +77,7 @@ class Store(contextlib.AbstractContextManager["Store"]):
         try:
             (folder / DATABASE).unlink(missing_ok=True)  # of a run that was ended before there was a manifest
             (folder / f"{DATABASE}-journal").unlink(missing_ok=True)
-            database = _connect(folder, "rwc")
+            database = connect(folder, "rwc")
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 for statement in _SCHEMA.split(";"):
@@ -107,7 +109,7 @@ class Store(contextlib.AbstractContextManager["Store"]):
         try:
             if not write and (folder / f"{DATABASE}-journal").exists():
                 _roll_back(folder)
-            store = cls(folder, manifest, _connect(folder, "rw" if write else "ro"), lock)
+            store = cls(folder, manifest, connect(folder, "rw" if write else "ro"), lock)
             if write:
                 store.database.execute("BEGIN IMMEDIATE")  # rolls back what a run has left
                 store.database.execute("ROLLBACK")
@@ -117,7 +119,9 @@ class Store(contextlib.AbstractContextManager["Store"]):
         except (OSError, sqlite3.Error) as error:
             if lock:
                 lock.release()
-            raise (refuse_write if isinstance(error, OSError) else refuse_database)(folder, error) from None
+            if isinstance(error, OSError):
+                raise refuse_write(folder, error) from None
+            raise refuse_database(folder, error.__cause__ or error) from None
         return store
 
     def __exit__(self, *error: object) -> None:
@@ -138,10 +142,17 @@ class Store(contextlib.AbstractContextManager["Store"]):
         return row[0] if row else None
 
     def tidy(self) -> None:
-        """Remove what no transaction knows."""
+        """Remove what no transaction knows.
+
+        Raises:
+            DatabaseDamaged: the database is, so that nobody can say what it knew.
+        """
         known = {shard.file for shard in self.shards()}
-        for path in self.folder.glob("vectors-*.npy"):
-            if path.name not in known:
+        if left := [path for path in self.folder.glob("vectors-*.npy") if path.name not in known]:
+            found = self._one("PRAGMA quick_check(1)")
+            if found != "ok":
+                raise refuse_database(self.folder, found)
+            for path in left:
                 path.unlink()
         for path in self.folder.glob(".npsiglip-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -161,7 +172,9 @@ class Store(contextlib.AbstractContextManager["Store"]):
             self.database.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             self._roll_back()
-            raise refuse_write(self.folder, error) from None
+            reason = error.__cause__ or error
+            refuse = refuse_write if is_of_the_disk(reason) else refuse_database
+            raise refuse(self.folder, reason) from None
         except BaseException:
             self._roll_back()
             raise
@@ -173,8 +186,21 @@ class Store(contextlib.AbstractContextManager["Store"]):
     # What is in it
 
     def shards(self) -> list[Shard]:
-        """Its shards, in the order of their rows."""
-        return [Shard(*row) for row in self.database.execute("SELECT * FROM shards ORDER BY number")]
+        """Its shards, in the order of their rows.
+
+        Raises:
+            DatabaseDamaged: what is said of a shard cannot be.
+        """
+        found = [Shard(*row) for row in self.database.execute("SELECT * FROM shards ORDER BY number")]
+        for shard in found:
+            if not (isinstance(shard.file, str) and _NAME.fullmatch(shard.file) and isinstance(shard.rows, int)):
+                raise refuse_database(self.folder, f"a shard is called {shard.file!r} and has {shard.rows!r} rows")
+        return found
+
+    @property
+    def version(self) -> int:
+        """A number that is another one when another process has changed the index."""
+        return int(self._one("PRAGMA data_version"))
 
     def rows(self) -> list[NDArray[Any]]:
         """The rows of each shard, [n, D] of the manifest's type, memory-mapped; with those that belong to no item.
@@ -206,24 +232,30 @@ class Store(contextlib.AbstractContextManager["Store"]):
                 continue
             mask = np.zeros(shard.rows, bool)
             rows = self.database.execute("SELECT row FROM items WHERE shard = ?", (shard.number,))
-            mask[np.fromiter((row for (row,) in rows), np.intp)] = True
+            places = np.array([row for (row,) in rows], object)
+            if not all(isinstance(place, int) and 0 <= place < shard.rows for place in places):
+                raise refuse_database(self.folder, f"it names rows that {shard.file} does not have")
+            mask[places.astype(np.intp)] = True
             found.append(mask)
         return found
 
-    def items(self, numbers: Iterable[int] | None = None) -> Iterator[Record | None]:
+    def items(
+        self, numbers: Iterable[int] | None = None, shards: Sequence[Shard] | None = None
+    ) -> Iterator[Record | None]:
         """What is known of some rows, by their numbers among those of all shards.
 
         Args:
             numbers: from 0; None: all rows that belong to an item, in their order.
+            shards: those that there were when the numbers were found; None: those that there are.
 
         Yields:
             A record for each number; None for a row without an item.
         """
         if numbers is None:
             query = f"SELECT {_RECORD} FROM items ORDER BY shard, row"
-            yield from map(_record, self.database.execute(query))
+            yield from map(self._record, self.database.execute(query))
             return
-        shards = self.shards()
+        shards = self.shards() if shards is None else shards
         ends = np.cumsum([shard.rows for shard in shards])
         query = f"SELECT {_RECORD} FROM items WHERE shard = ? AND row = ?"
         for number in numbers:
@@ -232,12 +264,18 @@ class Store(contextlib.AbstractContextManager["Store"]):
                 raise IndexError(f"row {number} of {ends[-1] if len(ends) else 0}")
             row = int(number) - (int(ends[place - 1]) if place else 0)
             found = self.database.execute(query, (shards[place].number, row)).fetchone()
-            yield _record(found) if found else None
+            yield self._record(found) if found else None
+
+    def _record(self, row: Sequence[Any]) -> Record:
+        key, size, mtime, content, source, width, height = row
+        if not (isinstance(key, bytes) and isinstance(source, bytes | None)):
+            raise refuse_database(self.folder, f"an item is called {key!r}, of the place {source!r}")
+        return Record(key_of(key), size, mtime, content, key_of(source or b""), width, height)
 
     def find(self, key: str) -> Record | None:
         """What is known of the item of a key."""
         found = self.database.execute(f"SELECT {_RECORD} FROM items WHERE key = ?", (key_bytes(key),)).fetchone()
-        return _record(found) if found else None
+        return self._record(found) if found else None
 
     def number(self, key: str) -> int | None:
         """The number of the row of a key's item among those of all shards."""
@@ -256,6 +294,8 @@ class Store(contextlib.AbstractContextManager["Store"]):
     def _failures(self, which: str, *values: Any) -> Iterator[Failure]:
         columns = "key, reason, size, mtime, (SELECT name FROM sources WHERE number = source)"
         for row in self.database.execute(f"SELECT {columns} FROM failures {which}", values):
+            if not (isinstance(row[0], bytes) and isinstance(row[4], bytes | None)):
+                raise refuse_database(self.folder, f"an item is called {row[0]!r}, of the place {row[4]!r}")
             yield Failure(key_of(row[0]), row[1], row[2], row[3], key_of(row[4] or b""))
 
     # Changes
@@ -316,7 +356,9 @@ class Store(contextlib.AbstractContextManager["Store"]):
         """All items in the order of their keys, each with the place of its shard among all, and its row there."""
         places = {shard.number: place for place, shard in enumerate(self.shards())}
         for *row, shard, number in self.database.execute(f"SELECT {_RECORD}, shard, row FROM items ORDER BY key"):
-            yield _record(row), places[shard], number
+            if shard not in places:
+                raise refuse_database(self.folder, f"it names a row of shard {shard!r}, which there is not")
+            yield self._record(row), places[shard], number
 
     def touch(self, records: Sequence[Record]) -> None:
         """Note new times and sources of items whose content is the same."""
@@ -335,18 +377,7 @@ class Store(contextlib.AbstractContextManager["Store"]):
         return count
 
 
-def _record(row: Sequence[Any]) -> Record:
-    key, size, mtime, content, source, width, height = row
-    return Record(key_of(key), size, mtime, content, key_of(source or b""), width, height)
-
-
 def _roll_back(folder: Path) -> None:
     """Undo the transaction of a run that was ended, which opening for reading alone cannot do; not that of another."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(folder, "rw")) as database:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(folder, "rw")) as database:
         database.execute("SELECT COUNT(*) FROM shards").fetchone()
-
-
-def _connect(folder: Path, mode: str) -> sqlite3.Connection:
-    """The database, in transactions that are begun and ended by hand."""
-    uri = f"{(folder / DATABASE).absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)

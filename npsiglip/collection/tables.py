@@ -1,6 +1,6 @@
 """Lists of files and of texts: names from a pipe, a column of a CSV or of JSON Lines, a text a line.
 
-All are read line by line. Paths in a table are meant from the table's folder on.
+All are read line by line. Paths in a table are meant from the table's folder on; URLs may stand among them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from npsiglip.collection.items import Bad, Flat, Item, file_item, reason_of, text_item
+from npsiglip.collection.items import NOT_SAID, Bad, Flat, Item, file_item, reason_of, text_item
+from npsiglip.collection.remote import is_url, read_url
 from npsiglip.errors import InputError
 
 PATHS = ("path", "file", "file_name", "filename", "filepath", "image", "image_path")
@@ -34,6 +36,29 @@ def _guess(names: list[str], usual: tuple[str, ...], where: str) -> str:
     if len(names) == 1:
         return names[0]
     raise InputError(f"{where} has the columns {', '.join(map(repr, names))}: say with --column which one is meant")
+
+
+def column_of(names: list[str], wanted: str | None, usual: tuple[str, ...], where: str) -> str:
+    """The column that is wanted, or meant.
+
+    Raises:
+        InputError: there is no such column; it is not clear which one is meant.
+    """
+    if wanted is None:
+        return _guess(names, usual, where)
+    if wanted not in names:
+        raise InputError(f"{where} has no column {wanted!r}; it has {', '.join(map(repr, names))}")
+    return wanted
+
+
+def path_item(table: str, value: str, source: str) -> Item | Bad:
+    """What a table names in a column of paths: a file, from the table's folder on, or a URL."""
+    if value[:5].lower() == "data:":
+        return Bad(f"{value[:40]}...", "it is a picture in letters; write such a column as bytes, in Parquet", source)
+    if is_url(value):
+        return Item(value, NOT_SAID, NOT_SAID, partial(read_url, value), source)
+    folder = os.path.dirname(table)  # noqa: PTH120
+    return file_item(os.path.normpath(os.path.join(folder, value)), source)  # noqa: PTH118
 
 
 @dataclass(frozen=True)
@@ -57,15 +82,10 @@ class Table(Flat):
     def _item(self, value: str) -> Item | Bad:
         if self.texts:
             return text_item(value, self.name)
-        folder = os.path.dirname(self.path)  # noqa: PTH120
-        return file_item(os.path.normpath(os.path.join(folder, value)), self.name)  # noqa: PTH118
+        return path_item(self.path, value, self.name)
 
     def _column(self, names: list[str]) -> str:
-        if self.column is None:
-            return _guess(names, TEXTS if self.texts else PATHS, self.path)
-        if self.column not in names:
-            raise InputError(f"{self.path} has no column {self.column!r}; it has {', '.join(map(repr, names))}")
-        return self.column
+        return column_of(names, self.column, TEXTS if self.texts else PATHS, self.path)
 
     def _rows(self, file: IO[str]) -> Iterator[str | Bad]:
         """The values of the column, as they stand."""

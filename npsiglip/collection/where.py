@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 
 from npsiglip.collection import tables
 from npsiglip.collection.items import SEPARATOR, Bad, Flat, Item, file_item, key_bytes
-from npsiglip.collection.remote import Remote, read_url
+from npsiglip.collection.parquet import Parquet, is_parquet, read_row
+from npsiglip.collection.remote import Remote, is_url, read_url
 from npsiglip.collection.tables import Lines, Names, Table
 from npsiglip.collection.tars import Tar, is_tar, read_member
 from npsiglip.collection.walk import MAGIC, Folder, check_ignore, split_glob
@@ -23,7 +24,6 @@ from npsiglip.errors import InputError
 
 STDIN = "-"
 IMAGE, TEXT = "image", "text"
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class Source(Protocol):
@@ -97,11 +97,12 @@ def read_key(key: str) -> bytes:
         InputError: it is gone.
         OSError, tarfile.TarError: it cannot be read.
     """
-    if _URL.match(key):
+    if is_url(key):
         return read_url(key)
     for found in re.finditer(SEPARATOR, key):
         if os.path.isfile(key[: found.start()]):  # noqa: PTH113
-            return read_member(key[: found.start()], key[found.end() :])
+            path, place = key[: found.start()], key[found.end() :]
+            return read_row(path, place) if is_parquet(path) else read_member(path, place)
     with open(key, "rb") as file:  # noqa: PTH123
         return file.read()
 
@@ -116,7 +117,7 @@ def source_of(place: str, kind: str, ignore: tuple[str, ...], column: str | None
         raise InputError(f"an argument is empty, {place!r}: is a variable not set? Expected a folder or a file")
     if place == STDIN:
         return Names(_read_stdin) if kind == IMAGE else Lines(_read_stdin)
-    if _URL.match(place):
+    if is_url(place):
         return Remote(place)
     path = os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
@@ -125,19 +126,19 @@ def source_of(place: str, kind: str, ignore: tuple[str, ...], column: str | None
             root, glob = split_glob(os.path.expanduser(place))  # noqa: PTH111
             if os.path.isdir(root):  # noqa: PTH112
                 return Folder(os.path.abspath(root), ignore, glob)  # noqa: PTH100
-        if kind == TEXT or is_tar(path) or suffix in tables.SUFFIXES or not suffix:
+        if kind == TEXT or is_tar(path) or suffix in tables.SUFFIXES or is_parquet(path) or not suffix:
             raise InputError(f"{place!r} does not exist; check the path (working directory: {os.getcwd()})")  # noqa: PTH109
         return Single(path)
     if os.path.isdir(path):  # noqa: PTH112
         if kind == TEXT:
-            raise InputError(f"{place!r} is a folder; expected a file with a text a line, a .csv or a .jsonl")
+            raise InputError(f"{place!r} is a folder; expected a file with a text a line, a .csv, .jsonl or .parquet")
         return Folder(path, ignore)
+    if is_parquet(path):
+        return Parquet(path, column, kind == TEXT)
     if kind == TEXT or suffix in tables.SUFFIXES:
         return Table(path, column, kind == TEXT)
     if is_tar(path):
         return Tar(path)
-    if suffix == ".parquet":
-        raise InputError(f"{place!r}: Parquet is not read; write the column of paths as a .csv")
     if suffix == ".txt":
         raise InputError(
             f"{place!r}: for a file with a text a line give --as text; for a file with a name a line, `- < {place}`"
@@ -150,8 +151,9 @@ class Where:
     """The items of some places, in their order, each folder's in the order of its names; items may come twice.
 
     Args:
-        places: folders, patterns such as "photos/**/*.jpg", files, .tar, .csv, .jsonl, URLs, and "-" for standard
-            input, a name a line or separated by NULs; for texts, files with a text a line, .csv, .jsonl, and "-".
+        places: folders, patterns such as "photos/**/*.jpg", files, .tar, .csv, .jsonl, .parquet, URLs, and "-" for
+            standard input, a name a line or separated by NULs; for texts, files with a text a line, .csv, .jsonl,
+            .parquet, and "-".
         kind: "image" or "text".
         ignore: shell patterns of names or, with a "/", of paths within a folder, that are left out.
         column: of a table.
@@ -183,7 +185,7 @@ class Where:
     @property
     def can_be_counted(self) -> bool:
         """Whether listing everything twice does no harm and costs little."""
-        return not any(isinstance(source, Names | Lines | Remote) for source in self.sources)
+        return not any(isinstance(source, Names | Lines | Remote | Parquet) for source in self.sources)
 
     def of(self, source: Iterable[Item | Bad]) -> Iterator[Item | Bad]:
         """What one source lists, as far as it is in this part."""

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from npsiglip import Index
 from npsiglip.collection.calibrate import Calibration, by_share, fit, read
 from npsiglip.collection.manifest import Manifest
 from tests.helpers.arrays import normal
 from tests.helpers.collections import index_of
-from tests.helpers.command import assert_refused, invoke
+from tests.helpers.command import assert_refused, invoke, lines_of_json, run
 
 WORDS = ["a cat", "two dogs", "a bird", "a red car", "the sea"]
 
@@ -100,3 +102,29 @@ def test_refused_options(folder):
     assert calibrate().exit_code == 2
     assert calibrate("pairs.csv", "--estimate", "x").exit_code == 2
     assert_refused(calibrate("missing.csv"), "cannot be read")
+
+
+def test_classify_uses_it(folder, tmp_path, model):
+    """By the index or the file; refused for other weights, and where there is none."""
+    rows, texts = folder
+    classified = ["classify", tmp_path / "new.png", "-l", "a cat", "-l", "two dogs", "--template", "{}", "--json"]
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "new.png")
+    assert_refused(run(*classified, "--calibration", "index"), "has no calibration; `npsiglip calibrate` stores one")
+    _, labels = pairs_of(rows, texts)
+    write(tmp_path / "pairs.csv", labels)
+    assert calibrate("pairs.csv").exit_code == 0
+    fitted, _ = read(tmp_path / "index")
+    cosines = model.encode_image(tmp_path / "new.png").astype(np.float64) @ model.encode_text(WORDS[:2]).T
+    expected = dict(zip(WORDS[:2], fitted.probabilities(cosines)[0].tolist(), strict=True))
+    for place in ("index", "index/calibration.json"):
+        (line,) = lines_of_json(run(*classified, "--calibration", place).stdout)
+        assert {each["label"]: each["score"] for each in line["scores"]} == pytest.approx(expected, rel=1e-5)
+    in_python = model.classify(tmp_path / "new.png", WORDS[:2], "{}", Index.open("index").calibration)
+    assert in_python == [line["scores"]]
+    own = model.classify(tmp_path / "new.png", WORDS[:2], "{}")
+    assert in_python != own
+    refused = invoke(*classified, "--calibration", "index")
+    assert refused.exit_code == 1
+    assert "is of other weights than the model's" in refused.stderr
+    assert_refused(run(*classified, "--calibration", "none.json"), "there is no such file")
+    assert run(*classified, "--calibration", "index", "--check").exit_code == 2

@@ -1,6 +1,7 @@
 """`npsiglip index`: what it says, what it exits with, and that it is taken with and without a command's name."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,16 @@ def test_nothing_that_can_be_used_is_an_error(photos):
     assert "skipped: 5 more\nerror: none of the 25 inputs can be used" in result.stderr
     assert_refused(index("nowhere", "-i", "idx2"), "'nowhere' does not exist")
     assert not Path("idx2").exists()
+
+
+def test_an_engine(photos, monkeypatch):
+    """That it makes the same bytes: tests/collection/test_ray.py."""
+    refused = index("photos", "-i", "idx", "--workers", "2")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--workers says how many processes --engine ray has" in refused.stderr
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = index("photos", "-i", "idx", "--engine", "ray", "--workers", "2")
+    assert_refused(result, "pip install 'npsiglip[ray]'")
 
 
 def test_parts_are_merged(photos):

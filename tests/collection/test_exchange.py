@@ -1,6 +1,7 @@
 """A plain .npy with names, and clip-retrieval's folders: what was written comes back, as files that are mapped.
 
-Those of clip-retrieval need pyarrow: `pip install '.[parquet]'`; they are skipped without.
+Those of clip-retrieval need pyarrow: `pip install '.[parquet]'`; they are skipped without. Covers collection/extras.py
+as well.
 """
 
 import json
@@ -8,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from npsiglip.collection import exchange
+from npsiglip.collection import exchange, extras
 from npsiglip.collection.exact import Shards, search
 from npsiglip.collection.exchange import (
     read_clip_retrieval,
@@ -103,7 +104,7 @@ def test_rows_without_direction():
 
 def test_a_library_that_is_not_there():
     with pytest.raises(InputError, match=r"needs no_such_library.*pip install 'npsiglip\[parquet\]'"):
-        exchange.library("no_such_library.part", "parquet")
+        extras.library("no_such_library.part", "parquet")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from PIL import Image
 import npsiglip
 from npsiglip import Index
 from npsiglip.collection import build as building
+from npsiglip.collection import engine
 from npsiglip.collection.build import build
 from npsiglip.collection.damage import check
 from npsiglip.collection.items import Flat
@@ -70,7 +71,7 @@ def test_a_second_run_does_nothing(photos, tmp_path, model, monkeypatch):
     (photos / "gone.png").symlink_to("nowhere")
     first, before = run(photos, tmp_path / "index", model)
     assert counts(first) == {"items": 23, "new": 23, "failed": 2}
-    monkeypatch.setattr(building, "together", None)  # nothing is embedded
+    monkeypatch.setattr(engine, "together", None)  # nothing is embedded
     again, after = run(photos, tmp_path / "index", model)
     assert counts(again) == {"items": 23, "same": 23, "failed": 2, "still": 2}
     assert after == before
@@ -102,7 +103,7 @@ def test_a_time_that_changed_alone_is_not_embedded_again(photos, tmp_path, model
     run(photos, tmp_path / "index", model)
     for path in photos.rglob("*.png"):
         os.utime(path, (1, 1))
-    monkeypatch.setattr(building, "together", None)
+    monkeypatch.setattr(engine, "together", None)
     assert counts(run(photos, tmp_path / "index", model)[0]) == {"items": 20, "same": 20, "touched": 20}
     assert counts(run(photos, tmp_path / "index", model)[0]) == {"items": 20, "same": 20}
 
@@ -378,7 +379,7 @@ def test_it_is_searched_by_words_pictures_and_likeness(photos, tmp_path, model):
     assert (first.key, first.probability) == (paths[5], None)
     near = np.argsort(-(pictures @ pictures[5]), kind="stable")
     assert [hit.key for hit in index.similar(paths[5], 2)] == [paths[i] for i in near if i != 5][:2]
-    assert index.similar(f"{photos}/even/../odd/{Path(paths[-1]).name}", 1) == index.similar(paths[-1], 1)
+    assert index.similar(f"{photos}/even/../odd/{Path(paths[-1]).name}", 1) == index.similar(Path(paths[-1]), 1)
     assert index.search([]) == []
     with pytest.raises(InputError, match="is not in the index"):
         index.similar("other.png")

@@ -189,6 +189,16 @@ def test_a_column_of_paths(photos, name):
     assert len(bad(photos.parent / name)) == 1
 
 
+def test_a_column_of_urls(photos):
+    """Beside paths; and pictures in letters are told."""
+    table = photos.parent / "x.csv"
+    table.write_text(f'path\nfile://{photos}/a.png\nphotos/b.png\n"data:image/png;base64,iVBO"\n', encoding="utf-8")
+    items = [item for item in Where([table]) if isinstance(item, Item)]
+    assert [item.key for item in items] == [f"file://{photos}/a.png", f"{photos}/b.png"]
+    assert items[0].opener() == where.read_key(items[0].key) == (photos / "a.png").read_bytes()
+    assert "as bytes, in Parquet" in "".join(bad(table).values())
+
+
 def test_which_column_is_meant_has_to_be_clear(photos):
     table = photos.parent / "x.csv"
     table.write_text("a,b\n1,2\n", encoding="utf-8")
@@ -281,14 +291,13 @@ def test_a_missing_package_is_named(monkeypatch):
         (["-", "-"], {}, "can be read once"),
         (["photos"], {"kind": "text"}, "is a folder; expected a file with a text a line"),
         (["x.txt"], {}, "--as text"),
-        (["x.parquet"], {}, "Parquet is not read"),
+        (["nowhere.parquet"], {}, "'nowhere.parquet' does not exist"),
         (["photos"], {"kind": "sound"}, "of kind"),
     ],
 )
 def test_places_that_cannot_be(photos, monkeypatch, places, options, phrase):
     monkeypatch.chdir(photos.parent)
-    for name in ("x.txt", "x.parquet"):
-        (photos.parent / name).touch()
+    (photos.parent / "x.txt").touch()
     with pytest.raises(InputError, match=phrase):
         Where(places, **options)
 

@@ -1,0 +1,26 @@
+"""Libraries that not everybody has, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+from npsiglip.errors import InputError
+
+
+def library(module: str, extra: str) -> Any:
+    """A library that not everybody has.
+
+    Raises:
+        InputError: it is not installed, or cannot be imported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the wrappers that FAISS is made with
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"this needs {module.partition('.')[0]}, which cannot be imported ({error}): "
+            f"pip install 'npsiglip[{extra}]'"
+        ) from None
