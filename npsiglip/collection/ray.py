@@ -5,7 +5,8 @@
 
 The engine keeps one writer, the process that calls it: it lists the items, hands them out, and takes the rows in the
 order of the items, so that the index has the bytes that one process makes. What a worker had in work when it ended is
-given to another one; a machine that ends need not come back. Files have to be reachable by the same paths on all machines, and so has the model.
+given to another one; a machine that ends need not come back. Files have to be reachable by the same paths on all
+machines, and so has the model.
 """
 
 from __future__ import annotations
