@@ -115,10 +115,10 @@ def picture(golden: Golden, side: int) -> dict[str, Any]:
     }
 
 
-def filters(params: Mapping[str, Array], patch_size: int) -> dict[str, Any]:
-    """Panel 2: the learned filters with the largest norms, each from 0 to 255 around grey; a sheet of them."""
+def filters(params: Mapping[str, Array], patch_size: int, answers: Array) -> dict[str, Any]:
+    """Panel 2: the learned filters whose answers [L, D] differ most between patches, around grey; a sheet of them."""
     w = np.asarray(params["image.patch_embed.w"], np.float64).T  # [D, P * P * 3]
-    order = np.argsort(-np.linalg.norm(w, axis=1), kind="stable")[:FILTERS]
+    order = np.argsort(-answers.std(axis=0), kind="stable")[:FILTERS]
     tiles = w[order].reshape(-1, patch_size, patch_size, 3)
     tiles = 127.5 + 127.5 * tiles / np.abs(tiles).max(axis=(1, 2, 3), keepdims=True)
     across = 16 if len(order) >= 16 else len(order)
@@ -293,7 +293,7 @@ def gather(
         "columns": columns,
         "queries": queries,
         "picture": picture(golden, size),
-        "filters": filters(golden.params, config.patch_size),
+        "filters": filters(golden.params, config.patch_size, golden["image.patch_embed"][0]),
         "arrays": image.pop("arrays") | attribution.pop("arrays"),
         "image": image,
         "shares": attribution,

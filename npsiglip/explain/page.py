@@ -15,7 +15,7 @@ from npsiglip.explain.arrays import png
 from npsiglip.explain.gather import can_live, check_model, gather, naive_resize
 from npsiglip.explain.panels import PANELS, Panel
 from npsiglip.explain.source import lines_of
-from npsiglip.explain.static import Static, heat, number, probability
+from npsiglip.explain.static import Static, number, probability, shade
 from npsiglip.explain.training import training
 from npsiglip.model import SigLIP
 from npsiglip.verify.golden import RESIZED, Golden
@@ -86,7 +86,8 @@ def _section(panel: Panel, static: Static) -> str:
 
 def _hero(data: dict[str, Any], static: Static) -> str:
     t, bias = math.exp(data["t_prime"]), data["bias"]
-    look = heat(static.arrays["probe"].mean(axis=0), data["rows"], data["columns"])
+    look = shade(static.arrays["probe"].mean(axis=0), data["rows"], data["columns"])
+    aspect = f"{data['picture']['width']}/{data['picture']['height']}"
     labels = "".join(
         f'<li class="label"><span class="name">{escape(label)}</span><span class="prob number">{probability(p)}</span>'
         f'<div class="track"><div class="fill" style="width:{100 * p:.2f}%"></div></div><span class="sum number">cosine '
@@ -95,9 +96,11 @@ def _hero(data: dict[str, Any], static: Static) -> str:
         for label, cosine, logit, p in zip(data["labels"], data["cosines"], data["logits"], data["probs"], strict=True)
     )
     return (
-        '<section class="hero card" aria-labelledby="hero-title"><div><div class="look"><div class="map" role="img" '
-        f'aria-label="the picture, and where the probe looks"><img class="below" alt="" src="{data["picture"]["shown"]}">'
-        f'<img alt="" src="{look}"></div></div><div id="tools"></div></div><div><h2 id="hero-title">Does this text belong '
+        '<section class="hero card" aria-labelledby="hero-title"><div><div class="look"><div class="map light" '
+        f'style="aspect-ratio:{aspect}" role="img" aria-label="the picture; light is where the probe looks"><img '
+        f'class="below" alt="" src="{data["picture"]["shown"]}"><img alt="" src="{look}"></div></div>'
+        '<p class="soft">Light: where the probe of the MAP head looks, the mean of its heads, smoothed.</p>'
+        '<div id="tools"></div></div><div><h2 id="hero-title">Does this text belong '
         f'to this picture?</h2><ol class="labels">{labels}</ol><div class="tools live-only" id="more"></div>'
         '<p id="say" role="status" aria-live="polite"></p></div></section>'
     )

@@ -40,7 +40,7 @@ PANELS = (
     Panel(
         1,
         "From a file to pixels",
-        "A picture of any size becomes a small square of numbers from -1 to 1, its shape squashed, every input pixel "
+        "A picture of any size becomes a small square of numbers from \N{MINUS SIGN}1 to 1, its shape squashed, every input pixel "
         "counted.",
         "The third picture is the difference to a naive resize, eight times enlarged: edges and fine patterns. A model "
         "that is fed the second instead of the first sees another picture.",
@@ -87,7 +87,7 @@ PANELS = (
         5,
         "The probe, and what a label owes to a patch",
         "One learned query, the probe, attends to all tokens and makes them one vector; nothing of the probe is added.",
-        "Left: where each head of the probe looks. Right: what the chosen label's logit owes to each patch, by exact "
+        "Above: where each head of the probe looks. Below: what the chosen label's logit owes to each patch, by exact "
         "gradients, and what it loses when patches are made grey one at a time. Attention is not attribution.",
         (model.map_head, backward.l2_normalize),
         ("image.map_head.attn.probs", "image.pooled"),
@@ -122,8 +122,8 @@ PANELS = (
         "From a cosine to a probability",
         "Both vectors have length one; their cosine is multiplied by t, the bias is added, and the sigmoid is the "
         "probability of this pair alone.",
-        "Even a wrong caption has a cosine above zero; t and bias decide what counts as a match. Softmax beside it "
-        "must share out 1: it has a winner even if nothing fits.",
+        "Cosines are small, that of the right caption too; t and bias decide what counts as a match. Softmax beside "
+        "it must share out 1: it has a winner even if nothing fits.",
         (model.logits, model.sigmoid, model.softmax),
         ("zimg", "ztxt", "logits", "probs"),
         "Why is the probability of a wrong caption 0.00002 and not 0.3?",
@@ -134,7 +134,7 @@ PANELS = (
         9,
         "The loss",
         "Of N pictures and N captions every one of the N x N pairs is a yes-or-no question; the diagonal says yes.",
-        "Red cells cost. One of N is positive, so the bias should begin near -log(N - 1). A cell needs only its own "
+        "Red cells cost. One of N is positive, so the bias should begin near \N{MINUS SIGN}log(N\N{NO-BREAK SPACE}\N{MINUS SIGN}\N{NO-BREAK SPACE}1). A cell needs only its own "
         "two vectors: blocks go round a ring of devices, and no device ever sees all.",
         (loss.sigmoid_block,),
         ("logits", "loss"),

@@ -42,6 +42,14 @@ def heat(values: Array, rows: int, columns: int, signed: bool = False, top: floa
     return png(pixels)
 
 
+def shade(values: Array, rows: int, columns: int) -> str:
+    """Shade over what is not looked at, as a URL: the less attention, the darker."""
+    values = np.asarray(values, np.float64).reshape(rows, columns)
+    pixels = np.empty((rows, columns, 4), np.uint8)
+    pixels[..., :3], pixels[..., 3] = (8, 10, 16), np.rint(204 * (1 - values / values.max()))
+    return png(pixels)
+
+
 def patch_map(data: dict[str, Any], values: Array | None, name: str, kind: str = "", **options: Any) -> str:
     """A map of patches over the picture."""
     rows, columns = options.pop("rows", data["rows"]), options.pop("columns", data["columns"])
@@ -68,6 +76,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from below `low` to above `high`, about four steps."""
+    rough = (high - low) / 4
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = scale * next(x for x in (1, 2, 5, 10) if x * scale >= rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
 def chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], label: str, log: bool = False) -> str:
     """Lines as an SVG: name -> x, y."""
     width, height, left, right, top, bottom = 560, 210, 54, 96, 12, 26
@@ -77,6 +94,8 @@ def chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], label: str,
         low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
     elif high - low < 1e-12:
         low, high = low - 0.5, high + 0.5
+    ticks = [low + i for i in range(int(high - low) + 1)] if log else round_ticks(low, high)
+    low, high = ticks[0], ticks[-1]
     far = max(1.0, *(float(max(x)) for x, _ in lines.values()))
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -84,7 +103,6 @@ def chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], label: str,
         return left + x / far * (width - left - right), top + (high - y) / (high - low) * (height - top - bottom)
 
     parts = []
-    ticks = [low + i for i in range(int(high - low) + 1)] if log else [low + (high - low) * i / 4 for i in range(5)]
     for tick in ticks:
         _, y = at(0, 10.0**tick if log else tick)
         parts.append(
@@ -158,8 +176,8 @@ class Static:
                 f"How long the patches' vectors are: {number(norms.min())} to {number(norms.max())}.",
             )
             + figure(
-                f'<img class="sheet" alt="the strongest filters" src="{sheet["sheet"]}">',
-                f"The {len(sheet['channels'])} strongest filters; grey is 0.",
+                f'<img class="sheet" alt="learned filters" src="{sheet["sheet"]}">',
+                f"The {len(sheet['channels'])} filters that tell these patches apart most; grey is 0.",
             )
             + "</div>"
         )

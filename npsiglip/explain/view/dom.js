@@ -34,6 +34,15 @@ export function heat(values, rows, columns, { top = null, signed = false } = {})
   return canvas;
 }
 
+/** Shade over what is not looked at, as a picture of one pixel each: the less attention, the darker. */
+export function shade(values, rows, columns) {
+  const canvas = el("canvas", { width: columns, height: rows, "aria-hidden": "true" });
+  const context = canvas.getContext("2d"), image = context.createImageData(columns, rows), most = Math.max(...values);
+  values.forEach((x, i) => image.data.set([8, 10, 16, Math.round(204 * (1 - x / most))], 4 * i));
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
 /** A map of patches over the picture. `choose(i)`: makes it a button; a click or the arrow keys choose a patch. */
 export function patch_map(values, view, { name, small = "", chosen = null, choose = null, plain = false, rows = view.rows, columns = view.columns, ...options }) {
   const node = el(choose ? "button" : "div", {
@@ -88,6 +97,13 @@ export function choice(name, options, value, change) {
   return el("label", { class: "field" }, name, select);
 }
 
+/** Round numbers from below `low` to above `high`, about four steps. */
+function round_ticks(low, high) {
+  const rough = (high - low) / 4, scale = 10 ** Math.floor(Math.log10(rough)), step = scale * [1, 2, 5, 10].find((x) => x * scale >= rough);
+  const first = Math.floor(low / step + 1e-9), last = Math.ceil(high / step - 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
+}
+
 /** Lines over positions 0, 1, ...: an SVG. lines: [{ name, values, colour, x? }]; `log` on a logarithmic axis. */
 export function chart(lines, { log = false, width = 560, height = 210, names = [], label = "" }) {
   const [left, right, top, bottom] = [54, 96, 12, 26], f = log ? Math.log10 : (x) => x;
@@ -95,9 +111,11 @@ export function chart(lines, { log = false, width = 560, height = 210, names = [
   let low = Math.min(...all), high = Math.max(...all);
   if (log) [low, high] = [Math.floor(low), Math.max(Math.ceil(high), Math.floor(low) + 1)];
   else if (high - low < 1e-12) [low, high] = [low - 0.5, high + 0.5];
+  const round = log ? [] : round_ticks(low, high);
+  if (!log) [low, high] = [round[0], round.at(-1)];
   const far = Math.max(...xs, 1), X = (x) => left + (x / far) * (width - left - right), Y = (y) => top + ((high - f(y)) / (high - low)) * (height - top - bottom);
   let svg = `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${label}">`;
-  const ticks = log ? Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i)) : Array.from({ length: 5 }, (_, i) => low + ((high - low) * i) / 4);
+  const ticks = log ? Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i)) : round;
   for (const tick of ticks)
     svg += `<line x1="${left}" x2="${width - right}" y1="${Y(tick).toFixed(1)}" y2="${Y(tick).toFixed(1)}" stroke="var(--line)"/><text x="${left - 6}" y="${(Y(tick) + 4).toFixed(1)}" text-anchor="end">${log ? `1e${Math.round(f(tick))}` : Number(tick.toPrecision(3))}</text>`;
   names.forEach((name, i) => { if (name) svg += `<text x="${X(i).toFixed(1)}" y="${height - 8}" text-anchor="middle">${name}</text>`; });

@@ -2,7 +2,7 @@
 
 import { array, sigmoid } from "../live/model.js";
 import { agreement, at, Live, stored_view } from "./source.js";
-import { bytes_of, el, heat, number, patch_map, probability, to_url } from "./dom.js";
+import { bytes_of, el, number, probability, shade, to_url } from "./dom.js";
 import { draw_tools } from "./draw.js";
 import * as image_panels from "./panels_image.js";
 import * as text_panels from "./panels_text.js";
@@ -152,9 +152,9 @@ class Page {
     const { view, state } = this, k = Math.min(state.label, view.labels.length - 1);
     const place = document.querySelector(".hero .look"), H = view.probe.shape[0], mean = new Float64Array(view.rows * view.columns);
     for (let h = 0; h < H; h++) at(view.probe, h).forEach((x, i) => { mean[i] += x / H; });
-    const map = patch_map(null, view, { name: "the picture, and where the probe looks" });
-    map.replaceChildren(el("img", { class: "below", src: view.picture.shown, alt: "" }), heat(mean, view.rows, view.columns));
-    if (!state.overlay_off) map.classList.remove("plain"); else { map.classList.add("plain"); map.lastChild.remove(); }
+    const map = el("div", { class: "map light", role: "img", "aria-label": "the picture; light is where the probe looks", style: `aspect-ratio:${view.picture.width}/${view.picture.height}` });
+    map.append(el("img", { class: "below", src: view.picture.shown, alt: "" }));
+    if (!state.overlay_off) map.append(shade(mean, view.rows, view.columns));
     place.replaceChildren(map);
     document.querySelectorAll(".labels .label").forEach((row, i) => {
       const z = state.logits[i], p = sigmoid(z);

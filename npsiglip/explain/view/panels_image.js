@@ -59,8 +59,8 @@ export function panel_2(view, state, act) {
     el("div", { class: "row" },
       figure(chooser(norms, view, state, act, "length of each patch's vector"),
         `${L} patches of ${patch_size} × ${patch_size}, and how long their vectors are. Chosen: ${place(view, state.patch)}, length ${number(norms[state.patch], 2)}; longest: ${place(view, strongest)}, ${number(norms[strongest], 2)}.`),
-      figure(el("img", { class: "sheet", src: view.filters.sheet, alt: `the ${view.filters.channels.length} strongest filters` }),
-        `The ${view.filters.channels.length} strongest of ${width} filters, ${patch_size} × ${patch_size} × 3 numbers each; grey is 0.`)),
+      figure(el("img", { class: "sheet", src: view.filters.sheet, alt: `learned filters` }),
+        `Of ${width} filters the ${view.filters.channels.length} that tell these patches apart most, ${patch_size} × ${patch_size} × 3 numbers each; grey is 0.`)),
     el("p", { class: "soft" }, `Each patch, ${patch_size * patch_size * 3} numbers, times each filter, plus a bias: [${L}, ${patch_size * patch_size * 3}] × [${patch_size * patch_size * 3}, ${width}] → [${L}, ${width}].`),
   ];
 }

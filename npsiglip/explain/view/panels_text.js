@@ -78,7 +78,7 @@ export function panel_9(view, state, act) {
       el("button", { type: "button", "data-key": "reset", onclick: () => act({ t_prime: state.learned.t_prime, bias: state.learned.bias }) }, "As learned")),
     grid,
     el("p", { class: "soft" }, ...pairs.captions.flatMap((caption, j) => [el("b", {}, `${j + 1} `), `${caption}${j < B - 1 ? " · " : ""}`])),
-    el("p", { class: "say" }, `Loss ${number(total, 4)}: ${number(positives, 4)} from the ${B} matches (outlined), ${number(total - positives, 4)} from the ${B * B - B} others. CLIP's softmax loss of the same logits: ${number(softmax_loss(z), 4)}; the bias does not change it.`),
+    el("p", { class: "say" }, `Loss ${probability(total)}: ${probability(positives)} from the ${B} matches (outlined), ${probability(Math.max(total - positives, 0))} from the ${B * B - B} others. CLIP's softmax loss of the same logits: ${probability(softmax_loss(z))}; the bias does not change it.`),
     el("div", {}, el("h3", {}, "Round the ring"),
       controls(choice("devices", ["1", "2", "4", "8"], [1, 2, 4, 8].indexOf(devices), (i) => act({ devices: [1, 2, 4, 8][i], step: 0 })),
         el("button", { type: "button", "data-key": "step", onclick: () => act({ step: (state.step + 1) % devices }) }, "Pass the texts on"),
