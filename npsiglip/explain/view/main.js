@@ -46,10 +46,11 @@ class Page {
     const start = performance.now(), { toggle, ...rest } = changes;
     Object.assign(this.state, rest);
     if (toggle !== undefined) {
-      if (toggle === null) this.live.off.clear();
-      else if (!this.live.off.delete(toggle)) this.live.off.add(toggle);
-      this.live.run();
-      this.refresh();
+      if (toggle === null) {
+        this.live.off.clear();
+        this.live.run();
+      } else this.live.toggle(toggle);
+      this.refresh(true);
     }
     if ("playing" in rest) this.play();
     this.draw(new Set(Object.keys(changes)));
@@ -64,8 +65,9 @@ class Page {
   }
 
   /** What the live model has computed becomes what is shown; what takes longer comes after. */
-  refresh() {
-    this.view = this.live.view(this.labels, this.view);
+  refresh(picture = false) {
+    if (picture) this.view = this.live.view_image(this.view);
+    this.view = this.live.view_texts(this.labels, this.view);
     this.view.gradient = this.view.occlusion = null;
     this.later();
   }
@@ -81,7 +83,7 @@ class Page {
         await pause();
       }
       if (!current()) return;
-      this.view.texts = this.live.view(this.labels, this.view).texts;
+      this.view.texts = this.live.view_texts(this.labels, this.view).texts;
       this.draw_panel(7);
       const gradients = [];
       for (const label of this.labels) {
@@ -178,7 +180,7 @@ class Page {
     const [height, width] = this.data.picture.exact ? [inside.naturalHeight, inside.naturalWidth] : [side, side];
     this.live.look(bytes_of(inside, width, height), height, width);
     this.labels.forEach((label) => this.live.text(label));
-    const fresh = this.live.view(this.labels, this.view), far = Math.max(...fresh.cosines.map((s, k) => Math.abs(s - this.data.cosines[k])));
+    const fresh = this.live.view_texts(this.labels, this.live.view_image(this.view)), far = Math.max(...fresh.cosines.map((s, k) => Math.abs(s - this.data.cosines[k])));
     this.off_by = far;
     document.getElementById("proof").textContent = `This page's JavaScript has computed the same cosines as the float64 reference, but for ${far === 0 ? "nothing" : far.toExponential(1)}.`;
     this.view = { ...fresh, gradient: this.view.gradient, occlusion: this.view.occlusion, texts: this.stored.texts };
@@ -221,7 +223,7 @@ class Page {
     const { resized, naive } = this.live;
     const difference = resized.reduce((most, x, i) => Math.max(most, Math.abs(x - naive[i])), 0);
     this.view = { ...this.view, picture: { height, width, shown, resized: to_url(resized, this.state.side), naive: to_url(naive, this.state.side), difference, live: { resized, naive } } };
-    this.refresh();
+    this.refresh(true);
     this.draw();
     this.tell(start);
     this.say("");

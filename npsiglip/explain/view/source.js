@@ -1,7 +1,7 @@
 /* What the panels show, in one form: as the page has stored it, or as the live model computes it. */
 
 import { logit_by_patches, patch_shares } from "../live/backward.js";
-import { array, block_name, cosines, extract_patches, image_tower, keep, l2_normalize, matmul, text_tower } from "../live/model.js";
+import { array, block_name, blocks, cosines, extract_patches, image_embed, image_tower, keep, l2_normalize, pool, text_tower } from "../live/model.js";
 import { naive_resize, resize, to_pixels, value_table } from "../live/resize.js";
 import { canonicalize, Tokenizer } from "../live/tokenizer.js";
 import { from_base64, gunzip, unpack } from "../live/weights.js";
@@ -44,7 +44,10 @@ export function reach(probs, rows, columns) {
   const L = rows * columns;
   let sum = 0;
   for (let i = 0; i < L; i++)
-    for (let j = 0; j < L; j++) sum += probs[i * L + j] * Math.hypot(Math.floor(i / columns) - Math.floor(j / columns), (i % columns) - (j % columns));
+    for (let j = 0; j < L; j++) {
+      const down = Math.floor(i / columns) - Math.floor(j / columns), across = (i % columns) - (j % columns);
+      sum += probs[i * L + j] * Math.sqrt(down * down + across * across);
+    }
   return sum / L;
 }
 
@@ -54,6 +57,17 @@ export function agreement(x, y) {
   let xy = 0, xx = 0, yy = 0;
   x.forEach((value, i) => { xy += (value - mx) * (y[i] - my); xx += (value - mx) ** 2; yy += (y[i] - my) ** 2; });
   return xx * yy > 0 ? xy / Math.sqrt(xx * yy) : 0;
+}
+
+const length_of = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0));
+
+/** The five channels of a stream [L, D] that are largest on average: how many times the median channel. */
+function outliers(x) {
+  const [L, D] = x.shape, size = new Float64Array(D);
+  for (let i = 0; i < L * D; i++) size[i % D] += Math.abs(x.data[i]) / L;
+  const sorted = size.slice().sort(), middle = (sorted[Math.ceil(D / 2 - 1)] + sorted[Math.floor(D / 2)]) / 2;
+  const channels = [...size.keys()].sort((i, j) => size[j] - size[i]).slice(0, 5);
+  return { channels, times: channels.map((c) => size[c] / middle) };
 }
 
 /** All cosines of rows [L, D] -> [L, L]. */
@@ -86,10 +100,10 @@ export class Live {
     this.run();
   }
 
-  /** The image tower, with the heads in `off` ("layer.head", "map.head") silent. */
-  run() {
+  /** The image tower from a block on, with the heads in `off` ("layer.head", "map.head") silent. */
+  run(first = 0) {
     const { num_heads, width } = this.config.image, Dh = width / num_heads;
-    this.trace = {};
+    if (!first) this.trace = {};
     const listen = keep(this.trace);
     const tap = (name, x) => {
       if (name.endsWith(".attn.mix") && this.off.size) {
@@ -99,7 +113,16 @@ export class Live {
       }
       return listen(name, x);
     };
-    this.zimg = l2_normalize(image_tower(this.params, this.config.image, this.pixels, tap));
+    const { image } = this.config;
+    let x = first ? this.trace[`${block_name("image", Math.min(first, image.depth) - 1)}.+mlp`] : image_embed(this.params, image, this.pixels, tap);
+    x = first > image.depth ? this.trace["image.final_ln"] : blocks(this.params, "image", x, image, tap, null, first);
+    this.zimg = l2_normalize(pool(this.params, image, x, tap));
+  }
+
+  /** A head is switched; what comes before it stays. */
+  toggle(head) {
+    if (!this.off.delete(head)) this.off.add(head);
+    this.run(head.startsWith("map") ? this.config.image.depth + 1 : Number(head.split(".")[0]));
   }
 
   /** The unit vector of texts, [K, D]; `masked`: padding is not attended to. */
@@ -160,32 +183,11 @@ export class Live {
     return found;
   }
 
-  /** As `stored_view` has it, of what is computed now. */
-  view(labels, before) {
-    const { trace } = this, { depth, num_heads } = this.config.image, { rows, columns } = before, L = rows * columns;
-    const all = Array.from({ length: L }, (_, i) => i), layers = Array.from({ length: depth }, (_, i) => block_name("image", i));
-    const attention = array([depth, num_heads, L, L]);
-    layers.forEach((name, i) => attention.data.set(trace[`${name}.attn.probs`].data, i * num_heads * L * L));
-    const heads = Array.from({ length: depth * num_heads }, (_, i) => attention.data.subarray(i * L * L, (i + 1) * L * L));
-    const streams = [trace["image.embed"], ...layers.map((name) => trace[`${name}.+mlp`])].map((x) => array(x.shape.slice(1), x.data));
-    const similar = streams.map(similarities), norms = (x) => Array.from({ length: L }, (_, i) => Math.hypot(...at(x, i)));
-    const probe = array([num_heads, L], trace["image.map_head.attn.probs"].data), patches = trace["image.patch_embed"];
+  /** As `stored_view` has it, of the texts as they are now. */
+  view_texts(labels, before) {
     const found = labels.map((label) => this.text(label));
     return {
-      ...before, labels, queries: all, attention, probe,
-      entropy: array([depth, num_heads], Float64Array.from(heads, (x) => entropy(x, L))),
-      distance: array([depth, num_heads], Float64Array.from(heads, (x) => reach(x, rows, columns))),
-      probe_entropy: array([num_heads], Float64Array.from({ length: num_heads }, (_, h) => entropy(at(probe, h), L))),
-      patch_norms: array([L], Float64Array.from(norms(array([L, patches.shape[2]], patches.data)))),
-      norms: array([depth + 1, L], Float64Array.from(streams.flatMap(norms))),
-      stream_similarity: array([depth + 1, L, L], Float64Array.from(similar.flatMap((x) => Array.from(x.data)))),
-      mean_similarity: array([depth + 1], Float64Array.from(similar, (x) => (x.data.reduce((sum, v) => sum + v, 0) - L) / (L * L - L || 1))),
-      outliers: streams.map((x) => {
-        const size = Float64Array.from({ length: x.shape[1] }, (_, c) => mean(Array.from({ length: L }, (_, i) => Math.abs(x.data[i * x.shape[1] + c]))));
-        const sorted = size.slice().sort(), half = sorted.length / 2, middle = (sorted[Math.ceil(half - 1)] + sorted[Math.floor(half)]) / 2;
-        const channels = [...size.keys()].sort((i, j) => size[j] - size[i]).slice(0, 5);
-        return { channels, times: channels.map((c) => size[c] / middle) };
-      }),
+      ...before, labels,
       cosines: found.map(({ ztxt }) => cosines(this.zimg, ztxt).data[0]),
       texts: found.map((text) => ({
         ...text,
@@ -196,10 +198,26 @@ export class Live {
     };
   }
 
-  /** Similarity of a patch's position to all, on the stored grid and on a finer one; for patches that were not stored. */
-  positions(patch, weights = null) {
-    const table = this.params["image.pos_embed"], row = l2_normalize(array([1, table.shape[1]], at(table, patch)));
-    const wider = weights ? matmul(weights, table) : table;
-    return cosines(row, l2_normalize(wider)).data;
+  /** As `stored_view` has it, of the picture as it is now. */
+  view_image(before) {
+    const { trace } = this, { depth, num_heads } = this.config.image, { rows, columns } = before, L = rows * columns;
+    const layers = Array.from({ length: depth }, (_, i) => block_name("image", i)), attention = array([depth, num_heads, L, L]);
+    layers.forEach((name, i) => attention.data.set(trace[`${name}.attn.probs`].data, i * num_heads * L * L));
+    const heads = Array.from({ length: depth * num_heads }, (_, i) => attention.data.subarray(i * L * L, (i + 1) * L * L));
+    const streams = [trace["image.embed"], ...layers.map((name) => trace[`${name}.+mlp`])].map((x) => array(x.shape.slice(1), x.data));
+    const similar = streams.map(similarities), norms = (x) => Array.from({ length: L }, (_, i) => length_of(at(x, i)));
+    const probe = array([num_heads, L], trace["image.map_head.attn.probs"].data), patches = trace["image.patch_embed"];
+    const numbers = (shape, values) => array(shape, Float64Array.from(values));
+    return {
+      ...before, attention, probe, queries: Array.from({ length: L }, (_, i) => i),
+      entropy: numbers([depth, num_heads], heads.map((x) => entropy(x, L))),
+      distance: numbers([depth, num_heads], heads.map((x) => reach(x, rows, columns))),
+      probe_entropy: numbers([num_heads], Array.from({ length: num_heads }, (_, h) => entropy(at(probe, h), L))),
+      patch_norms: numbers([L], norms(array([L, patches.shape[2]], patches.data))),
+      norms: numbers([depth + 1, L], streams.flatMap(norms)),
+      stream_similarity: numbers([depth + 1, L, L], similar.flatMap((x) => Array.from(x.data))),
+      mean_similarity: numbers([depth + 1], similar.map((x) => (L > 1 ? (x.data.reduce((sum, v) => sum + v, 0) - L) / (L * L - L) : 1))),
+      outliers: streams.map(outliers),
+    };
   }
 }
