@@ -44,15 +44,13 @@ def check_model(model: SigLIP) -> tuple[ImageConfig, Tokenizer | Any]:
     """The image tower's configuration and the tokenizer of a model that a page can be made of.
 
     Raises:
-        InputError: a model of one tower, of NaFlex, without MAP head, without tokenizer or image processor.
+        InputError: a model of one tower, of NaFlex, without tokenizer or image processor.
     """
     config = model.config
     if config.image is None or config.text is None:
-        raise InputError("a page compares an image with labels: expected a model with both towers")
+        raise InputError("a page compares an image with labels: expected a model with both towers, and so with a head")
     if config.image.naflex:
         raise InputError("NaFlex models have no page: expected a model whose images have one size")
-    if not config.image.head:
-        raise InputError("the model has no MAP head, which half of the page is about: expected a SigLIP with one")
     if model.tokenizer is None or not isinstance(model.processor, ImageProcessor):
         raise InputError("the model's folder lacks its tokenizer or its image processor: put their files there")
     return config.image, model.tokenizer

@@ -17,7 +17,7 @@ from npsiglip.reference import backward
 from npsiglip.reference.model import FORGET
 
 Array = NDArray[Any]
-MOST_WINDOWS = 64
+MOST_WINDOWS = 36
 AGREE = 0.7  # correlation of two ways to say what patches matter, from which on they tell the same
 
 
@@ -78,7 +78,7 @@ class Windows(NamedTuple):
 
 
 def windows(rows: int, columns: int) -> Windows:
-    """Single patches, or squares of 2 x 2, 3 x 3 ..., the smallest of which there are at most 64."""
+    """Single patches, or squares of 2 x 2, 3 x 3 ..., the smallest of which there are at most 36."""
     side = 1
     while -(-rows // side) * -(-columns // side) > MOST_WINDOWS:
         side += 1

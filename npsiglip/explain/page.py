@@ -156,7 +156,8 @@ def render(data: dict[str, Any], live: dict[str, str], static: Static) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{asset('view/style.css')}</style></head><body>\n"
+        f"<style>{asset('view/style.css')}.shot {{ background-image: url({data['picture']['resized']}); }}</style></head>"
+        "<body>\n"
         f'<header class="top"><h1>SigLIP, seen</h1><p>{escape(str(data["model"]))}, {many}. {said} '
         '<span class="live-only">Change a label, the picture, anything: last update <output id="time">-</output>.</span>'
         "</p></header>\n<main>"

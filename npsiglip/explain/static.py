@@ -53,11 +53,11 @@ def shade(values: Array, rows: int, columns: int) -> str:
 def patch_map(data: dict[str, Any], values: Array | None, name: str, kind: str = "", **options: Any) -> str:
     """A map of patches over the picture."""
     rows, columns = options.pop("rows", data["rows"]), options.pop("columns", data["columns"])
-    below = options.pop("below", data["picture"]["resized"])
+    below = options.pop("below", None)  # the page's own picture stands once in its style
+    under = f'<img class="below" alt="" src="{below}">' if below else '<span class="below shot"></span>'
     over = f'<img alt="" src="{heat(values, rows, columns, **options)}">' if values is not None else ""
     return (
-        f'<div class="map {kind}" role="img" aria-label="{escape(name)}"><img class="below" alt="" src="{below}">'
-        f"{over}</div>"
+        f'<div class="map {kind}" role="img" aria-label="{escape(name)}">{under}{over}</div>'
     )
 
 

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 def gzipped(data: bytes) -> str:
     """Bytes as base64 of gzip; the same bytes give the same text."""
-    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
 
 
 def pack(params: Mapping[str, Array]) -> tuple[list[tuple[str, list[int]]], int, str]:
