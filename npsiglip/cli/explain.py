@@ -40,7 +40,9 @@ def explain(
     checkpoints: Annotated[
         list[Path],
         typer.Option(
-            "--checkpoint", metavar="FOLDER", help="A model folder of that training, its name ends in its step; several."
+            "--checkpoint",
+            metavar="FOLDER",
+            help="A model folder of that training, its name ends in its step; several.",
         ),
     ] = [],  # noqa: B006
     truncate: TruncateOption = False,

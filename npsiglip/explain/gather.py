@@ -234,7 +234,10 @@ def pairs(model: SigLIP) -> dict[str, Any]:
         if len(samples) == PAIRS:
             break
     images = [np.asarray(one.image) for one in samples.values()]
-    zimg, ztxt = np.asarray(model.encode_image(images), np.float64), np.asarray(model.encode_text(list(samples)), np.float64)
+    zimg, ztxt = (
+        np.asarray(model.encode_image(images), np.float64),
+        np.asarray(model.encode_text(list(samples)), np.float64),
+    )
     return {
         "pictures": [png(image) for image in images],
         "captions": list(samples),

@@ -71,10 +71,10 @@ def outliers(stream: Array, count: int = 5) -> tuple[list[int], list[float]]:
 
 
 class Windows(NamedTuple):
-    """Squares of patches that are made grey one at a time: `of` [L], which of them a patch is in; how many."""
+    """Squares of patches that are made grey one at a time: `of` [L], in which a patch is; their `number`."""
 
     of: Array
-    count: int
+    number: int
 
 
 def windows(rows: int, columns: int) -> Windows:
@@ -89,7 +89,7 @@ def windows(rows: int, columns: int) -> Windows:
 
 def by_window(shares: Array, found: Windows) -> Array:
     """Sums over the patches of each window: [K, L] -> [K, W]."""
-    sums = np.zeros((len(shares), found.count))
+    sums = np.zeros((len(shares), found.number))
     np.add.at(sums.T, found.of, shares.T)
     return sums
 
@@ -123,7 +123,7 @@ def occlusion_shares(
     size = config.patch_size
     columns = pixels.shape[3] // size
     found = windows(pixels.shape[2] // size, columns)
-    covered = np.repeat(np.asarray(pixels, np.float32), found.count, axis=0)
+    covered = np.repeat(np.asarray(pixels, np.float32), found.number, axis=0)
     for patch, window in enumerate(found.of):
         y, x = patch // columns * size, patch % columns * size
         covered[window, :, y : y + size, x : x + size] = 0.0

@@ -75,8 +75,8 @@ def _section(panel: Panel, static: Static) -> str:
     taps = " ".join(f"<code>{escape(tap)}</code>" for tap in panel.taps)
     return (
         f'<section class="panel card" id="{panel.anchor}" aria-labelledby="title-{panel.number}"><header>'
-        f'<span class="count" aria-hidden="true">{panel.number}</span><h2 id="title-{panel.number}">{escape(panel.title)}'
-        f"</h2><p>{escape(panel.sentence)}</p></header>"
+        f'<span class="count" aria-hidden="true">{panel.number}</span><h2 id="title-{panel.number}">'
+        f"{escape(panel.title)}</h2><p>{escape(panel.sentence)}</p></header>"
         f'<div class="view">{static.panel(panel.number)}</div>'
         f'<div class="notes"><p class="tip"><b>Look for.</b> {escape(panel.look)}</p>'
         f'<div class="ask"><b>Try.</b> {escape(panel.question)}<details><summary>How to tell</summary>'
@@ -90,8 +90,8 @@ def _hero(data: dict[str, Any], static: Static) -> str:
     aspect = f"{data['picture']['width']}/{data['picture']['height']}"
     labels = "".join(
         f'<li class="label"><span class="name">{escape(label)}</span><span class="prob number">{probability(p)}</span>'
-        f'<div class="track"><div class="fill" style="width:{100 * p:.2f}%"></div></div><span class="sum number">cosine '
-        f"{number(cosine, 4)} \N{MULTIPLICATION SIGN} {number(t, 1)} {'+' if bias >= 0 else chr(0x2212)} "
+        f'<div class="track"><div class="fill" style="width:{100 * p:.2f}%"></div></div><span class="sum number">'
+        f"cosine {number(cosine, 4)} \N{MULTIPLICATION SIGN} {number(t, 1)} {'+' if bias >= 0 else chr(0x2212)} "
         f"{abs(bias):.1f} = {number(logit)}</span></li>"
         for label, cosine, logit, p in zip(data["labels"], data["cosines"], data["logits"], data["probs"], strict=True)
     )
@@ -147,7 +147,9 @@ def _lanes(data: dict[str, Any]) -> str:
 
 def render(data: dict[str, Any], live: dict[str, str], static: Static) -> str:
     """The page of what was gathered."""
-    scripts = [f'<script type="application/json" id="npsiglip-data">{embedded(json.dumps(data, allow_nan=False))}</script>']
+    scripts = [
+        f'<script type="application/json" id="npsiglip-data">{embedded(json.dumps(data, allow_nan=False))}</script>'
+    ]
     scripts += [f'<script type="text/plain" id="npsiglip-{name}">{text}</script>' for name, text in live.items()]
     scripts += [f"<script>{bundle()}</script>"]
     title = f"SigLIP, seen: {', '.join(data['labels'])}"
@@ -156,14 +158,17 @@ def render(data: dict[str, Any], live: dict[str, str], static: Static) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{asset('view/style.css')}.shot {{ background-image: url({data['picture']['resized']}); }}</style></head>"
-        "<body>\n"
+        f"<style>{asset('view/style.css')}.shot {{ background-image: url({data['picture']['resized']}); }}</style>"
+        "</head><body>\n"
         f'<header class="top"><h1>SigLIP, seen</h1><p>{escape(str(data["model"]))}, {many}. {said} '
-        '<span class="live-only">Change a label, the picture, anything: last update <output id="time">-</output>.</span>'
+        '<span class="live-only">Change a label, the picture, anything: last update <output id="time">-</output>.'
+        "</span>"
         "</p></header>\n<main>"
-        f"{_hero(data, static)}\n{_lanes(data)}\n" + "\n".join(_section(panel, static) for panel in PANELS) + "</main>\n"
-        f'<footer><p id="proof"></p><p>Made by npsiglip {escape(data["npsiglip"])} from a float64 trace of the model; words '
-        "and names as in its glossary. Maps are drawn from zero to the largest of what they show.</p>"
+        f"{_hero(data, static)}\n{_lanes(data)}\n"
+        + "\n".join(_section(panel, static) for panel in PANELS)
+        + "</main>\n"
+        f'<footer><p id="proof"></p><p>Made by npsiglip {escape(data["npsiglip"])} from a float64 trace of the model; '
+        "words and names as in its glossary. Maps are drawn from zero to the largest of what they show.</p>"
         '<p class="no-js">Without JavaScript the panels stand as they were made.</p></footer>\n'
         + "\n".join(scripts)
         + "\n</body></html>\n"

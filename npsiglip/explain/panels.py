@@ -36,12 +36,14 @@ class Panel(NamedTuple):
         return f"panel-{self.number}"
 
 
+START = "\N{MINUS SIGN}log(N\N{NO-BREAK SPACE}\N{MINUS SIGN}\N{NO-BREAK SPACE}1)"
+
 PANELS = (
     Panel(
         1,
         "From a file to pixels",
-        "A picture of any size becomes a small square of numbers from \N{MINUS SIGN}1 to 1, its shape squashed, every input pixel "
-        "counted.",
+        "A picture of any size becomes a small square of numbers from \N{MINUS SIGN}1 to 1, its shape squashed, "
+        "every input pixel counted.",
         "The third picture is the difference to a naive resize, eight times enlarged: edges and fine patterns. A model "
         "that is fed the second instead of the first sees another picture.",
         (resize_weights, resize),
@@ -134,7 +136,7 @@ PANELS = (
         9,
         "The loss",
         "Of N pictures and N captions every one of the N x N pairs is a yes-or-no question; the diagonal says yes.",
-        "Red cells cost. One of N is positive, so the bias should begin near \N{MINUS SIGN}log(N\N{NO-BREAK SPACE}\N{MINUS SIGN}\N{NO-BREAK SPACE}1). A cell needs only its own "
+        "Red cells cost. One of N is positive, so the bias should begin near " + START + ". A cell needs only its own "
         "two vectors: blocks go round a ring of devices, and no device ever sees all.",
         (loss.sigmoid_block,),
         ("logits", "loss"),
@@ -145,7 +147,8 @@ PANELS = (
         10,
         "Fewer bits",
         "The same pass in float32, bfloat16 and int8, against float64, layer by layer.",
-        "How far apart the lines are, and whether they rise with depth. Below: what is left of it in the probabilities.",
+        "How far apart the lines are, and whether they rise with depth. Below: what is left of it in the "
+        "probabilities.",
         (quantize.quantize_rows, quantize.quantize_weights),
         ("image.embed", "image.blocks.i.+mlp", "zimg", "ztxt"),
         "How many digits of a logit hold in bfloat16?",

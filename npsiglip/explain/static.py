@@ -56,9 +56,7 @@ def patch_map(data: dict[str, Any], values: Array | None, name: str, kind: str =
     below = options.pop("below", None)  # the page's own picture stands once in its style
     under = f'<img class="below" alt="" src="{below}">' if below else '<span class="below shot"></span>'
     over = f'<img alt="" src="{heat(values, rows, columns, **options)}">' if values is not None else ""
-    return (
-        f'<div class="map {kind}" role="img" aria-label="{escape(name)}">{under}{over}</div>'
-    )
+    return f'<div class="map {kind}" role="img" aria-label="{escape(name)}">{under}{over}</div>'
 
 
 def figure(content: str, caption: str) -> str:
@@ -244,7 +242,9 @@ class Static:
         similar = np.maximum(2 * self.arrays["stream_similarity"][-1][self.query] - 1, 0)
         return (
             '<div class="row">'
-            + figure(patch_map(self.data, similar, "similarity to the middle patch"), "Like the middle patch, at the end.")
+            + figure(
+                patch_map(self.data, similar, "similarity to the middle patch"), "Like the middle patch, at the end."
+            )
             + figure(chart(lines, "norm of the tokens by depth"), "Norm of the tokens by depth.")
             + "</div>"
             + table(
@@ -257,11 +257,10 @@ class Static:
         """Text."""
         found = []
         for text in self.data["texts"]:
-            shown = [*text["pieces"], "&lt;/s&gt;"][: text["length"]]
+            shown = [escape(piece) for piece in text["pieces"][: text["length"] - 1]] + ["&lt;/s&gt;"]
+            shown += ["pad"] * (len(text["ids"]) - len(shown))
             pieces = "".join(
-                f'<span class="piece{"" if i < text["length"] else " pad"}">'
-                f"{(escape(shown[i]) if i < len(shown) and i < len(text['pieces']) else '&lt;/s&gt;') if i < text['length'] else 'pad'}"
-                f"<small>{piece}</small></span>"
+                f'<span class="piece{"" if i < text["length"] else " pad"}">{shown[i]}<small>{piece}</small></span>'
                 for i, piece in enumerate(text["ids"])
             )
             words = ", ".join(f"{escape(word['word'])} {number(word['change'])}" for word in text["words"])
@@ -289,7 +288,13 @@ class Static:
                 data["labels"], data["cosines"], data["logits"], data["probs"], data["softmax"], strict=True
             )
         ]
-        head = ["label", "cosine", f"\N{MULTIPLICATION SIGN} t = {t:.2f}", f"+ bias = {number(data['bias'])}", "sigmoid"]
+        head = [
+            "label",
+            "cosine",
+            f"\N{MULTIPLICATION SIGN} t = {t:.2f}",
+            f"+ bias = {number(data['bias'])}",
+            "sigmoid",
+        ]
         return table([*head, "softmax"], rows)
 
     def panel_9(self) -> str:
@@ -320,7 +325,9 @@ class Static:
         """Fewer bits."""
         found, data = self.data["precision"], self.data
         blocks = [i for i, tap in enumerate(found["taps"]) if tap.startswith("image.")]
-        lines = {name: (range(len(blocks)), [errors[i] for i in blocks]) for name, errors in found["errors"].items()}
+        lines: Any = {
+            name: (range(len(blocks)), [errors[i] for i in blocks]) for name, errors in found["errors"].items()
+        }
         rows = [
             [escape(label), number(data["logits"][k], 4), *(number(found["logits"][name][k], 4) for name in lines)]
             for k, label in enumerate(data["labels"])

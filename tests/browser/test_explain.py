@@ -78,19 +78,24 @@ def show(tab, panel):
 
 def test_the_live_model_is_the_reference(open_page):
     tab, truth = open_page(), golden()
-    found = tab.evaluate("({zimg: [...npsiglip.live.zimg.data], cosines: npsiglip.view.cosines, logits: npsiglip.state.logits})")
+    found = tab.evaluate(
+        "({zimg: [...npsiglip.live.zimg.data], cosines: npsiglip.view.cosines, logits: npsiglip.state.logits})"
+    )
     # both float64 but for the pixels, which are float32's in both: measured 4e-16
     np.testing.assert_allclose(found["zimg"], truth["zimg"][0], atol=1e-12)
     np.testing.assert_allclose(found["cosines"], (truth["zimg"] @ truth["ztxt"].T)[0], atol=1e-12)
     np.testing.assert_allclose(found["logits"], truth["logits"][0], atol=1e-9)
     view = tab.evaluate(
         "(() => { const v = npsiglip.live.view_image(npsiglip.stored), out = {};"
-        " for (const name of ['attention', 'entropy', 'distance', 'probe', 'patch_norms', 'norms', 'mean_similarity', 'stream_similarity'])"
+        " for (const name of ['attention', 'entropy', 'distance', 'probe', 'patch_norms', 'norms',"
+        " 'mean_similarity', 'stream_similarity'])"
         " out[name] = [[...npsiglip.stored[name].data], [...v[name].data]]; return out; })()"
     )
     for name, (stored, live) in view.items():
         np.testing.assert_allclose(live, stored, rtol=1e-6, atol=1e-6, err_msg=name)  # stored is float32
-    shares = tab.evaluate("[[...npsiglip.stored.gradient.data], npsiglip.labels.map((x) => [...npsiglip.live.gradient(x)])]")
+    shares = tab.evaluate(
+        "[[...npsiglip.stored.gradient.data], npsiglip.labels.map((x) => [...npsiglip.live.gradient(x)])]"
+    )
     np.testing.assert_allclose(np.ravel(shares[1]), shares[0], rtol=1e-5, atol=1e-6)
 
 
@@ -103,9 +108,13 @@ def test_the_port_conforms_in_chromium(browser, tmp_path):
         "const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));\n"
         "const found = module_live_pack.results({ about, tensors: module_live_pack.read_safetensors(bytes(tensors)),"
         " spiece: bytes(spiece), settings });\n"
-        "return Object.fromEntries(Object.entries(found).map(([k, { shape, data }]) => [k, { shape, data: [...data] }])); }"
+        "return Object.fromEntries("
+        "Object.entries(found).map(([k, { shape, data }]) => [k, { shape, data: [...data] }])); }"
     )
-    read = [base64.b64encode((folder / name).read_bytes()).decode() for name in ("tensors.safetensors", "model/spiece.model")]
+    read = [
+        base64.b64encode((folder / name).read_bytes()).decode()
+        for name in ("tensors.safetensors", "model/spiece.model")
+    ]
     settings = folder / "model" / "preprocessor_config.json"
     tab = browser.new_page()
     given = [pack.about, *read, json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else None]
@@ -174,14 +183,18 @@ def test_patches_layers_and_heads(open_page):
     assert "row 3, column 3" in panel.inner_text()
     chooser.click(position={"x": 5, "y": 5})
     assert "row 1, column 1" in panel.inner_text()
-    for key, text in (("ArrowRight", "row 1, column 2"), ("ArrowDown", "row 2, column 2"), ("ArrowLeft", "row 2, column 1")):
+    for key, text in (
+        ("ArrowRight", "row 1, column 2"),
+        ("ArrowDown", "row 2, column 2"),
+        ("ArrowLeft", "row 2, column 1"),
+    ):
         tab.keyboard.press(key)  # the focus stays
         assert text in panel.inner_text()
     panel.get_by_label("layer", exact=True).press("ArrowLeft")
     assert "Layer 2, head 1" in panel.inner_text()
     panel.get_by_label("layer", exact=True).press("Home")
     assert "Layer 1, head 1" in panel.inner_text()
-    panel.get_by_label("head", exact=True).select_option(value="2")
+    panel.get_by_label("head", exact=True).select_option(index=2)
     assert "Layer 1, head 3" in panel.inner_text()
     panel.get_by_role("button", name="head 5").click()
     assert "Layer 1, head 5" in panel.inner_text()
@@ -206,10 +219,10 @@ def test_the_stream_texts_and_shares(open_page):
     panel.get_by_label("after block").press("Home")
     assert "after 0 blocks" in panel.inner_text()
     panel = show(tab, 7)
-    panel.get_by_label("label").select_option(value="2")
+    panel.get_by_label("label").select_option(index=2)
     assert "A label of one word" in panel.inner_text()
     panel = show(tab, 5)
-    panel.get_by_label("label").select_option(value="0")
+    panel.get_by_label("label").select_option(index=0)
     assert "correlation is" in panel.inner_text()
     tab.get_by_label("label 1", exact=True).fill("a blue square")
     show(tab, 5)
@@ -233,7 +246,7 @@ def test_temperature_bias_and_the_ring(open_page):
     panel = show(tab, 9)
     panel.get_by_label("bias").fill("0")
     assert f"Loss {0.0:.4f}"[:6] in panel.inner_text()
-    panel.get_by_label("devices").select_option(value="1")
+    panel.get_by_label("devices").select_option(index=1)
     panel.get_by_role("button", name="Pass the texts on").press("Enter")
     assert "Step 2 of 2" in panel.inner_text()
     panel.get_by_role("button", name="Play").click()

@@ -6,7 +6,9 @@ from tests.helpers.explain import PICTURE, data_of
 
 def test_a_page(tmp_path):
     page = tmp_path / "page.html"
-    done = invoke("explain", PICTURE, "-l", "circle", "-l", "ring", "--template", "a red {}", "-o", page, "--model", "builtin")
+    done = invoke(
+        "explain", PICTURE, "-l", "circle", "-l", "ring", "--template", "a red {}", "-o", page, "--model", "builtin"
+    )
     assert done.exit_code == 0, done.output
     data = data_of(page.read_text(encoding="utf-8"))
     assert (data["labels"], data["texts"][0]["text"], data["model"]) == (["circle", "ring"], "a red circle", "builtin")

@@ -68,7 +68,9 @@ def test_numbers_have_a_true_minus():
 
 
 def test_heat():
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(heat(np.array([0, 2.0, -4, 4]), 2, 2, signed=True)[22:]))))
+    picture = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(heat(np.array([0, 2.0, -4, 4]), 2, 2, signed=True)[22:])))
+    )
     assert picture[..., 3].ravel().tolist() == [0, round(255 * 0.5**0.8), 255, 255]
     assert (picture[1, 0, :3] != picture[1, 1, :3]).any()
 

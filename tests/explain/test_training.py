@@ -25,7 +25,9 @@ def test_the_default():
 
 
 def test_a_curve_keeps_the_mean():
-    lines = [{"step": 10 * (i + 1), "loss": float(i)} for i in range(1000)] + [{"step": 5000, "seconds": 1.0, "seen": 0.5}]
+    lines = [{"step": 10 * (i + 1), "loss": float(i)} for i in range(1000)] + [
+        {"step": 5000, "seconds": 1.0, "seen": 0.5}
+    ]
     found = curve(lines)
     assert found["accuracy"] == {"seen": [[5000, 0.5]]}
     assert len(found["loss"]) == 160 and found["loss"][-1][0] == 10_000

@@ -17,11 +17,11 @@ function bars(entries) {
 
 export function panel_7(view, state, act) {
   const k = Math.min(state.label, view.labels.length - 1), text = view.texts[k], logit = state.logits[k];
-  const shown = [...text.pieces, ...(text.truncated ? [] : ["</s>"])].slice(0, text.length);
+  const shown = [...text.pieces.slice(0, text.length - 1), "</s>"];
   const nodes = [
     controls(choice("label", view.labels, k, (label) => act({ label }))),
     el("p", {}, "Canonical text: ", el("code", {}, text.canonical || "(empty)")),
-    el("div", { class: "pieces" }, ...text.ids.map((id, i) => el("span", { class: `piece ${i >= text.length ? "pad" : ""}` }, i < text.length ? (shown[i] ?? "</s>") : "pad", el("small", {}, String(id))))),
+    el("div", { class: "pieces" }, ...text.ids.map((id, i) => el("span", { class: `piece ${i >= text.length ? "pad" : ""}` }, i < text.length ? shown[i] : "pad", el("small", {}, String(id))))),
   ];
   if (text.truncated) nodes.push(el("p", { class: "say bad", role: "status" }, `The label is longer than the ${text.ids.length} places that the model reads: its end is ignored.`));
   if (text.masked_logit === undefined) nodes.push(el("p", { class: "soft", role: "status" }, "Words are being left out ..."));
