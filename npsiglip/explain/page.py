@@ -161,8 +161,7 @@ def render(data: dict[str, Any], live: dict[str, str], static: Static) -> str:
         f"<style>{asset('view/style.css')}.shot {{ background-image: url({data['picture']['resized']}); }}</style>"
         "</head><body>\n"
         f'<header class="top"><h1>SigLIP, seen</h1><p>{escape(str(data["model"]))}, {many}. {said} '
-        '<span class="live-only">Change a label, the picture, anything: last update <output id="time">-</output>.'
-        "</span>"
+        '<span class="live-only">Change a label, the picture, anything<output id="time"></output>.</span>'
         "</p></header>\n<main>"
         f"{_hero(data, static)}\n{_lanes(data)}\n"
         + "\n".join(_section(panel, static) for panel in PANELS)

@@ -171,6 +171,28 @@ def test_losses_are_those_of_the_reference():
     )
 
 
+def test_products_in_webassembly_have_the_same_bits():
+    code = """
+        const { accelerate, array, matmul } = await live("model.js"), { quicken } = await live("fast.js");
+        let seed = 1;
+        const next = () => (seed = (seed * 48271) % 2147483647) / 2147483647 - 0.5;
+        const random = (...shape) => array(shape, Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, next));
+        console.log(JSON.stringify(given.map(([rows, K, C]) => {
+            const x = random(rows, K), w = random(K, C), b = random(C);
+            accelerate(null);
+            const plain = [matmul(x, w, b), matmul(x, w)];
+            const quick = quicken({ w });
+            const found = [matmul(x, w, b), matmul(x, w)], moved = w.data.byteOffset > 0;
+            const same = plain.every((y, i) => y.data.every((value, j) => Object.is(value, found[i].data[j])));
+            return [quick, moved, same, found[0].shape];
+        })));
+    """
+    sizes = [(36, 192, 768), (1, 5, 4), (7, 768, 12), (5, 3, 6)]
+    for (rows, _, columns), (quick, moved, same, shape) in zip(sizes, run_node(code, sizes), strict=True):
+        assert quick and same and shape == [rows, columns]
+        assert moved == (columns % 4 == 0)  # others stay where they are, and are computed by model.js
+
+
 def test_the_exact_gelu():
     x = np.linspace(-12, 12, 401)
     code = 'const { gelu_erf } = await live("model.js"); console.log(JSON.stringify(given.map(gelu_erf)));'

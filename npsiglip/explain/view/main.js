@@ -55,8 +55,7 @@ class Page {
     if ("playing" in rest) this.play();
     this.draw(new Set(Object.keys(changes)));
     this.last = performance.now() - start;
-    const out = document.getElementById("time");
-    if (out) out.textContent = `${number(this.last, 0)} ms`;
+    document.getElementById("time").textContent = `; last update ${number(this.last, 0)} ms`;
   }
 
   play() {
@@ -231,7 +230,7 @@ class Page {
 
   tell(start) {
     this.last = performance.now() - start;
-    document.getElementById("time").textContent = `${number(this.last, 0)} ms`;
+    document.getElementById("time").textContent = `; last update ${number(this.last, 0)} ms`;
   }
 
   say(text, bad = false) {

@@ -1,6 +1,7 @@
 /* What the panels show, in one form: as the page has stored it, or as the live model computes it. */
 
 import { logit_by_patches, patch_shares } from "../live/backward.js";
+import { quicken } from "../live/fast.js";
 import { array, block_name, blocks, cosines, extract_patches, image_embed, image_tower, keep, l2_normalize, pool, text_tower } from "../live/model.js";
 import { naive_resize, resize, to_pixels, value_table } from "../live/resize.js";
 import { canonicalize, Tokenizer } from "../live/tokenizer.js";
@@ -87,6 +88,7 @@ export class Live {
     Object.assign(this, { data, params, config: data.config, off: new Set(), texts: new Map() });
     this.tokenizer = new Tokenizer(vocabulary, data.config.text.seq_len, { lower: data.live.lower });
     this.table = value_table(data.live.settings);
+    this.quick = quicken(params);
     this.t = Math.exp(params.t_prime.data[0]);
     this.bias = params.bias.data[0];
   }
