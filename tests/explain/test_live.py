@@ -176,7 +176,8 @@ def test_products_in_webassembly_have_the_same_bits():
         const { accelerate, array, matmul } = await live("model.js"), { quicken } = await live("fast.js");
         let seed = 1;
         const next = () => (seed = (seed * 48271) % 2147483647) / 2147483647 - 0.5;
-        const random = (...shape) => array(shape, Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, next));
+        const size = (shape) => shape.reduce((a, b) => a * b, 1);
+        const random = (...shape) => array(shape, Float64Array.from({ length: size(shape) }, next));
         console.log(JSON.stringify(given.map(([rows, K, C]) => {
             const x = random(rows, K), w = random(K, C), b = random(C);
             accelerate(null);

@@ -262,9 +262,13 @@ export function text_tower(params, config, ids, tap = KEEP_NOTHING, mask = null)
 /** zimg ztxt^T, the cosines of unit vectors [N, D], [K, D] -> [N, K]. */
 export function cosines(zimg, ztxt) {
   const [N, D] = zimg.shape, K = ztxt.shape[0], y = array([N, K]);
+  const us = zimg.data, vs = ztxt.data;
   for (let n = 0; n < N; n++)
-    for (let k = 0; k < K; k++)
-      for (let i = 0; i < D; i++) y.data[n * K + k] += zimg.data[n * D + i] * ztxt.data[k * D + i];
+    for (let k = 0; k < K; k++) {
+      let sum = 0;
+      for (let i = 0; i < D; i++) sum += us[n * D + i] * vs[k * D + i];
+      y.data[n * K + k] = sum;
+    }
   return y;
 }
 
