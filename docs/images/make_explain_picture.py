@@ -21,7 +21,8 @@ LABELS = ["a red circle and a blue square", "a red circle and a green square", "
 WIDTH, HEIGHT = 1160, 700
 
 
-def main():
+def main() -> None:
+    """Write the picture."""
     page = explain(SigLIP.from_pretrained("builtin"), str(PICTURE), LABELS, LABELS, name="the built-in model")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder, "page.html")

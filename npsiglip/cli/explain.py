@@ -68,6 +68,7 @@ def explain(
         check_lengths(model, texts, [f"the label {label!r}" for label in labels], truncate)
         activity.say("Computing")
         name = options.model or "builtin"
+        name = Path(name).name if Path(name).exists() else name  # the page is given away: no paths of this machine
         text = make(
             model, image, labels, texts, template=template, name=name, live=live, run=run, checkpoints=checkpoints
         )

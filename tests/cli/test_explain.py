@@ -2,24 +2,18 @@
 
 from tests.helpers.command import assert_refused, invoke
 from tests.helpers.explain import PICTURE, data_of
+from tests.helpers.golden_data import ROOT
 
 
-def test_a_page(tmp_path):
-    page = tmp_path / "page.html"
-    done = invoke(
-        "explain", PICTURE, "-l", "circle", "-l", "ring", "--template", "a red {}", "-o", page, "--model", "builtin"
-    )
+def test_a_page_without_the_model(tmp_path):
+    page, folder = tmp_path / "page.html", ROOT / "npsiglip" / "data" / "builtin"
+    options = ("--template", "a red {}", "--no-live", "-o", page, "--model", folder)
+    done = invoke("explain", PICTURE, "-l", "ring", "-l", "star", *options)
     assert done.exit_code == 0, done.output
     data = data_of(page.read_text(encoding="utf-8"))
-    assert (data["labels"], data["texts"][0]["text"], data["model"]) == (["circle", "ring"], "a red circle", "builtin")
-    assert "live" in data
-
-
-def test_without_the_model(tmp_path):
-    page = tmp_path / "page.html"
-    done = invoke("explain", PICTURE, "-l", "ring", "--no-live", "-o", page, "--model", "builtin")
-    assert done.exit_code == 0, done.output
-    assert page.stat().st_size < 1e6 and "live" not in data_of(page.read_text(encoding="utf-8"))
+    assert (data["labels"], data["texts"][0]["text"], data["model"]) == (["ring", "star"], "a red ring", "builtin")
+    assert page.stat().st_size < 1e6 and "live" not in data
+    assert str(ROOT) not in page.read_text(encoding="utf-8")
 
 
 def test_what_is_refused(tmp_path):
