@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from npsiglip.errors import InputError
 from npsiglip.explain.arrays import png
 from npsiglip.explain.gather import can_live, check_model, gather, naive_resize
 from npsiglip.explain.panels import PANELS, Panel
@@ -203,6 +204,11 @@ def explain(
         InputError: a model, an image or labels that cannot be used.
     """
     check_model(model)
+    if live and not can_live(model):
+        raise InputError(
+            "the model cannot run in a page: expected a folder with spiece.model, at most 8 million parameters, GELU "
+            "by tanh, and a bilinear or bicubic resize; make the page without it (--no-live)"
+        )
     golden = Golden(model, [image], list(texts), name)
     resized = golden.before[RESIZED][0]
     naive = naive_resize(golden.before["image.decoded.0"], *golden.inputs[PIXELS].shape[2:])

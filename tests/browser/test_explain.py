@@ -209,6 +209,7 @@ def test_patches_layers_and_heads(open_page):
     probe = show(tab, 5)
     probe.get_by_role("button", name="probe, head 2").click()
     assert probs(tab) != before
+    assert "switch all heads on" in probe.inner_text()
     tab.keyboard.press("Enter")
     assert probs(tab) == before
 

@@ -187,3 +187,5 @@ def test_models_that_have_no_page():
 def test_what_can_live():
     assert can_live(model())
     assert not can_live(small())
+    with pytest.raises(InputError, match="cannot run in a page"):
+        module.explain(small(), str(PICTURE), ["a"], ["a"], live=True)

@@ -118,7 +118,7 @@ export function panel_5(view, state, act) {
   const nodes = [el("div", {}, el("h3", {}, `Where the probe looks${state.live ? " (a click switches a head off)" : ""}`), el("div", { class: "thumbs" }, ...maps))];
   nodes.push(controls(choice("label", view.labels, k, (label) => act({ label }))));
   if (!ready) {
-    nodes.push(el("p", { class: "say", role: "status" }, `Making one patch after the other grey ... ${state.progress ?? ""}`));
+    nodes.push(el("p", { class: "say", role: "status" }, state.off?.size ? "What a label owes to each patch is told of the whole model: switch all heads on." : `Making one patch after the other grey ... ${state.progress ?? ""}`));
     return nodes;
   }
   const gradient = at(view.gradient, k), windows = view.windows, occlusion = windows.map((w) => at(view.occlusion, k)[w]);
