@@ -19,8 +19,10 @@ LINES = 400
 OTHER_FOLDERS = {
     "parity": "against torch and transformers; each file names what it compares, and runs only where these are",
     "docs": "the documentation",
+    "browser": "pages in a headless browser; each file is named after what makes the page",
 }
 NO_MODULE = {
+    "explain/test_live.py": "npsiglip/explain/live, which is JavaScript",
     "kernels/test_common.py": "what all kernels have in common",
     "towers/test_classifier.py": "a head on the image tower, which has no module of its own",
     "test_builtin.py": "npsiglip/data/builtin, which is no code",

@@ -53,7 +53,8 @@ def test_kernels_import_errors_interrupts_and_the_table_of_types_only():
             assert others <= {"npsiglip.errors", "npsiglip.element_types", "npsiglip.interrupts"}, name
 
 
-JUDGES = {"reference/", "__init__", "verify/"}  # the truth, the public door to it, and what compares with it
+# the truth, the public door to it, what compares with it, and what shows it
+JUDGES = {"reference/", "__init__", "verify/", "explain/"}
 
 
 def test_what_is_judged_does_not_run_the_judges_code():

@@ -54,7 +54,7 @@ FLOORS = (
         "verify": "verify/",
     },
     {"train": "train/"},
-    {"warmup": "warmup"},
+    {"warmup": "warmup", "explain": "explain/", "plot": "plot"},
     {"cli": "cli/ __main__"},
 )
 ROOMS = {

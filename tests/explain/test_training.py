@@ -1,0 +1,57 @@
+"""Panel 11: what comes with the package, and what a run and its checkpoints give."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npsiglip.errors import InputError
+from npsiglip.explain.training import PROBE, curve, default, probes, step_of, training
+from tests.helpers.explain import PICTURE, model
+from tests.helpers.golden_data import ROOT
+
+
+def test_the_default():
+    found = default()
+    assert found["about"] and len(found["loss"]) > 20 and found["accuracy"]
+    steps = [one["step"] for one in found["checkpoints"]]
+    assert steps == sorted(steps) and len(steps) >= 4
+    for one in found["checkpoints"]:
+        assert len(one["probes"]) == len(found["pictures"])
+        np.testing.assert_allclose(np.sum(one["probes"], axis=1), 1, atol=1e-3)  # five decimals of each patch
+    assert training(None, [], None, "") is found
+
+
+def test_a_curve_keeps_the_mean():
+    lines = [{"step": 10 * (i + 1), "loss": float(i)} for i in range(1000)] + [
+        {"step": 5000, "seconds": 1.0, "seen": 0.5}
+    ]
+    found = curve(lines)
+    assert found["accuracy"] == {"seen": [[5000, 0.5]]}
+    assert len(found["loss"]) == 160 and found["loss"][-1][0] == 10_000
+    sizes = [len(part) for part in np.array_split(range(1000), 160)]
+    assert np.average([x for _, x in found["loss"]], weights=sizes) == pytest.approx(499.5)
+
+
+def test_a_run_without_metrics(tmp_path):
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        training(tmp_path, [], None, "")
+
+
+def test_a_run_and_checkpoints(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n", encoding="utf-8")
+    folder = tmp_path / "step00012"
+    shutil.copytree(ROOT / "npsiglip" / "data" / "builtin", folder)
+    found = training(tmp_path, [folder], str(PICTURE), "data:picture")
+    assert found["loss"] == [[1, 2.0]] and found["pictures"] == [{"picture": "data:picture", "caption": ""}]
+    (one,) = found["checkpoints"]
+    expected = model().trace(images=[str(PICTURE)])[PROBE][0, :, 0].mean(axis=0)
+    assert one["step"] == 12
+    np.testing.assert_allclose(one["probes"][0], expected, atol=6e-6)  # five decimals
+    assert probes([], [str(PICTURE)]) == []
+
+
+def test_steps_in_names():
+    assert [step_of(Path(name)) for name in ("step00400", "a1-200", "model")] == [400, 200, 0]
