@@ -51,10 +51,11 @@ FLOORS = (
         "bench": "bench/",
         "evaluation": "evaluation/",
         "collection": "collection/",
+        "comparison": "comparison/",
         "verify": "verify/",
     },
     {"train": "train/"},
-    {"warmup": "warmup"},
+    {"warmup": "warmup", "server": "server/"},
     {"cli": "cli/ __main__"},
 )
 ROOMS = {
