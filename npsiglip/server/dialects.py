@@ -79,7 +79,7 @@ _SAID = {
 
 
 def _cleaned(error: Mapping[str, Any]) -> str:
-    parts = [part for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    parts = error["loc"][1:] if error["loc"][:1] in (("body",), ("query",), ("path",)) else error["loc"]
     return place_of([part for part in parts if isinstance(part, int) or not _ALTERNATIVE.match(str(part))])
 
 

@@ -56,6 +56,8 @@ def is_public(address: str) -> bool:
         return False
     if any(found.version == network.version and found in network for network in _BEHIND):
         return False
+    if isinstance(found, ipaddress.IPv6Address) and (found.is_site_local or found.scope_id):
+        return False
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
 

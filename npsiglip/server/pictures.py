@@ -60,9 +60,11 @@ def check_picture(content: bytes, max_megapixels: float, where: str) -> None:
     """
     with deferred():
         from PIL import Image, UnidentifiedImageError
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     too_large = f"pixels, more than the {max_megapixels:g} million that this server decodes; send it smaller"
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as found:
+        with Image.open(io.BytesIO(content), formats=formats) as found:
             pixels = found.width * found.height
             if pixels > max_megapixels * 1e6:
                 raise Refused(413, f"{where} has {found.width} x {found.height} {too_large}", where)
@@ -73,7 +75,7 @@ def check_picture(content: bytes, max_megapixels: float, where: str) -> None:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refused(413, f"{where} has far too many {too_large}", where) from None
     except UnidentifiedImageError:
-        what = what_it_is(content[:256]) or f"not an image; expected one of {', '.join(FORMATS)}"
+        what = what_it_is(content[:256]) or f"not an image; expected one of {', '.join(formats)}"
         raise Refused(400, f"{where} is {what}", where) from None
     except Exception as error:  # a damaged head raises almost anything
         raise Refused(400, f"{where} cannot be decoded: its head is damaged ({type(error).__name__})", where) from None
