@@ -15,6 +15,7 @@ from npsiglip.cli import (
     bench,
     calibrate,
     classify,
+    compare,
     convert,
     dedupe,
     embed,
@@ -74,6 +75,7 @@ def _options(
 
 for _command in (
     classify.classify,
+    compare.compare,
     embed.embed,
     search.search,
     similar.similar,

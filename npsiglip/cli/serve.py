@@ -48,24 +48,36 @@ def serve(
     models: Annotated[
         list[str],
         _option(
-            "--model", "-m", envvar="MODEL", metavar="MODEL",
+            "--model",
+            "-m",
+            envvar="MODEL",
+            metavar="MODEL",
             help="A name or a folder, or ID=NAME; give several, the first is the default.",
             show_default="that of the index, or builtin",
         ),
     ] = [],  # noqa: B006  Typer copies it
     index: Annotated[
-        Path | None, _option("--index", "-i", envvar="INDEX", metavar="INDEX", help="The folder of an index to search in.")
+        Path | None,
+        _option("--index", "-i", envvar="INDEX", metavar="INDEX", help="The folder of an index to search in."),
     ] = None,
-    host: Annotated[str, _option("--host", envvar="HOST", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
+    host: Annotated[
+        str, _option("--host", envvar="HOST", help="Where to listen; 0.0.0.0 is everywhere.")
+    ] = "127.0.0.1",
     port: Annotated[int, _option("--port", envvar="PORT", min=0, max=65535, help="0: a free one.")] = 7997,
     api_key: Annotated[
         list[str],
-        _option("--api-key", envvar="API_KEY", metavar="KEY",
-                help="What clients must send; give several. Better a variable than an option, which others see."),
+        _option(
+            "--api-key",
+            envvar="API_KEY",
+            metavar="KEY",
+            help="What clients must send; give several. Better a variable than an option, which others see.",
+        ),
     ] = [],  # noqa: B006
     allowed_host: Annotated[
         list[str],
-        _option("--allowed-host", envvar="ALLOWED_HOST", metavar="NAME", help="A name that clients reach this server by."),
+        _option(
+            "--allowed-host", envvar="ALLOWED_HOST", metavar="NAME", help="A name that clients reach this server by."
+        ),
     ] = [],  # noqa: B006
     dtype: Annotated[
         str | None, _option("--dtype", envvar="DTYPE", metavar="NAME", help="float32, bfloat16 or int8, of all models.")
@@ -87,8 +99,14 @@ def serve(
         float, _option("--timeout", envvar="TIMEOUT", metavar="S", help="Seconds for an answer.")
     ] = 30.0,
     idle: Annotated[
-        float, _option("--unload-idle", envvar="UNLOAD_IDLE", metavar="S", min=0,
-                       help="Unload a model that nobody asked for so many seconds; 0: never.")
+        float,
+        _option(
+            "--unload-idle",
+            envvar="UNLOAD_IDLE",
+            metavar="S",
+            min=0,
+            help="Unload a model that nobody asked for so many seconds; 0: never.",
+        ),
     ] = 0.0,
     max_loaded: Annotated[
         int, _option("--max-loaded", envvar="MAX_LOADED", min=0, help="Models in memory at once; 0: all.")
@@ -105,8 +123,12 @@ def serve(
     max_labels: Annotated[int, _option("--max-labels", envvar="MAX_LABELS", min=1, help="Of a request.")] = 1000,
     fetch_host: Annotated[
         list[str],
-        _option("--fetch-host", envvar="FETCH_HOST", metavar="NAME",
-                help="Fetch pictures by https from this host, .example.org: from all below; none: no URL is fetched."),
+        _option(
+            "--fetch-host",
+            envvar="FETCH_HOST",
+            metavar="NAME",
+            help="Fetch pictures by https from this host, .example.org: from all below; none: no URL is fetched.",
+        ),
     ] = [],  # noqa: B006
 ) -> None:
     """Serve embeddings, classification and search over HTTP, and a page to try them.

@@ -14,6 +14,7 @@ The extra `compare` has the libraries. Dimensions: K texts, D width.
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import os
@@ -88,7 +89,9 @@ class Vectors:
 
     def __init__(self, name: str, kind: str, scale: float | None = None, bias: float = 0.0) -> None:
         if kind not in KINDS or (scale is None) != (kind == COSINE):
-            raise InputError(f"{name}: kind {SIGMOID!r} and {SOFTMAX!r} have a scale, {COSINE!r} has none; got {kind!r}")
+            raise InputError(
+                f"{name}: kind {SIGMOID!r} and {SOFTMAX!r} have a scale, {COSINE!r} has none; got {kind!r}"
+            )
         self.name, self.kind, self.scale, self.bias = name, kind, scale, bias
 
     def embed(self, image: Any, texts: Sequence[str]) -> tuple[Any, Any]:
@@ -167,7 +170,9 @@ class OpenClip(Vectors):
     def __init__(self, name: str) -> None:
         library = _need("open_clip", f"open_clip:{name}")
         self._torch = _need("torch", f"open_clip:{name}")
-        architecture, _, pretrained = name.partition("/") if not name.startswith(("hf-hub:", "local-dir:")) else (name, "", "")
+        architecture, _, pretrained = (
+            name.partition("/") if not name.startswith(("hf-hub:", "local-dir:")) else (name, "", "")
+        )
         try:
             self._model, _, self._preprocess = library.create_model_and_transforms(
                 architecture, pretrained=pretrained or None
@@ -219,13 +224,14 @@ class Server(Vectors):
 
     def embed(self, image: Any, texts: Sequence[str]) -> tuple[Any, Any]:
         """See `Vectors`."""
-        import io
-
         file = io.BytesIO()
         to_rgb(image, "the image").save(file, "PNG")
         uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
         try:
-            return np.asarray(self._ask([uri], "image")[0], np.float64), np.asarray(self._ask(list(texts), "text"), np.float64)
+            image_row, text_rows = self._ask([uri], "image")[0], self._ask(list(texts), "text")
+            return np.asarray(image_row, np.float64), np.asarray(text_rows, np.float64)
+        except InputError:
+            raise
         except (ValueError, IndexError, TypeError):
             raise InputError(f"{self.name}: what the server sent are not embeddings") from None
 
@@ -238,9 +244,13 @@ class File(Vectors):
             with np.load(path, allow_pickle=False) as stored:
                 values = {name: stored[name] for name in stored.files}
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"file:{path} cannot be read ({error}); expected an .npz with `image` and `texts`") from None
+            raise InputError(
+                f"file:{path} cannot be read ({error}); expected an .npz with `image` and `texts`"
+            ) from None
         if not {"image", "texts"} <= set(values):
-            raise InputError(f"file:{path} has {', '.join(values) or 'nothing'}; expected `image` [D] and `texts` [K, D]")
+            raise InputError(
+                f"file:{path} has {', '.join(values) or 'nothing'}; expected `image` [D] and `texts` [K, D]"
+            )
         self._image, self._texts = values["image"], values["texts"]
         scale = float(values["scale"]) if "scale" in values else None
         bias = float(values["bias"]) if "bias" in values else 0.0

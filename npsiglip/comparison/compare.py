@@ -125,7 +125,9 @@ def compare(
     names: list[str] = []
     encoders: list[Encoder] = []
     for model in models:  # all of them, before time is spent
-        found = Native(model) if isinstance(model, SigLIP) else encoder(model) if isinstance(model, str | Path) else model
+        found = (
+            Native(model) if isinstance(model, SigLIP) else encoder(model) if isinstance(model, str | Path) else model
+        )
         if found.name in names:
             raise InputError(f"the model {found.name!r} was given twice")
         names.append(found.name)

@@ -51,7 +51,9 @@ class Scores:
         if self.kind not in KINDS:
             raise InputError(f"{self.model}: scores are of kind {', '.join(KINDS)}; got {self.kind!r}")
         if (self.logit is None) != (self.kind == COSINE):
-            raise InputError(f"{self.model}: scores of kind {self.kind!r} {'have no' if self.logit is not None else 'need'} logits")
+            raise InputError(
+                f"{self.model}: scores of kind {self.kind!r} {'have no' if self.logit is not None else 'need'} logits"
+            )
         for name, values in (("cosine", self.cosine), ("logit", self.logit)):
             if values is not None and (values.shape != (len(self.labels),) or not np.isfinite(values).all()):
                 raise InputError(
@@ -127,6 +129,8 @@ def agreements(scores: Sequence[tuple[str, Scores]]) -> list[Agreement]:
     found = []
     for (first, a), (second, b) in combinations(scores, 2):
         if len(a.labels) != len(b.labels):
-            raise InputError(f"{first} has {len(a.labels)} labels and {second} {len(b.labels)}: they cannot be compared")
+            raise InputError(
+                f"{first} has {len(a.labels)} labels and {second} {len(b.labels)}: they cannot be compared"
+            )
         found.append(Agreement(first, second, bool(a.order[0] == b.order[0]), correlation(a.rank, b.rank)))
     return found

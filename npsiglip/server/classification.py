@@ -113,9 +113,7 @@ async def _classified(
     return await json_response(engine, answer)
 
 
-@router.post(
-    "/v1/classify", summary="Classify several pictures", responses={200: {"model": ClassifyAnswer}, **PLAIN}
-)
+@router.post("/v1/classify", summary="Classify several pictures", responses={200: {"model": ClassifyAnswer}, **PLAIN})
 async def classify(request: Request, body: Classify) -> Response:
     """Each picture with all labels. A score is the probability of its label alone: scores do not add up to one."""
     engine = engine_of(request)

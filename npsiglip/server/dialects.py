@@ -104,10 +104,14 @@ def sentence_of(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     if kind == "missing":
         return (f"{where} is missing" if where else "the request has no body; expected JSON"), where or None
     if kind in _SAID:
-        others = [_SAID[e["type"]] for e in errors if e["type"] in _SAID and e["type"] != "missing" and _cleaned(e) == where]
+        others = [
+            _SAID[e["type"]] for e in errors if e["type"] in _SAID and e["type"] != "missing" and _cleaned(e) == where
+        ]
         return f"{name}: expected {' or '.join(dict.fromkeys(others))}", where or None
     if kind == "string_pattern_mismatch":
-        blank = "needs a letter at least" if context.get("pattern") == r"\S" else "must have exactly one {} for the label"
+        blank = (
+            "needs a letter at least" if context.get("pattern") == r"\S" else "must have exactly one {} for the label"
+        )
         return f"{name} {blank}", where or None
     if kind in ("too_short", "string_too_short"):
         return f"{name} is {'empty' if context.get('actual_length', 0) == 0 else 'too short'}", where or None

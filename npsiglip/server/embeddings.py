@@ -70,7 +70,9 @@ def _items(body: EmbeddingsInput | EmbeddingsMessages) -> list[Picture | Text]:
                 raise Refused(400, f"{where} is of type {part.type!r} and has no {part.type!r}", where)
     if len(parts) != 1:
         raise Refused(
-            400, f"messages hold {len(parts)} texts and pictures; expected one: SigLIP embeds each by itself", "messages"
+            400,
+            f"messages hold {len(parts)} texts and pictures; expected one: SigLIP embeds each by itself",
+            "messages",
         )
     return parts
 

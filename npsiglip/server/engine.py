@@ -102,7 +102,9 @@ class Engine:
         if cut and not self.settings.truncate:
             where = texts[next(iter(cut))].where
             raise Refused(
-                400, f"{where} is longer than the {model.tokenizer.seq_len} tokens that the model reads; shorten it", where
+                400,
+                f"{where} is longer than the {model.tokenizer.seq_len} tokens that the model reads; shorten it",
+                where,
             )
         return ids
 
@@ -135,7 +137,9 @@ class Engine:
             Refused: a text that cannot be used; too many; no place in the queue.
         """
         if len(texts) > self.settings.max_texts:
-            raise Refused(400, f"{len(texts)} texts are more than the {self.settings.max_texts} that a request may have")
+            raise Refused(
+                400, f"{len(texts)} texts are more than the {self.settings.max_texts} that a request may have"
+            )
         with self.worker.admitted(len(texts)):
             keys = [(served.id, "text", text.text) for text in texts]
             found, new = self._known(keys)

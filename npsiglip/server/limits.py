@@ -92,9 +92,7 @@ class Guard:
         host = headers.get("host", "").lower()
         name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
         if known is not None and name not in known:
-            raise Refused(
-                421, "the Host header names another server than this one; allow the name with --allowed-host"
-            )
+            raise Refused(421, "the Host header names another server than this one; allow the name with --allowed-host")
         path = scope["path"]
         if self._keys and path not in OPEN and not path.startswith("/page/"):
             given = headers.get("authorization", "")
@@ -138,12 +136,16 @@ class Guard:
                     if size[0] > self.settings.max_bytes:
                         raise self._too_large()
                     if self.held > BODIES * self.settings.max_bytes:
-                        raise Refused(429, "too many large requests are open; try again in 1 s", headers={"Retry-After": "1"})
+                        raise Refused(
+                            429, "too many large requests are open; try again in 1 s", headers={"Retry-After": "1"}
+                        )
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
             raise Refused(
-                408, f"the request did not come within {self.settings.body_timeout:g} s", headers={"Connection": "close"}
+                408,
+                f"the request did not come within {self.settings.body_timeout:g} s",
+                headers={"Connection": "close"},
             ) from None
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
@@ -224,9 +226,11 @@ class _Answer:
         body = error_body(self.scope["path"], refused.status, refused.message, refused.where, refused.code)
         content = json.dumps(body).encode()
         headers = {"content-type": "application/json", "content-length": str(len(content)), **refused.headers}
-        await self({
-            "type": "http.response.start",
-            "status": refused.status,
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        })
+        await self(
+            {
+                "type": "http.response.start",
+                "status": refused.status,
+                "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            }
+        )
         await self({"type": "http.response.body", "body": content})

@@ -147,7 +147,10 @@ class Models:
         if found is None:
             shown = repr(key) if len(key) <= 80 else f"{key[:60]!r}..."
             raise Refused(
-                404, f"model: there is no model {shown} here; there are {', '.join(self.by_id)}", "model", "model_not_found"
+                404,
+                f"model: there is no model {shown} here; there are {', '.join(self.by_id)}",
+                "model",
+                "model_not_found",
             )
         return found
 

@@ -36,7 +36,9 @@ async def index(request: Request) -> IndexCard:
     )
 
 
-@router.post("/v1/search", summary="Find what is like words or a picture", responses={200: {"model": SearchAnswer}, **PLAIN})
+@router.post(
+    "/v1/search", summary="Find what is like words or a picture", responses={200: {"model": SearchAnswer}, **PLAIN}
+)
 async def search(request: Request, body: SearchText | SearchImage) -> Response:
     """The best first. Probabilities are given of words with pictures and of pictures with texts, where there are any."""
     engine, found = engine_of(request), _collection(request)

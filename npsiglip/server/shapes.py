@@ -37,7 +37,9 @@ class _Embeddings(Strict):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[
         int | None,
-        Field(ge=0, description="Keep so many and scale to unit norm; 0 or none: all. SigLIP was not trained for fewer."),
+        Field(
+            ge=0, description="Keep so many and scale to unit norm; 0 or none: all. SigLIP was not trained for fewer."
+        ),
     ] = None
 
 

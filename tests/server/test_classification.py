@@ -65,7 +65,11 @@ BAD = {
     "a text to classify": ("/v1/classify", {"input": [{"text": "a"}]}, "input[0].image is missing"),
     "a bad picture": ("/v1/classify", {"input": [{"image": "AAAA"}]}, "input[0].image is not an image"),
     "another width": ("/v1/classify_from_embeddings", {"embeddings": [[1.0, 0.0]]}, "embeddings[0] has 2 numbers"),
-    "another norm": ("/v1/classify_from_embeddings", {"embeddings": [LONE, [2 * x for x in LONE]]}, "embeddings[1] has the"),
+    "another norm": (
+        "/v1/classify_from_embeddings",
+        {"embeddings": [LONE, [2 * x for x in LONE]]},
+        "embeddings[1] has the",
+    ),
     "sets of two sizes": ("/v1/compare", {"labels": {"en": ["a"], "de": ["a", "b"]}}, "as many in each"),
     "a template that is not there": ("/v1/compare", {"labels": {"en": ["a"]}, "template": {"de": "{}"}}, "no template"),
 }

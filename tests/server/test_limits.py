@@ -42,7 +42,11 @@ def test_a_wrong_key(locked, given):
 
 
 def test_right_keys(locked):
-    for headers in ({"Authorization": "Bearer secret-1"}, {"Authorization": "bearer secret-1"}, {"X-API-Key": "secret-1"}):
+    for headers in (
+        {"Authorization": "Bearer secret-1"},
+        {"Authorization": "bearer secret-1"},
+        {"X-API-Key": "secret-1"},
+    ):
         assert locked.get("/v1/models", headers=headers).status_code == 200
 
 
@@ -197,11 +201,18 @@ def test_metrics_count(serving):
     serving.post("/v1/embeddings", json={"input": "counted"})
     text = serving.get("/metrics").text
     assert 'npsiglip_requests_total{route="/v1/embeddings",status="200"}' in text
-    for name in ("npsiglip_batch_size_count", "npsiglip_cache_total", "npsiglip_models_loaded 2.0", "npsiglip_queue_rows"):
+    for name in (
+        "npsiglip_batch_size_count",
+        "npsiglip_cache_total",
+        "npsiglip_models_loaded 2.0",
+        "npsiglip_queue_rows",
+    ):
         assert name in text
 
 
-@pytest.mark.parametrize("change", [{"queue": 0}, {"timeout": 0}, {"max_bytes": -1}, {"api_keys": (" ",)}, {"idle": -1}])
+@pytest.mark.parametrize(
+    "change", [{"queue": 0}, {"timeout": 0}, {"max_bytes": -1}, {"api_keys": (" ",)}, {"idle": -1}]
+)
 def test_settings_that_cannot_be(change):
     with pytest.raises(InputError):
         Settings(**change)

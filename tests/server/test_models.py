@@ -118,4 +118,3 @@ def test_what_was_computed_is_not_computed_again(prepared):
     asyncio.run(engine.texts(served, [Text(t, "input") for t in ("a", "b", "a")]))
     asyncio.run(engine.texts(served, [Text(t, "input") for t in ("b", "c")]))
     assert lanes == [("text", 2), ("text", 1)]
-
