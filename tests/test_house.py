@@ -19,6 +19,7 @@ LINES = 400
 OTHER_FOLDERS = {
     "parity": "against torch and transformers; each file names what it compares, and runs only where these are",
     "docs": "the documentation",
+    "browser": "the page of the server in Chromium; runs only where Playwright and Chromium are",
 }
 NO_MODULE = {
     "kernels/test_common.py": "what all kernels have in common",

@@ -132,7 +132,7 @@ class Clip(Vectors):
             self._processor = transformers.CLIPProcessor.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"clip:{name} cannot be loaded by transformers: {str(error).splitlines()[0]}") from None
-        super().__init__(f"clip:{Path(name).name}", SOFTMAX, float(self._model.logit_scale.exp()))
+        super().__init__(f"clip:{Path(name).name}", SOFTMAX, float(self._model.logit_scale.detach().exp()))
 
     def embed(self, image: Any, texts: Sequence[str]) -> tuple[Any, Any]:
         """See `Vectors`."""
@@ -185,8 +185,8 @@ class OpenClip(Vectors):
         super().__init__(
             f"open_clip:{Path(name).name if not pretrained else name}",
             SOFTMAX if bias is None else SIGMOID,
-            float(self._model.logit_scale.exp()),
-            0.0 if bias is None else float(bias),
+            float(self._model.logit_scale.detach().exp()),
+            0.0 if bias is None else float(bias.detach()),
         )
 
     def embed(self, image: Any, texts: Sequence[str]) -> tuple[Any, Any]:
