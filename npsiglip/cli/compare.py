@@ -96,7 +96,7 @@ def compare(
             "--model",
             "-m",
             metavar="MODEL",
-            help="A name or a folder; or clip:NAME, st:NAME, open_clip:NAME, https://SERVER/v1#MODEL, file:VECTORS.npz. "
+            help="A name or a folder; or clip:NAME, st:NAME, open_clip:NAME, https://HOST/v1#MODEL, file:X.npz. "
             "Give several.",
             show_default="builtin",
         ),

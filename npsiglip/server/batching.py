@@ -1,8 +1,8 @@
 """One thread that owns the kernels, and a bounded queue before it.
 
-Rows wait here: a picture's pixels, a text's ids. The worker takes the first, and with it all that wait for the same tower
-of the same model, as many as go through it at once; an idle worker waits a moment for company. A row has the same bits
-whatever it travels with. Who gives up waiting (a timeout, a client that is gone) takes its rows out of the queue.
+Rows wait here: a picture's pixels, a text's ids. The worker takes the first, and with it all that wait for the same
+tower of the same model, as many as go through it at once; an idle worker waits a moment for company. A row has the same
+bits whatever it travels with. Who gives up waiting (a timeout, a client that is gone) takes its rows out of the queue.
 """
 
 from __future__ import annotations

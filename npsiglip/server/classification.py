@@ -1,4 +1,4 @@
-"""Zero-shot classification: Hugging Face's task, several pictures and labels, embeddings, and a comparison of models."""
+"""Zero-shot classification: Hugging Face's task, several pictures and labels, embeddings; and models compared."""
 
 from __future__ import annotations
 

@@ -37,4 +37,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it."""
-        return generate_latest(self.registry)
+        text: bytes = generate_latest(self.registry)
+        return text

@@ -30,11 +30,11 @@ def _encode_images(model: SigLIP, rows: list[Any]) -> Sequence[Any]:
     """Embeddings of pictures that are prepared; NaFlex's of one width go together."""
     if isinstance(rows[0], PatchBatch):
         return [model.encode_image(row)[0] for row in rows]
-    return model.encode_image(np.concatenate(rows))
+    return list(model.encode_image(np.concatenate(rows)))
 
 
 def _encode_texts(model: SigLIP, rows: list[Any]) -> Sequence[Any]:
-    return model.encode_text(np.concatenate(rows))
+    return list(model.encode_text(np.concatenate(rows)))
 
 
 @dataclass

@@ -40,7 +40,7 @@ async def index(request: Request) -> IndexCard:
     "/v1/search", summary="Find what is like words or a picture", responses={200: {"model": SearchAnswer}, **PLAIN}
 )
 async def search(request: Request, body: SearchText | SearchImage) -> Response:
-    """The best first. Probabilities are given of words with pictures and of pictures with texts, where there are any."""
+    """The best first. Probabilities are those of words with pictures, and of pictures with texts."""
     engine, found = engine_of(request), _collection(request)
     served = request.app.state.index_model
     words, ztxt, zimg = None, None, None

@@ -73,9 +73,9 @@ class Settings:
         may_be_zero = ("window", "idle", "max_loaded", "cache", "port")
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                if not (value >= 0 if field.name in may_be_zero else value > 0):
-                    raise InputError(f"{field.name} must be above 0, got {value}")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and not (value >= 0 if field.name in may_be_zero else value > 0):
+                raise InputError(f"{field.name} must be above 0, got {value}")
         for key in self.api_keys:
             check_text(key, "an API key")
             if not key.strip():

@@ -1,4 +1,4 @@
-"""What people do on the page: classify, search, compare, by mouse, by keyboard, by touch; in the dark, and on a phone."""
+"""What people do on the page: classify, search, compare, by mouse and by keyboard; in the dark, and on a phone."""
 
 import re
 

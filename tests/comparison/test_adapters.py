@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from importlib.util import find_spec
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def server():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         answer = None
-        asked: list = []
+        asked: ClassVar[list] = []
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -105,7 +106,7 @@ def test_a_server(server, monkeypatch):
 def test_a_server_that_refuses_or_says_nonsense(server):
     url, handler = server
     handler.answer = b'{"error": "no such model"}'
-    with pytest.raises(InputError, match="answered 400: .*no such model"):
+    with pytest.raises(InputError, match=r"answered 400: .*no such model"):
         npsiglip.compare(CIRCLE, LABELS, [url])
     with pytest.raises(InputError, match="no embeddings came"):
         npsiglip.compare(CIRCLE, LABELS, ["http://127.0.0.1:9/v1"])
@@ -151,10 +152,9 @@ def test_clip_of_transformers(tmp_path):
     import transformers
 
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz.</w>"]
-    vocabulary = {
-        word: i for i, word in enumerate(dict.fromkeys([*words, *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz.")]))
-    }
+    letters = "abcdefghijklmnopqrstuvwxyz."
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {word: i for i, word in enumerate(words)}
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     config = transformers.CLIPConfig(
@@ -171,8 +171,8 @@ def test_clip_of_transformers(tmp_path):
     (scores,) = npsiglip.compare(CIRCLE, LABELS, [f"clip:{tmp_path}"]).scores[""].values()
     from PIL import Image
 
-    inputs = processor(text=[f"This is a photo of {label}." for label in LABELS], images=Image.open(CIRCLE).convert("RGB"),
-                       return_tensors="pt", padding=True)  # fmt: skip
+    inputs = processor(text=[f"This is a photo of {label}." for label in LABELS], return_tensors="pt", padding=True,
+                       images=Image.open(CIRCLE).convert("RGB"))  # fmt: skip
     with torch.no_grad():
         right = model(**inputs).logits_per_image[0].numpy()
     assert scores.kind == "softmax"

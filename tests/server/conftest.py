@@ -1,4 +1,4 @@
-"""Fixtures of the server: two models, an index of drawn pictures, a client; left out where the extra is not installed."""
+"""Fixtures of the server: two models, an index of drawn pictures, a client; left out without the extra `serve`."""
 
 import base64
 from importlib.util import find_spec

@@ -1,4 +1,7 @@
-"""Models of a server: ids without paths, loaded once and on demand, unloaded when idle. Covers server/engine.py as well."""
+"""Models of a server: ids without paths, loaded once and on demand, unloaded when idle.
+
+Covers server/engine.py as well.
+"""
 
 import asyncio
 import base64
