@@ -154,7 +154,8 @@ def serve(
         )  # fmt: skip
         if not models and index is None:
             note(BUILTIN_NOTE, "model:", "bold")
-        app = create_app(settings)
+        with without_collection():
+            app = create_app(settings)
         if host not in LOOPBACK and not api_key:
             warn(f"{host} may be reached by others, and no --api-key is asked for")
         real = listener.getsockname()[1]

@@ -19,8 +19,6 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from npsiglip import __version__
-from npsiglip.collection.index import loading
-from npsiglip.collection.store import Store
 from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.hub.resolve import BUILTIN
 from npsiglip.interrupts import deferred
@@ -54,13 +52,15 @@ class Prepared:
         self.settings, self.metrics = settings, Metrics()
         known = None
         if settings.index is not None:
+            from npsiglip.collection.store import Store
+
             with contextlib.closing(Store.open(settings.index)) as store:
                 known = store.manifest
         names = parse_names(settings.models or ((known.model if known else BUILTIN),))
         served: list[Served] = []
         for key, name in names.items():
             of_index = known is not None and (name == known.model or len(names) == 1)
-            told = loading(known) if of_index and known else {}
+            told = _loading(known) if of_index else {}
             dtype = settings.dtype or (known.dtype if of_index and known else None)
             served.append(open_model(key, name, dtype, settings.threads, told))
         self.worker = Worker(settings.window, settings.queue, self._count)
@@ -98,6 +98,13 @@ class Prepared:
     def close(self) -> None:
         """Finish what is in work."""
         self.engine.close()
+
+
+def _loading(known: Any) -> dict[str, Any]:
+    """What the model of an index has to be told."""
+    from npsiglip.collection.index import loading
+
+    return loading(known)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

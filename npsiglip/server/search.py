@@ -8,20 +8,19 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 from tarfile import TarError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npsiglip.collection import exact
-from npsiglip.collection.index import Index, check_model
-from npsiglip.collection.query import Query, Term, embed
-from npsiglip.collection.where import read_key
 from npsiglip.errors import InputError
 from npsiglip.model import SigLIP
 from npsiglip.server.dialects import Refused
 from npsiglip.server.pictures import thumbnail
 from npsiglip.zero_shot import fill_template
+
+if TYPE_CHECKING:
+    from npsiglip.collection.query import Query
 
 SIDES = (112, 224, 448)  # of thumbnails, pixels
 
@@ -49,6 +48,8 @@ class Collection:
     """
 
     def __init__(self, folder: Path, model: SigLIP, threads: int | None) -> None:
+        from npsiglip.collection.index import Index, check_model  # a server without an index starts without it
+
         self.index = Index.open(folder, model)
         check_model(self.index.manifest, model, folder)
         self.shards, self.skip = self.index.searched()
@@ -62,6 +63,8 @@ class Collection:
         Raises:
             InputError: terms that cancel each other.
         """
+        from npsiglip.collection.query import Query, Term, embed
+
         terms = [Term(weights[0], text, False)] if text is not None else []
         terms += [Term(weights[1], "picture", True)] if zimg is not None else []
         query = Query(text or "picture", tuple(terms))
@@ -69,6 +72,8 @@ class Collection:
 
     def search(self, vector: Any, k: int, query: Query) -> list[dict[str, Any]]:
         """The best k, the best first."""
+        from npsiglip.collection import exact
+
         found = exact.search(self.shards, vector, k, self.skip, self.threads)
         says = self.calibration if query.has_probability(self.kind) else None
         return self._hits(found.numbers[0], found.scores[0], says.probabilities if says else None)
@@ -80,6 +85,8 @@ class Collection:
             Refused: 404, no such item.
         """
         self.record(number)
+        from npsiglip.collection import exact
+
         found = exact.similar(self.shards, number, k, self.skip, self.threads)
         return self._hits(found.numbers[0], found.scores[0], None)
 
@@ -141,6 +148,8 @@ def small(key: str, side: int) -> bytes:
     Raises:
         Refused: 404, it is not there any more, or on another machine.
     """
+    from npsiglip.collection.where import read_key
+
     try:
         if re.match(r"[a-z][a-z0-9+.-]+://", key, re.IGNORECASE):
             raise InputError("on another machine")

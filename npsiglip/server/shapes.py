@@ -13,11 +13,12 @@ from npsiglip.server.settings import LONGEST_TEXT
 from npsiglip.zero_shot import DEFAULT_TEMPLATE
 
 IMAGE_HELP = "A picture: base64, a data URI, or, where the server fetches, an https URL."
+A_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mOUW2DDAANMDEgANwcAMboBAibRqFoAAAAASUVORK5CYII="
 Text = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")]
 Labels = Annotated[list[Label], Field(min_length=1, examples=[["a green circle", "a red circle"]])]
 Template = Annotated[str, Field(max_length=1000, pattern=r"\{\}", description="Has one {} for the label.")]
-Picture = Annotated[str, Field(min_length=1, description=IMAGE_HELP)]
+Picture = Annotated[str, Field(min_length=1, description=IMAGE_HELP, examples=[A_PICTURE])]
 ModelName = Annotated[str | None, Field(description="One of /v1/models; none: the first.", examples=["builtin"])]
 Count = Annotated[int, Field(ge=1, le=100)]
 Number = Annotated[int, Field(ge=0, le=2**53, description="Of an item, as a search gave it.")]

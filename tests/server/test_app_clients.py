@@ -104,6 +104,9 @@ def test_what_infinity_s_client_sends(serving, circle):
 
 
 CONFIGURATION = """
+[parameters]
+model = "builtin"
+
 [generation]
 max-examples = {examples}
 deterministic = true
