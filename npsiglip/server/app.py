@@ -10,6 +10,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ class Prepared:
                 served, self.worker, settings.max_loaded, lambda key: self.metrics.loads.labels(key).inc()
             )
             self.index_model = self._of_index(known, served)
-            asyncio.run(self._start())
+            with ThreadPoolExecutor(1) as other:  # a thread of its own: this one may have a loop that runs
+                other.submit(lambda: asyncio.run(self._start())).result()
         except BaseException:
             self.worker.close()
             raise

@@ -144,6 +144,13 @@ def test_redirects_are_checked_again(target):
     assert sum(each[0] == "connect" for each in asked) == 1
 
 
+def test_what_is_wrong_with_a_url_is_told():
+    told = {"credentials": "user or a password", "a port": "a port", "plain http": "not https",
+            "loopback": "addresses are not fetched", "another host": "does not fetch from"}  # fmt: skip
+    for name, sentence in told.items():
+        assert sentence in refused(URLS[name], **web()[1])
+
+
 def test_a_redirect_to_a_name_that_has_become_private():
     answers = [[PUBLIC], ["10.0.0.1"]]
     asked, given = web({GOOD: (307, "/b.png", "", b"")}, {"pictures.example.org": answers})

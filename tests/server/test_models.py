@@ -42,6 +42,15 @@ def test_what_cannot_be_served_is_told_before_the_start(tmp_path, index):
     assert threading.active_count() == threads
 
 
+def test_an_application_is_made_where_a_loop_runs():
+    """As uvicorn does it, given `npsiglip.server.app:create_app` as a factory."""
+
+    async def main():
+        return create_app(Settings())
+
+    asyncio.run(main()).state.prepared.close()
+
+
 @pytest.fixture
 def prepared():
     found = Prepared(Settings(models=("builtin", f"tiny={TINY}"), max_loaded=1))
