@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from npsiglip import reference
     from npsiglip.checkpoint import Checkpoint
     from npsiglip.collection.index import Index
+    from npsiglip.comparison.compare import Comparison, compare
     from npsiglip.config import ClassifierConfig, ImageConfig, SigLIPConfig, TextConfig
     from npsiglip.errors import CheckpointError, InputError, NpsiglipError
     from npsiglip.images.naflex import NaflexProcessor, PatchBatch
@@ -31,6 +32,7 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
     "ClassifierConfig": "config",
+    "Comparison": "comparison.compare",
     "ImageConfig": "config",
     "ImageProcessor": "images.processor",
     "Index": "collection.index",
@@ -46,6 +48,7 @@ _HOMES = {
     "SigmoidLoss": "loss",
     "TextConfig": "config",
     "Tokenizer": "texts.siglip",
+    "compare": "comparison.compare",
     "save_folder": "save",
     "sigmoid_loss": "loss",
     "variant": "variants",
@@ -55,6 +58,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ClassifierConfig",
+    "Comparison",
     "ImageConfig",
     "ImageProcessor",
     "Index",
@@ -70,6 +74,7 @@ __all__ = [
     "TextConfig",
     "Tokenizer",
     "TowerOutput",
+    "compare",
     "reference",
     "save_folder",
     "sigmoid_loss",

@@ -1,11 +1,10 @@
 """The page in headless Chromium: every control by mouse and by keyboard, all widths and colours, axe, and its speed.
 
-Needs Playwright for Python, axe-playwright-python and a Chromium; skipped where they are missing.
+Needs Playwright for Python, axe-playwright-python and a Chromium, see conftest.py.
 """
 
 import base64
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -16,24 +15,6 @@ from npsiglip.verify.packs_export import export, tiny_model
 from npsiglip.verify.packs_score import score
 from tests.helpers.explain import LABELS, golden, model, page
 
-api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        except api.Error as error:
-            pytest.skip(f"no Chromium: {error}")
-        yield found
-        found.close()
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -43,12 +24,12 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def open_page(browser, place):
+def open_page(chromium, place):
     """Opens the page; at the end nothing may have been fetched, and no script may have failed."""
     contexts, wrong = [], []
 
     def open_it(width=1280, height=900, wait=True, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         tab = context.new_page()
         tab.on("pageerror", lambda error: wrong.append(str(error)))
@@ -99,7 +80,7 @@ def test_the_live_model_is_the_reference(open_page):
     np.testing.assert_allclose(np.ravel(shares[1]), shares[0], rtol=1e-5, atol=1e-6)
 
 
-def test_the_port_conforms_in_chromium(browser, tmp_path):
+def test_the_port_conforms_in_chromium(chromium, tmp_path):
     export(tiny_model(), tmp_path / "pack", "safetensors", "tiny")
     pack, folder = Pack(tmp_path / "pack"), tmp_path / "pack"
     code = bundle("live/pack.js").replace('"use strict";', "", 1).rsplit("})();", 1)[0]
@@ -116,7 +97,7 @@ def test_the_port_conforms_in_chromium(browser, tmp_path):
         for name in ("tensors.safetensors", "model/spiece.model")
     ]
     settings = folder / "model" / "preprocessor_config.json"
-    tab = browser.new_page()
+    tab = chromium.new_page()
     given = [pack.about, *read, json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else None]
     found = tab.evaluate(give, given)
     tab.close()

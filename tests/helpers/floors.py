@@ -51,10 +51,11 @@ FLOORS = (
         "bench": "bench/",
         "evaluation": "evaluation/",
         "collection": "collection/",
+        "comparison": "comparison/",
         "verify": "verify/",
     },
     {"train": "train/"},
-    {"warmup": "warmup", "explain": "explain/", "plot": "plot"},
+    {"warmup": "warmup", "explain": "explain/", "plot": "plot", "server": "server/"},
     {"cli": "cli/ __main__"},
 )
 ROOMS = {

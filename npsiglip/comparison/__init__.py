@@ -1,0 +1,1 @@
+"""One picture, one list of labels, several models side by side: `npsiglip compare`, and the server's page."""
