@@ -21,7 +21,7 @@ elif not all(map(find_spec, SERVER)):
     collect_ignore_glob = ["test_server.py"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def address(tmp_path_factory):
     """Of a server with two models and an index of drawn pictures."""
     index = tmp_path_factory.mktemp("index") / "index"
@@ -31,9 +31,9 @@ def address(tmp_path_factory):
         yield started.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium():
-    """The browser."""
+    """The browser; it ends with these tests, because Playwright keeps an event loop running in the thread meanwhile."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
