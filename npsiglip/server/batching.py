@@ -1,8 +1,9 @@
 """One thread that owns the kernels, and a bounded queue before it.
 
 Rows wait here: a picture's pixels, a text's ids. The worker takes the first, and with it all that wait for the same
-tower of the same model, as many as go through it at once; an idle worker waits a moment for company. A row has the same
-bits whatever it travels with. Who gives up waiting (a timeout, a client that is gone) takes its rows out of the queue.
+tower of the same model, as many as go through it at once and take no longer than a tenth of a second: all of a batch
+wait for its end. An idle worker waits a moment for company. A row has the same bits whatever it travels with. Who gives
+up waiting (a timeout, a client that is gone) takes its rows out of the queue.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any
 from npsiglip.server.dialects import Refused
 
 log = logging.getLogger("npsiglip.server")
+
+BATCH_SECONDS = 0.1
+LEAST = 2  # rows of a batch, however long they take: fewer would give away throughput
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Worker:
         self._wake = threading.Condition()
         self._closing = False
         self._seconds = 0.05  # of a row, about: for Retry-After
+        self._row_seconds: dict[Hashable, float] = {}  # of a lane's rows, about
         self._thread = threading.Thread(target=self._work, name="npsiglip kernels", daemon=True)
         self._thread.start()
 
@@ -138,7 +143,8 @@ class Worker:
             if not self._jobs:
                 return []
             lane, until = self._jobs[0].lane, time.monotonic() + self.window
-            while lane.most > 1 and not self._closing and sum(j.lane.key == lane.key for j in self._jobs) < lane.most:
+            most = self._most(lane)
+            while most > 1 and not self._closing and sum(j.lane.key == lane.key for j in self._jobs) < most:
                 left = until - time.monotonic()
                 if left <= 0 or not self._wake.wait(left):
                     break
@@ -147,9 +153,14 @@ class Worker:
             for job in self._jobs:
                 if job.future.cancelled():
                     continue
-                (batch if job.lane.key == lane.key and len(batch) < lane.most else others).append(job)
+                (batch if job.lane.key == lane.key and len(batch) < most else others).append(job)
             self._jobs = deque(others)
             return batch or self._take_again()
+
+    def _most(self, lane: Lane) -> int:
+        """Rows of a batch: so many as take BATCH_SECONDS, by what the lane's rows took before."""
+        each = self._row_seconds.get(lane.key)
+        return min(lane.most, max(LEAST, int(BATCH_SECONDS / each))) if each else lane.most
 
     def _take_again(self) -> list[_Job]:
         return [] if self._closing and not self._jobs else [_NOTHING]
@@ -165,7 +176,13 @@ class Worker:
             except Exception as error:
                 results = self._one_by_one(batch, error)
             seconds = time.perf_counter() - start
-            self._seconds += 0.1 * (seconds / len(batch) - self._seconds)
+            each = seconds / len(batch)
+            self._seconds += 0.1 * (each - self._seconds)
+            if lane.most > 1:
+                before = self._row_seconds.get(lane.key)  # the first batch may have compiled: it does not count
+                self._row_seconds[lane.key] = (
+                    0.0 if before is None else before + 0.1 * (each - before) if before else each
+                )
             self._on_batch(lane.kind, len(batch), seconds)
             done = [(job.future, result) for job, result in zip(batch, results, strict=True)]
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

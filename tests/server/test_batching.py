@@ -46,6 +46,23 @@ def test_rows_that_wait_travel_together_and_come_back_in_order(worker):
     assert all(len(batch) <= 3 for batch in batches)
 
 
+def test_a_batch_of_slow_rows_is_small(worker):
+    batches = []
+
+    def run(rows):
+        batches.append(len(rows))
+        time.sleep(0.06 * len(rows))
+        return double(rows)
+
+    async def main():
+        for _ in range(2):  # the first says nothing
+            await worker.rows(Lane("a", 9, run), [1])
+        return await worker.rows(Lane("a", 9, run), list(range(7)))
+
+    assert asyncio.run(main()) == [0, 2, 4, 6, 8, 10, 12]
+    assert batches == [1, 1, 2, 2, 2, 1]
+
+
 def test_an_idle_worker_waits_for_company():
     batches = []
     worker = Worker(0.5, 9, lambda kind, rows, seconds: batches.append(rows))
