@@ -1,12 +1,12 @@
-"""Executes the lessons and shows what they print: `python docs/lessons/run.py`, with `--write` to rewrite their outputs.
+"""Executes the lessons, `python docs/lessons/run.py`; with `--write` rewrites what they show.
 
 A lesson is a notebook in Jupytext's Markdown. Its ```python blocks run in order, in one namespace. What a block prints
-is the ```text block behind it. Where that opens as ```text varies, its numbers depend on the machine, and only its words
-are compared. Figures that a block leaves open are what the image behind it shows; `--write` saves them there.
+is the ```text block behind it. Where that opens as ```text varies, its numbers depend on the machine, and only its
+words are compared. Figures that a block leaves open are what the image behind it shows; `--write` saves them there.
 
 A block that opens with ```python .noeval is the solution of the exercise above it: Jupytext leaves it in its text cell.
-It is run here in a copy of the namespace, then the check of its exercise again, which must find it right. A block that
-opens with ```python needs="faiss" is left out where there is no such module.
+It is run here, and then the check of its exercise again, which must find it right. A block that opens with
+```python needs="faiss" is left out where there is no such module.
 
     python docs/lessons/run.py --write docs/lessons/3-attention.md     # one lesson; without names: all of them
 """
@@ -65,14 +65,14 @@ def image_behind(lines, at, page):
 
 
 def check_solution(code, check, page, first, namespace):
-    """Run a solution and then its check, in a copy of the namespace.
+    """Run a solution and then its check.
 
     Raises:
         LessonError: the check does not say that it is right.
     """
-    copy, (check_code, check_first) = dict(namespace), check
-    run_block(code, page, first, copy)
-    said = run_block(check_code, page, check_first, copy)
+    check_code, check_first = check
+    run_block(code, page, first, namespace)
+    said = run_block(check_code, page, check_first, namespace)
     close_figures(None)
     if not re.search(r": right\b", said):
         raise LessonError(f"{page.name}:{first + 1}: the check of this solution says {said!r}")

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from tests.helpers.golden_data import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]  # whose Python is run
-LINKED = sorted({*PAGES, *ROOT.glob("*.md"), *(ROOT / "golden").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")})
+LESSONS = sorted((DOCS / "lessons").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]  # whose Python is run; that of lessons: docs/lessons/run.py
+LINKED = sorted(
+    {*PAGES, *LESSONS, *ROOT.glob("*.md"), *(ROOT / "golden").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")}
+)
 
 
 def name_of(page):
@@ -18,12 +21,13 @@ def name_of(page):
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and the line numbers of its fences, from 1."""
+    """A fenced block: its language, its text, the line numbers of its fences, from 1, and the module that it needs."""
 
     language: str
     text: str
     first: int
     last: int
+    needs: str = ""
 
 
 def fenced_blocks(page):
@@ -38,7 +42,11 @@ def fenced_blocks(page):
         else:
             assert line.rstrip() == "```", f"{page.name}:{number}: a block opens within the one of line {opened[0]}"
             text = "".join(f"{content}\n" for content in lines[opened[0] : number - 1])
-            blocks.append(Block(opened[1], text, opened[0], number))
+            language, _, told = opened[1].partition(" ")
+            needs = re.fullmatch(r'needs="(\w+)"', told)
+            known = needs or told in ("", ".noeval", "varies")
+            assert known, f'{page.name}:{opened[0]}: {told!r} is not known; expected needs="module", .noeval or varies'
+            blocks.append(Block(language, text, opened[0], number, needs[1] if needs else ""))
             opened = None
     assert opened is None, f"{page.name}:{opened and opened[0]}: a block without an end"
     return blocks
