@@ -7,7 +7,7 @@ from tests.helpers.golden_data import ROOT
 
 run = load_script(DOCS / "lessons" / "run.py")
 
-QUICK = ("5-sigmoid", "search")  # the others take seconds to a minute each
+QUICK = ("2-block", "5-sigmoid", "search")  # the others take seconds to a minute each
 
 
 def as_parameter(page):
