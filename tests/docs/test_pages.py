@@ -1,10 +1,10 @@
 """The documentation: its Python is executed and what it prints is compared, its links are looked up.
 
-Pages are README.md, docs/*.md and docs/lessons/*.md. Their ```python blocks run from the root of the repository, in
-order and in one namespace per page. What a block prints on stdout is the ```text block behind it, with nothing but
-blank lines in between; a block without one prints nothing. A block that opens with ```python needs="faiss" is left out
-where there is no such module, so nothing else may need its names. Floats are rounded in the code, so that they hold on
-any CPU.
+Pages are README.md and docs/*.md; lessons are run by test_lessons. Their ```python blocks run from the root of the
+repository, in order and in one namespace per page. What a block prints on stdout is the ```text block behind it, with
+nothing but blank lines in between; a block without one prints nothing. A block that opens with ```python needs="faiss"
+is left out where there is no such module, so nothing else may need its names. Floats are rounded in the code, so that
+they hold on any CPU.
 """
 
 import ast
