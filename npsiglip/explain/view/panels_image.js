@@ -158,7 +158,7 @@ export function panel_6(view, state, act) {
   return [
     controls(slider("after block", d, 0, depth, 1, (x) => (x ? `${x} of ${depth}` : "none: embedding"), (depth_) => act({ depth: depth_ }))),
     el("div", { class: "row" },
-      figure(chooser(Array.from(similar, (x) => Math.max(x, 0)), view, state, act, "similarity in the residual stream"), `Cosine of the chosen patch (${place(view, patch)}) with all others after ${d} blocks.${told} All pairs: ${number(view.mean_similarity.data[d])} on average.`),
+      figure(chooser(Array.from(similar, (x) => Math.max(x, 0)), view, state, act, "similarity in the residual stream"), `Cosine of the chosen patch (${place(view, patch)}) with all others after ${d} block${d === 1 ? "" : "s"}.${told} All pairs: ${number(view.mean_similarity.data[d])} on average.`),
       figure(chart(lines.map(([name, f, colour]) => ({ name, colour, values: Array.from({ length: depth + 1 }, (_, i) => f(Array.from(at(view.norms, i)))) })), { names: Array.from({ length: depth + 1 }, (_, i) => (depth > 14 && i % 4 ? "" : String(i))), label: "norm of the tokens by depth" }), "Norm of the tokens by depth.")),
     table(["channel", ...worst.channels.map(String)], [["times the median channel", ...worst.times.map((x) => number(x, 1))]]),
   ];
