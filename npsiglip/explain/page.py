@@ -72,6 +72,10 @@ def _code(panel: Panel) -> str:
     return f"<details><summary>The NumPy that computes it</summary>{blocks}</details>"
 
 
+def _live(text: str) -> str:
+    return f'<span class="live-only"> {escape(text)}</span>' if text else ""
+
+
 def _section(panel: Panel, static: Static) -> str:
     taps = " ".join(f"<code>{escape(tap)}</code>" for tap in panel.taps)
     return (
@@ -80,8 +84,9 @@ def _section(panel: Panel, static: Static) -> str:
         f"{escape(panel.title)}</h2><p>{escape(panel.sentence)}</p></header>"
         f'<div class="view">{static.panel(panel.number)}</div>'
         f'<div class="notes"><p class="tip"><b>Look for.</b> {escape(panel.look)}</p>'
-        f'<div class="ask"><b>Try.</b> {escape(panel.question)}<details><summary>How to tell</summary>'
-        f'{escape(panel.answer)}</details></div><p class="soft">Taps: {taps}</p>{_code(panel)}</div></section>'
+        f'<div class="ask"><b>Try.</b> {escape(panel.question)}{_live(panel.question_live)}<details>'
+        f"<summary>How to tell</summary>{escape(panel.answer)}{_live(panel.answer_live)}</details>"
+        f'</div><p class="soft">Taps: {taps}</p>{_code(panel)}</div></section>'
     )
 
 

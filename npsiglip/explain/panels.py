@@ -19,6 +19,7 @@ class Panel(NamedTuple):
         taps: the names of what is shown, as in docs/glossary.md.
         question: to try.
         answer: how it can be told from the panel.
+        question_live, answer_live: more of both, for a page with the live model.
     """
 
     number: int
@@ -29,6 +30,8 @@ class Panel(NamedTuple):
     taps: tuple[str, ...]
     question: str
     answer: str
+    question_live: str = ""
+    answer_live: str = ""
 
     @property
     def anchor(self) -> str:
@@ -56,23 +59,25 @@ PANELS = (
         2,
         "Patches become tokens",
         "The square is cut into patches, and each is multiplied with the same learned filters: one number a filter.",
-        "The filters: smooth colour blobs, edges, stripes. The overlay says how long each patch's vector is: flat "
-        "patches are short.",
+        "The filters: smooth colour blobs, edges, stripes. The overlay says how long each patch's vector is: a patch "
+        "far from mid grey or full of contrast is long.",
         (model.extract_patches, model.linear),
         ("image.patch_embed",),
         "Which patch has the longest vector, and what is in it?",
-        "The number on each patch is its length; point at one. Contrast makes it long.",
+        "The line below the map names it, and it stands enlarged beside it: strong colour, or strong contrast. A click "
+        "chooses another patch to compare.",
     ),
     Panel(
         3,
         "Where a patch was",
         "Attention does not know order, so a learned vector for its place is added to each patch.",
-        "Similarity of the chosen patch's position to all others: a learned map of the square. Beside it the same for "
-        "positions interpolated to a finer grid: smooth, but trained on by nobody.",
+        "Similarity of the chosen patch's position to all others: a learned map of the square; below 0 nothing is "
+        "drawn. Beside it the same for positions interpolated to a finer grid: smooth, but trained on by nobody.",
         (positions.interpolate, model.image_tokens),
         ("image.embed",),
         "Choose a patch in a corner: is its row or its column more like it?",
-        "Compare the bright arms of the map. On the finer grid the brightest cell lies at the same place.",
+        "The line below the map has the mean cosine of the row and of the column, for the patch that a click "
+        "chooses. On the finer grid the brightest cells lie at the same place.",
     ),
     Panel(
         4,
@@ -82,13 +87,15 @@ PANELS = (
         "how far. Early heads often look near, late heads at a few patches from everywhere.",
         (model.attention,),
         ("image.blocks.i.attn.probs",),
-        "Find a head that looks at neighbours only. What happens to the probabilities if it is switched off?",
-        "In the table, the least distance. With the live model, switch it off and watch the top of the page.",
+        "Which head looks most at its neighbours?",
+        "The line below the maps names the head of the least distance; the table has them all.",
+        "What happens to the probabilities if it is switched off?",
+        "Choose its layer and head, switch it off, and compare the two columns of probabilities.",
     ),
     Panel(
         5,
         "The probe, and what a label owes to a patch",
-        "One learned query, the probe, attends to all tokens and makes them one vector; nothing of the probe is added.",
+        "One learned query, the probe, attends to all tokens and makes them one vector; the probe itself is not added.",
         "Above: where each head of the probe looks. Below: what the chosen label's logit owes to each patch, by exact "
         "gradients, and what it loses when patches are made grey one at a time. Attention is not attribution.",
         (model.map_head, backward.l2_normalize),
@@ -105,7 +112,7 @@ PANELS = (
         (model.block,),
         ("image.embed", "image.blocks.i.+mlp"),
         "At what depth is the chosen patch most like its object, and least like the background?",
-        "Move through the depths: bright patches are alike.",
+        "Move through the depths: bright patches are alike; the line below the map names the most and the least alike.",
     ),
     Panel(
         7,
@@ -124,13 +131,14 @@ PANELS = (
         "From a cosine to a probability",
         "Both vectors have length one; their cosine is multiplied by t, the bias is added, and the sigmoid is the "
         "probability of this pair alone.",
-        "Cosines are small, that of the right caption too; t and bias decide what counts as a match. Softmax beside "
-        "it must share out 1: it has a winner even if nothing fits.",
+        "The cosine of the right caption, too, is far below 1; t and bias decide what counts as a match. Softmax "
+        "beside it must share out 1: it has a winner even if nothing fits.",
         (model.logits, model.sigmoid, model.softmax),
         ("zimg", "ztxt", "logits", "probs"),
         "Why is the probability of a wrong caption 0.00002 and not 0.3?",
-        "The bias starts every pair far below zero, since among random pairs hardly one matches; only a high cosine "
-        "times t gets over it. Move the bias to 0 and look.",
+        "Read a wrong caption's row from left to right: its cosine is low, so cosine times t plus bias lies far "
+        "below 0, where the sigmoid is nearly 0, whatever the other labels are. 0.3 would be a share of 1 among the "
+        "labels: softmax. Training put the bias there since hardly one of all pairs matches; move it and look.",
     ),
     Panel(
         9,
@@ -141,7 +149,9 @@ PANELS = (
         (loss.sigmoid_block,),
         ("logits", "loss"),
         "Set the bias to 0: how does the loss change, and which cells pay?",
-        "All the negatives: N - 1 in each row, each log 2 at cosine 0.",
+        "The line below the cells splits the loss: matches pay less, the others more. In a trained model it is those "
+        "few whose logit comes near 0. Before training every cosine is near 0, and all N - 1 others in a row pay log "
+        "2 each: see the share of positives.",
     ),
     Panel(
         10,

@@ -28,8 +28,8 @@ def probability(p: float) -> str:
 
 
 def number(x: float, digits: int = 2) -> str:
-    """With a true minus."""
-    return f"{x:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    """With a true minus; no minus before zero."""
+    return f"{x:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def heat(values: Array, rows: int, columns: int, signed: bool = False, top: float | None = None) -> str:
@@ -85,7 +85,7 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 def chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], label: str, log: bool = False) -> str:
     """Lines as an SVG: name -> x, y."""
-    width, height, left, right, top, bottom = 560, 210, 54, 96, 12, 26
+    width, height, left, right, top, bottom = 560, 210, 54, 96, 12, 32
     ys = [math.log10(y) if log else y for _, y_ in lines.values() for y in y_ if not log or y > 0]
     low, high = min(ys), max(ys)
     if log:
@@ -107,11 +107,16 @@ def chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], label: str,
             f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
             f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{f"1e{tick:.0f}" if log else f"{tick:.3g}"}</text>'
         )
+    if far >= 100:  # steps of a training
+        for tick in (0, far / 2, far):
+            parts.append(
+                f'<text x="{at(tick, 1.0)[0]:.1f}" y="{height - 8}" text-anchor="middle">{round(tick):,}</text>'
+            )
     placed = -math.inf
     ends = sorted(lines.items(), key=lambda item: at(0, item[1][1][-1])[1])
     for (name, (x, y_)), colour in zip(ends, "abc" * 4, strict=False):
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*pair) for pair in zip(x, y_, strict=True)))
-        placed = max(at(0, y_[-1])[1], placed + 13)
+        placed = max(at(0, y_[-1])[1], placed + 15)
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="var(--{colour})" stroke-width="2"/>'
             f'<text x="{width - right + 6}" y="{placed + 4:.1f}" style="fill:var(--{colour})">{escape(name)}</text>'
@@ -171,7 +176,8 @@ class Static:
             '<div class="row">'
             + figure(
                 patch_map(self.data, norms, "length of each patch's vector"),
-                f"How long the patches' vectors are: {number(norms.min())} to {number(norms.max())}.",
+                f"How long the patches' vectors are: {number(norms.min())} to {number(norms.max())}; longest: "
+                f"{self._place(int(norms.argmax()))}.",
             )
             + figure(
                 f'<img class="sheet" alt="learned filters" src="{sheet["sheet"]}">',
@@ -184,15 +190,26 @@ class Static:
         """Positions."""
         grid = self.data["image"]["wider_grid"]
         near, wider = (np.maximum(self.arrays[name][self.query], 0) for name in ("positions", "positions_wider"))
+        cosines = self.arrays["positions"][self.query].reshape(self.data["rows"], self.data["columns"])
+        row, column = divmod(self.data["queries"][self.query], self.data["columns"])
+        like = [np.delete(cosines[row], column), np.delete(cosines[:, column], row)]
+        means = [number(float(x.mean()) if x.size else 0.0) for x in like]
         return (
             '<div class="row">'
-            + figure(patch_map(self.data, near, "similarity of positions"), "Positions like the middle patch's.")
+            + figure(
+                patch_map(self.data, near, "similarity of positions"),
+                f"Positions like the middle patch's. Its row: {means[0]} on average, its column: {means[1]}.",
+            )
             + figure(
                 patch_map(self.data, wider, "the same on a finer grid", rows=grid, columns=grid),
                 f"The same, interpolated to {grid} x {grid}.",
             )
             + "</div>"
         )
+
+    def _place(self, patch: int) -> str:
+        row, column = divmod(patch, self.data["columns"])
+        return f"row {row + 1}, column {column + 1}"
 
     def _heads(self, maps: Array, said: Sequence[str]) -> str:
         thumbs = [
@@ -209,8 +226,13 @@ class Static:
             f"entropy {number(e)}<br>distance {number(d, 1)}"
             for e, d in zip(self.arrays["entropy"][layer], self.arrays["distance"][layer], strict=True)
         ]
-        maps = self.arrays["attention"][layer][:, self.query]
-        return f'<p class="soft">Layer {layer + 1}, from the middle patch.</p>' + self._heads(maps, said)
+        maps, distance = self.arrays["attention"][layer][:, self.query], self.arrays["distance"]
+        i, h = np.unravel_index(distance.argmin(), distance.shape)
+        least = f"layer {i + 1}, head {h + 1}, {number(float(distance.min()), 1)} patches"
+        return (
+            f'<p class="soft">Layer {layer + 1}, from the middle patch.</p>{self._heads(maps, said)}'
+            f'<p class="soft">Least distance of all: {least}.</p>'
+        )
 
     def panel_5(self) -> str:
         """The probe."""
@@ -266,7 +288,7 @@ class Static:
             words = ", ".join(f"{escape(word['word'])} {number(word['change'])}" for word in text["words"])
             found.append(
                 f"<h3>{escape(text['text'])}</h3><p>Canonical text: <code>{escape(text['canonical'])}</code></p>"
-                f'<div class="pieces">{pieces}</div><p class="soft">With padding masked: cosine with itself '
+                f'<div class="pieces">{pieces}</div><p class="soft">With padding masked: cosine of the two vectors '
                 f"{number(text['masked_cosine'], 3)}, logit {number(text['masked_logit'])}. "
                 f"Each word adds: {words or 'one word'}.</p>"
             )

@@ -195,6 +195,44 @@ def test_patches_layers_and_heads(open_page):
     assert probs(tab) == before
 
 
+def test_the_head_in_sight_is_switched(open_page):
+    tab = open_page()
+    panel, before = show(tab, 4), probs(tab)
+    columns = panel.locator(".view table").first.locator("tbody tr")
+    assert "none off yet" in panel.inner_text()
+    panel.get_by_text("All heads in numbers").click()
+    panel.get_by_label("layer", exact=True).press("End")  # the focus stays at the slider, which stays in the page
+    panel.get_by_role("button", name="Switch this head off").click()
+    assert tab.evaluate("[...npsiglip.live.off]") == ["3.0"]
+    for k, row in enumerate(columns.all_inner_texts()):
+        label, whole, now = row.split("\t")
+        assert (whole.split()[0], now.split()[0]) == (before[k], probs(tab)[k]), label
+    assert panel.locator(".view details").evaluate("(node) => node.open")  # as the reader left it
+    distances = np.array(tab.evaluate("[...npsiglip.view.distance.data]"))
+    layer, head = divmod(int(distances.argmin()), 6)
+    assert f"layer {layer + 1}, head {head + 1}, {distances.min():.1f} patches" in panel.inner_text()
+
+
+def test_the_patches_that_are_named(open_page):
+    tab = open_page()
+    norms = np.linalg.norm(golden()["image.patch_embed"][0], axis=-1)
+    row, column = divmod(int(norms.argmax()), 4)
+    panel = show(tab, 2)
+    assert f"longest: row {row + 1}, column {column + 1}, {norms.max():.2f}" in panel.inner_text()
+    shown = panel.get_by_role("img", name=f"the patch in row {row + 1}, column {column + 1}")
+    frame, box = shown.bounding_box(), shown.locator("img").bounding_box()
+    assert box["x"] == pytest.approx(frame["x"] - column * frame["width"], abs=1)
+    assert box["y"] == pytest.approx(frame["y"] - row * frame["height"], abs=1)
+    stream = golden()["image.blocks.03.+mlp"][0]
+    unit = stream / np.linalg.norm(stream, axis=-1, keepdims=True)
+    cosines = unit @ unit[10]
+    order = np.argsort(np.delete(cosines, 10))
+    most, least = (np.delete(np.arange(16), 10)[order[i]] for i in (-1, 0))
+    text = show(tab, 6).inner_text().replace("\N{MINUS SIGN}", "-")
+    assert f"Most like row {most // 4 + 1}, column {most % 4 + 1}: {cosines[most]:.2f}" in text
+    assert f"least like row {least // 4 + 1}, column {least % 4 + 1}: {cosines[least]:.2f}" in text
+
+
 def test_the_stream_texts_and_shares(open_page):
     tab = open_page()
     panel = show(tab, 6)

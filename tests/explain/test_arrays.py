@@ -65,6 +65,7 @@ def test_probabilities(p, text):
 
 def test_numbers_have_a_true_minus():
     assert number(-1.234) == "\N{MINUS SIGN}1.23"
+    assert number(-0.001) == "0.00"  # zero has no sign
 
 
 def test_heat():

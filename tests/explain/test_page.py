@@ -102,6 +102,11 @@ def test_what_is_written_without_javascript():
     for panel in PANELS:
         assert f'id="panel-{panel.number}"' in page()
         assert len(panel.sentence.split(". ")) == 1
+    stored = {name: restored(data_of(page())["arrays"][name]) for name in ("distance", "patch_norms")}
+    layer, head = np.unravel_index(stored["distance"].argmin(), stored["distance"].shape)
+    row, column = divmod(int(stored["patch_norms"].argmax()), 4)
+    assert f"Least distance of all: layer {layer + 1}, head {head + 1}, {stored['distance'].min():.1f}" in page()
+    assert f"longest: row {row + 1}, column {column + 1}." in page()
 
 
 class Reader(HTMLParser):

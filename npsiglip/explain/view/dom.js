@@ -16,8 +16,8 @@ export function el(tag, attributes = {}, ...children) {
 /** A probability: four decimals, or 1.8e-9 where these would be zero. */
 export const probability = (p) => (p >= 0.001 || p === 0 ? p.toFixed(4) : p.toExponential(1));
 
-/** A number with so many digits behind the point, and a true minus. */
-export const number = (x, digits = 2) => x.toFixed(digits).replace("-", "−");
+/** A number with so many digits behind the point, and a true minus; no minus before zero. */
+export const number = (x, digits = 2) => x.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 
 const COLOURS = { heat: [255, 146, 43], yes: [45, 212, 191], no: [255, 99, 71] };
 
@@ -106,7 +106,7 @@ function round_ticks(low, high) {
 
 /** Lines over positions 0, 1, ...: an SVG. lines: [{ name, values, colour, x? }]; `log` on a logarithmic axis. */
 export function chart(lines, { log = false, width = 560, height = 210, names = [], label = "" }) {
-  const [left, right, top, bottom] = [54, 96, 12, 26], f = log ? Math.log10 : (x) => x;
+  const [left, right, top, bottom] = [54, 96, 12, 32], f = log ? Math.log10 : (x) => x;
   const all = lines.flatMap(({ values }) => values.filter((v) => !log || v > 0)).map(f), xs = lines.flatMap(({ values, x }) => x ?? values.map((_, i) => i));
   let low = Math.min(...all), high = Math.max(...all);
   if (log) [low, high] = [Math.floor(low), Math.max(Math.ceil(high), Math.floor(low) + 1)];
@@ -118,9 +118,11 @@ export function chart(lines, { log = false, width = 560, height = 210, names = [
   const ticks = log ? Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i)) : round;
   for (const tick of ticks)
     svg += `<line x1="${left}" x2="${width - right}" y1="${Y(tick).toFixed(1)}" y2="${Y(tick).toFixed(1)}" stroke="var(--line)"/><text x="${left - 6}" y="${(Y(tick) + 4).toFixed(1)}" text-anchor="end">${log ? `1e${Math.round(f(tick))}` : Number(tick.toPrecision(3))}</text>`;
+  if (lines.some(({ x }) => x))
+    for (const tick of [0, far / 2, far]) svg += `<text x="${X(tick).toFixed(1)}" y="${height - 8}" text-anchor="middle">${Math.round(tick).toLocaleString("en")}</text>`;
   names.forEach((name, i) => { if (name) svg += `<text x="${X(i).toFixed(1)}" y="${height - 8}" text-anchor="middle">${name}</text>`; });
   const ends = lines.map(({ values }) => Y(values.at(-1))), order = ends.map((_, i) => i).sort((i, j) => ends[i] - ends[j]);
-  order.forEach((i, place) => { if (place) ends[i] = Math.max(ends[i], ends[order[place - 1]] + 13); });
+  order.forEach((i, place) => { if (place) ends[i] = Math.max(ends[i], ends[order[place - 1]] + 15); });
   lines.forEach(({ name, values, colour, x }, i) => {
     const at = (j) => `${X(x ? x[j] : j).toFixed(1)},${Y(Math.max(values[j], log ? 10 ** low : -Infinity)).toFixed(1)}`;
     svg += `<polyline points="${values.map((_, j) => at(j)).join(" ")}" fill="none" stroke="var(--${colour})" stroke-width="2"/>`;

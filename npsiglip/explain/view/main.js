@@ -10,6 +10,15 @@ import * as text_panels from "./panels_text.js";
 const read = (id) => document.getElementById(id)?.textContent;
 const PANELS = { ...image_panels, ...text_panels };
 
+/** Fresh children for a node, all but the slider that is being moved and what it stands in. */
+function draw_around(node, fresh, active) {
+  const before = [...node.childNodes], kept = before.find((child) => child.contains(active)), i = before.indexOf(kept);
+  before.forEach((child) => { if (child !== kept) child.remove(); });
+  kept.before(...fresh.slice(0, i));
+  kept.after(...fresh.slice(i + 1));
+  if (kept.tagName !== "LABEL") draw_around(kept, [...fresh[i].childNodes], active);
+}
+
 class Page {
   constructor(data) {
     this.data = data;
@@ -129,24 +138,15 @@ class Page {
     this.stale.delete(panel);
     const place = document.querySelector(`#panel-${panel} .view`), active = place.contains(document.activeElement) ? document.activeElement : null;
     const key = active && (active.getAttribute("data-key") ?? active.getAttribute("aria-label")?.split(";")[0].replace(/layer \d+, head \d+|\d+/g, "#")), tag = active?.tagName;
-    if (active?.type === "range" && active.matches(":active, :focus")) return this.draw_around(panel, place, active);
-    place.replaceChildren(...PANELS[`panel_${panel}`](this.view, this.state, this.act));
-    if (!key) return;
+    const open = [...place.querySelectorAll("details")].map((node) => node.open), fresh = PANELS[`panel_${panel}`](this.view, this.state, this.act);
+    if (active?.type === "range") draw_around(place, fresh, active);
+    else place.replaceChildren(...fresh);
+    place.querySelectorAll("details").forEach((node, i) => { node.open = open[i] ?? false; });
+    if (!key || active.type === "range") return;
     for (const node of place.querySelectorAll(tag)) {
       const name = node.getAttribute("data-key") ?? node.getAttribute("aria-label")?.split(";")[0].replace(/layer \d+, head \d+|\d+/g, "#");
       if (name === key) return node.focus({ preventScroll: true });
     }
-  }
-
-  /** Everything in a panel but the controls with the slider that is being moved. */
-  draw_around(panel, place, active) {
-    const fresh = PANELS[`panel_${panel}`](this.view, this.state, this.act), kept = [...place.children].find((child) => child.contains(active));
-    const index = [...place.children].indexOf(kept);
-    [...place.children].forEach((child) => { if (child !== kept) child.remove(); });
-    kept.before(...fresh.slice(0, index));
-    kept.after(...fresh.slice(index + 1));
-    const words = kept.querySelectorAll("p"), now = fresh[index].querySelectorAll?.("p") ?? [];
-    words.forEach((p, i) => now[i] && p.replaceChildren(...now[i].childNodes));
   }
 
   draw_hero() {

@@ -1,7 +1,8 @@
 /* Panels 1 to 6: the image tower. Each takes what is shown (view), what is chosen (state) and what changes it (act). */
 
-import { chart, choice, el, figure, heat, number, patch_map, slider, table } from "./dom.js";
-import { at } from "./source.js";
+import { sigmoid } from "../live/model.js";
+import { chart, choice, el, figure, heat, number, patch_map, probability, slider, table } from "./dom.js";
+import { at, reach } from "./source.js";
 
 const controls = (...children) => el("div", { class: "tools controls" }, ...children);
 
@@ -27,6 +28,14 @@ function chooser(values, view, state, act, name, options = {}) {
 }
 
 const place = (view, patch) => `row ${Math.floor(patch / view.columns) + 1}, column ${(patch % view.columns) + 1}`;
+
+/** One patch of the picture alone, enlarged. */
+function one_patch(view, patch) {
+  const { rows, columns } = view, node = el("div", { class: "map plain small", role: "img", "aria-label": `the patch in ${place(view, patch)}` });
+  const style = `width:${100 * columns}%;height:${100 * rows}%;left:${-100 * (patch % columns)}%;top:${-100 * Math.floor(patch / columns)}%`;
+  node.append(el("img", { src: view.picture.resized, alt: "", style }));
+  return node;
+}
 
 export function panel_1(view, state) {
   const side = state.side, plain = (src, name) => {
@@ -54,13 +63,15 @@ function difference(state, view) {
 
 export function panel_2(view, state, act) {
   const L = view.rows * view.columns, { patch_size, width } = state.config.image, norms = view.patch_norms.data;
-  const strongest = norms.indexOf(Math.max(...norms));
+  const strongest = norms.indexOf(Math.max(...norms)), patch = view.queries[nearest(view, state.patch)];
   return [
     el("div", { class: "row" },
       figure(chooser(norms, view, state, act, "length of each patch's vector"),
-        `${L} patches of ${patch_size} × ${patch_size}, and how long their vectors are. Chosen: ${place(view, state.patch)}, length ${number(norms[state.patch], 2)}; longest: ${place(view, strongest)}, ${number(norms[strongest], 2)}.`),
-      figure(el("img", { class: "sheet", src: view.filters.sheet, alt: `learned filters` }),
-        `Of ${width} filters the ${view.filters.channels.length} that tell these patches apart most, ${patch_size} × ${patch_size} × 3 numbers each; grey is 0.`)),
+        `${L} patches of ${patch_size} × ${patch_size}, and how long their vectors are. Chosen: ${place(view, patch)}, length ${number(norms[patch], 2)}; longest: ${place(view, strongest)}, ${number(norms[strongest], 2)}.`),
+      el("div", { class: "beside" },
+        figure(el("img", { class: "sheet", src: view.filters.sheet, alt: `learned filters` }),
+          `Of ${width} filters the ${view.filters.channels.length} that tell these patches apart most, ${patch_size} × ${patch_size} × 3 numbers each; grey is 0.`),
+        el("div", { class: "thumbs" }, figure(one_patch(view, patch), `chosen: length ${number(norms[patch])}`), figure(one_patch(view, strongest), `longest: ${number(norms[strongest])}`)))),
     el("p", { class: "soft" }, `Each patch, ${patch_size * patch_size * 3} numbers, times each filter, plus a bias: [${L}, ${patch_size * patch_size * 3}] × [${patch_size * patch_size * 3}, ${width}] → [${L}, ${width}].`),
   ];
 }
@@ -91,7 +102,9 @@ export function panel_4(view, state, act) {
     return el("figure", { class: `${h === head ? "on" : ""} ${off(h) ? "off" : ""}` }, button,
       el("figcaption", {}, `head ${h + 1}`, el("br"), `entropy ${number(at(view.entropy, layer, h)[0])}`, el("br"), `distance ${number(at(view.distance, layer, h)[0], 1)}`));
   }));
-  const values = row(head), best = values.indexOf(Math.max(...values));
+  const values = row(head), best = values.indexOf(Math.max(...values)), alike = reach(new Float64Array(L * L).fill(1 / L), view.rows, view.columns);
+  const { data } = view.distance, nearest_head = data.indexOf(Math.min(...data)), whole = state.live?.whole_cosines(view.labels);
+  const pair = (z) => `${probability(sigmoid(z))} (logit ${number(z)})`;
   return [
     controls(
       slider("layer", layer + 1, 1, depth, 1, (x) => `${x} of ${depth}`, (x) => act({ layer: x - 1 })),
@@ -101,6 +114,9 @@ export function panel_4(view, state, act) {
     el("div", { class: "row" },
       figure(chooser(values, view, state, act, `attention of layer ${layer + 1}, head ${head + 1}`), `Layer ${layer + 1}, head ${head + 1}, from ${place(view, view.queries[q])}: most to ${place(view, best)}, ${number(values[best])} of 1.`),
       thumbs),
+    el("p", { class: "soft" }, `Least distance of all: layer ${Math.floor(nearest_head / H) + 1}, head ${(nearest_head % H) + 1}, ${number(data[nearest_head], 1)} patches. Looking everywhere alike would be ${number(alike, 1)}; the eight neighbours alone, 1.0 to 1.4.`),
+    state.live && table(["label", "all heads on", state.off.size ? `${state.off.size} off` : "none off yet"], view.labels.map((label, k) => [
+      label, whole ? pair(Math.exp(state.t_prime) * whole[k] + state.bias) : "not computed", pair(state.logits[k])])),
     el("details", {}, el("summary", {}, "All heads in numbers"), table(["layer", ...Array.from({ length: H }, (_, h) => `head ${h + 1}`)],
       Array.from({ length: depth }, (_, l) => [`${l + 1}: entropy / distance`, ...Array.from({ length: H }, (_, h) => `${number(at(view.entropy, l, h)[0])} / ${number(at(view.distance, l, h)[0], 1)}`)]))),
   ];
@@ -122,11 +138,11 @@ export function panel_5(view, state, act) {
     return nodes;
   }
   const gradient = at(view.gradient, k), windows = view.windows, occlusion = windows.map((w) => at(view.occlusion, k)[w]);
-  const r = view.agreement[k], agrees = r >= 0.7;
+  const count = new Set(windows).size, r = view.agreement[k], agrees = r >= 0.7;
   const sum = gradient.reduce((total, x) => total + x, 0);
   nodes.push(el("div", { class: "row" },
     figure(patch_map(gradient, view, { name: "what the logit owes to each patch, by gradients", signed: true, small: "middle" }), `Gradient × pixel: what the logit would lose with the patch grey, were the model linear. Green helps, red harms; largest ${number(Math.max(...Array.from(gradient, Math.abs)), 2)}, sum ${number(sum, 2)}.`),
-    figure(patch_map(occlusion, view, { name: "what the logit loses when a patch is grey", signed: true, small: "middle" }), `Made grey, and computed anew: what the logit really loses. Largest ${number(Math.max(...occlusion.map(Math.abs)), 2)}.`)));
+    figure(patch_map(occlusion, view, { name: "what the logit loses when a patch is grey", signed: true, small: "middle" }), `Made grey${count < L ? `, in ${count} squares of several patches,` : ""} and computed anew: what the logit really loses. Largest ${number(Math.max(...occlusion.map(Math.abs)), 2)}.`)));
   nodes.push(el("p", { class: `say ${agrees ? "good" : "bad"}` }, agrees
     ? `The two agree here: their correlation is ${number(r)}.`
     : `Warning: the two disagree here, their correlation is ${number(r)}. A gradient holds for small changes, and a whole grey patch is none. Do not explain a decision by one of them alone.`));
@@ -136,11 +152,13 @@ export function panel_5(view, state, act) {
 export function panel_6(view, state, act) {
   const depth = view.norms.shape[0] - 1, q = nearest(view, state.patch), d = Math.min(state.depth, depth);
   const lines = [["mean", (x) => x.reduce((s, v) => s + v, 0) / x.length, "a"], ["largest", (x) => Math.max(...x), "b"]];
-  const worst = view.outliers[d];
+  const worst = view.outliers[d], similar = at(view.stream_similarity, d, q), patch = view.queries[q];
+  const others = Array.from(similar.keys()).filter((i) => i !== patch).sort((i, j) => similar[j] - similar[i]);
+  const told = others.length ? ` Most like ${place(view, others[0])}: ${number(similar[others[0]])}; least like ${place(view, others.at(-1))}: ${number(similar[others.at(-1)])}.` : "";
   return [
     controls(slider("after block", d, 0, depth, 1, (x) => (x ? `${x} of ${depth}` : "none: embedding"), (depth_) => act({ depth: depth_ }))),
     el("div", { class: "row" },
-      figure(chooser(Array.from(at(view.stream_similarity, d, q), (x) => Math.max(x, 0)), view, state, act, "similarity in the residual stream"), `Cosine of the chosen patch with all others after ${d} blocks; all pairs: ${number(view.mean_similarity.data[d])} on average.`),
+      figure(chooser(Array.from(similar, (x) => Math.max(x, 0)), view, state, act, "similarity in the residual stream"), `Cosine of the chosen patch (${place(view, patch)}) with all others after ${d} block${d === 1 ? "" : "s"}.${told} All pairs: ${number(view.mean_similarity.data[d])} on average.`),
       figure(chart(lines.map(([name, f, colour]) => ({ name, colour, values: Array.from({ length: depth + 1 }, (_, i) => f(Array.from(at(view.norms, i)))) })), { names: Array.from({ length: depth + 1 }, (_, i) => (depth > 14 && i % 4 ? "" : String(i))), label: "norm of the tokens by depth" }), "Norm of the tokens by depth.")),
     table(["channel", ...worst.channels.map(String)], [["times the median channel", ...worst.times.map((x) => number(x, 1))]]),
   ];

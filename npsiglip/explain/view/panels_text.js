@@ -27,7 +27,7 @@ export function panel_7(view, state, act) {
   if (text.masked_logit === undefined) nodes.push(el("p", { class: "soft", role: "status" }, "Words are being left out ..."));
   else
     nodes.push(
-      el("p", { class: `say ${Math.abs(text.masked_logit - logit) > 1 ? "bad" : "good"}` }, `With padding switched off (masked) the vector moves: its cosine with itself is ${number(text.masked_cosine, 3)}, and the logit goes from ${number(logit)} to ${number(text.masked_logit)}. SigLIP was trained with padding that is seen: mask it, and it is another model.`),
+      el("p", { class: `say ${Math.abs(text.masked_logit - logit) > 1 ? "bad" : "good"}` }, `With padding switched off (masked) the vector moves: the cosine of the two vectors is ${number(text.masked_cosine, 3)}, and the logit goes from ${number(logit)} to ${number(text.masked_logit)}. SigLIP was trained with padding that is seen: mask it, and it is another model.`),
       el("div", {}, el("h3", {}, "What each word adds to the logit (the label with it, less the label without it)"), text.words.length ? bars(text.words.map(({ word, change }) => [word, change])) : el("p", { class: "soft" }, "A label of one word: nothing is left without it.")));
   return nodes;
 }
@@ -42,7 +42,7 @@ export function panel_8(view, state, act) {
     table(["label", "cosine", "× t", "+ bias = logit", "sigmoid", "softmax"], view.labels.map((label, k) => [
       label, number(view.cosines[k], 4), number(t * view.cosines[k], 2), number(z[k], 2), el("b", {}, probability(sigmoid(z[k]))), probability(share[k])])),
     curve(z, view.labels),
-    el("p", { class: "soft" }, `The sigmoids add up to ${number(z.reduce((sum, x) => sum + sigmoid(x), 0), 4)}: each label is a question of its own. The softmax adds up to 1 whatever the labels are: somebody must win.`),
+    el("p", { class: "soft" }, `The sigmoids add up to ${probability(z.reduce((sum, x) => sum + sigmoid(x), 0))}: each label is a question of its own. The softmax adds up to 1 whatever the labels are: somebody must win.`),
   ];
 }
 
@@ -78,12 +78,12 @@ export function panel_9(view, state, act) {
       el("button", { type: "button", "data-key": "reset", onclick: () => act({ t_prime: state.learned.t_prime, bias: state.learned.bias }) }, "As learned")),
     grid,
     el("p", { class: "soft" }, ...pairs.captions.flatMap((caption, j) => [el("b", {}, `${j + 1} `), `${caption}${j < B - 1 ? " · " : ""}`])),
-    el("p", { class: "say" }, `Loss ${probability(total)}: ${probability(positives)} from the ${B} matches (outlined), ${probability(Math.max(total - positives, 0))} from the ${B * B - B} others. CLIP's softmax loss of the same logits: ${probability(softmax_loss(z))}; the bias does not change it.`),
+    el("p", { class: "say" }, `Loss ${probability(total)}: ${probability(positives)} from the ${B} matches (green outline), ${probability(Math.max(total - positives, 0))} from the ${B * B - B} others. CLIP's softmax loss of the same logits: ${probability(softmax_loss(z))}; the bias does not change it.`),
     el("div", {}, el("h3", {}, "Round the ring"),
       controls(choice("devices", ["1", "2", "4", "8"], [1, 2, 4, 8].indexOf(devices), (i) => act({ devices: [1, 2, 4, 8][i], step: 0 })),
         el("button", { type: "button", "data-key": "step", onclick: () => act({ step: (state.step + 1) % devices }) }, "Pass the texts on"),
         el("button", { type: "button", "data-key": "play", "aria-pressed": String(state.playing), onclick: () => act({ playing: !state.playing }) }, state.playing ? "Stop" : "Play")),
-      el("p", { class: "soft" }, devices === 1 ? "One device holds all 8 × 8 logits." : `Each of ${devices} devices keeps its ${b} pictures. Step ${state.step + 1} of ${devices}: the framed blocks of ${b} × ${b} logits are computed, ${b * b * devices} of 64; then every device passes its texts to its neighbour.`)),
+      el("p", { class: "soft" }, devices === 1 ? "One device holds all 8 × 8 logits." : `Each of ${devices} devices keeps its ${b} pictures. Step ${state.step + 1} of ${devices}: the blocks of ${b} × ${b} logits with a blue frame are computed, ${b * b * devices} of 64; then every device passes its texts to its neighbour.`)),
     el("div", {}, el("h3", {}, "The share of positives"),
       controls(slider("batch", log_batch, 1, 20, 1, (x) => (2 ** x).toLocaleString("en"), (x) => act({ log_batch: x }))),
       el("p", { class: "soft" }, `Of ${(batch * batch).toLocaleString("en")} pairs one in ${batch.toLocaleString("en")} matches. The bias of least loss before anything is learned: −log(N − 1) = ${number(best_bias(batch), 2)}. At bias 0 the loss begins at ${number(batch * Math.LN2, 1)}, at that bias near ${number(Math.log(batch) + 1, 1)}.`)),
@@ -97,8 +97,8 @@ export function panel_10(view, state) {
   const { stored } = state;
   return [
     figure(chart(Object.entries(errors).map(([name, values]) => ({ name, values, colour: colours[name] })), { log: true, names: few, width: 600, label: "relative error by layer" }), "Relative error |x − float64| / |float64| after each block, of the picture that the page was made with. Logarithmic."),
-    table(["label", "float64", ...Object.keys(errors)], stored.labels.map((label, k) => [label, `${number(stored.logits[k], 4)}`, ...Object.keys(errors).map((name) => number(logits[name][k], 4))])),
-    el("p", { class: "soft" }, "Logits. As probabilities: ", ...stored.labels.flatMap((label, k) => [k ? "; " : "", el("b", {}, label), ` ${probability(stored.probs[k])}, ${Object.keys(errors).map((name) => probability(probs[name][k])).join(", ")}`]), "."),
+    table(["logit", "float64", ...Object.keys(errors)], stored.labels.map((label, k) => [label, number(stored.logits[k], 4), ...Object.keys(errors).map((name) => number(logits[name][k], 4))])),
+    table(["probability", "float64", ...Object.keys(errors)], stored.labels.map((label, k) => [label, probability(stored.probs[k]), ...Object.keys(errors).map((name) => probability(probs[name][k]))])),
   ];
 }
 
@@ -108,7 +108,7 @@ export function panel_11(view, state) {
   if (about) nodes.push(el("p", { class: "soft" }, about));
   if (loss.length) nodes.push(figure(chart([{ name: "loss", values: loss.map(([, x]) => x), x: loss.map(([step]) => step), colour: "a" }], { label: "loss by step" }), `Loss by step, ${loss.at(-1)[0].toLocaleString("en")} in all.`));
   const lines = Object.entries(accuracy).filter(([, points]) => points.length > 1);
-  if (lines.length) nodes.push(figure(chart(lines.slice(0, 3).map(([name, points], i) => ({ name: name.replace("_", " "), values: points.map(([, x]) => 100 * x), x: points.map(([step]) => step), colour: colours[i] })), { label: "accuracy by step", height: 170 }), "Zero-shot accuracy, %."));
+  if (lines.length) nodes.push(figure(chart(lines.slice(0, 3).map(([name, points], i) => ({ name: name.replace("_", " "), values: points.map(([, x]) => 100 * x), x: points.map(([step]) => step), colour: colours[i] })), { label: "accuracy by step", height: 170 }), `Zero-shot accuracy, %${accuracy.held_out ? ", of combinations seen in training and of those held out" : ""}.`));
   for (const [p, { picture, caption }] of pictures.entries()) {
     const side = Math.round(Math.sqrt(checkpoints[0]?.probes[p].length ?? 1)), shown = { picture: { resized: picture }, rows: side, columns: side };
     nodes.push(el("div", {}, caption ? el("h3", {}, caption) : null, el("div", { class: "thumbs" }, ...checkpoints.map(({ step, probes }) =>

@@ -99,6 +99,7 @@ export class Live {
     this.resized = height === side && width === side ? bytes : resize(bytes, height, width, side, side, resample);
     this.naive = naive_resize(bytes, height, width, side, side);
     this.pixels = array([1, 3, side, side], to_pixels(this.resized, side, this.table));
+    this.whole = null;
     this.run();
   }
 
@@ -119,6 +120,7 @@ export class Live {
     let x = first ? this.trace[`${block_name("image", Math.min(first, image.depth) - 1)}.+mlp`] : image_embed(this.params, image, this.pixels, tap);
     x = first > image.depth ? this.trace["image.final_ln"] : blocks(this.params, "image", x, image, tap, null, first);
     this.zimg = l2_normalize(pool(this.params, image, x, tap));
+    if (!this.off.size) this.whole = this.zimg;
   }
 
   /** A head is switched; what comes before it stays. */
@@ -155,6 +157,11 @@ export class Live {
 
   logit(ztxt) {
     return this.t * cosines(this.zimg, ztxt).data[0] + this.bias;
+  }
+
+  /** The cosines with all heads on; null if heads were off since the picture came. */
+  whole_cosines(labels) {
+    return this.whole && labels.map((label) => cosines(this.whole, this.text(label).ztxt).data[0]);
   }
 
   /** What a label owes to each patch, by exact gradients. */
