@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from pathlib import Path
@@ -137,6 +138,9 @@ def serve(
     """
     if not api_key and "NPSIGLIP_API_KEY" in os.environ:  # an empty variable is none to Typer
         raise InputError("NPSIGLIP_API_KEY is empty: give a key, or unset it for a server that asks for none")
+    for name, value in (("--timeout", timeout), ("--cache", cache), ("--max-megabytes", max_megabytes)):
+        if not math.isfinite(value):
+            raise InputError(f"{name} must be a number, got {value}")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before OpenMP starts: threads that spin take others' cores
     listener = _listen(host, port)
     try:
