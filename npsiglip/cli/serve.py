@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from pathlib import Path
@@ -135,6 +136,11 @@ def serve(
 
     Speaks as OpenAI, Infinity, vLLM and Hugging Face do. Needs the extra `serve`: pip install 'npsiglip[serve]'.
     """
+    if not api_key and "NPSIGLIP_API_KEY" in os.environ:  # an empty variable is none to Typer
+        raise InputError("NPSIGLIP_API_KEY is empty: give a key, or unset it for a server that asks for none")
+    for name, value in (("--timeout", timeout), ("--cache", cache), ("--max-megabytes", max_megabytes)):
+        if not math.isfinite(value):
+            raise InputError(f"{name} must be a number, got {value}")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before OpenMP starts: threads that spin take others' cores
     listener = _listen(host, port)
     try:
@@ -143,6 +149,7 @@ def serve(
                 import uvicorn
 
                 from npsiglip.server.app import create_app
+                from npsiglip.server.protocol import PatientProtocol
                 from npsiglip.server.settings import LOOPBACK, Settings
         except ImportError as error:
             raise InputError(f"{error.name} is missing, which a server needs: pip install 'npsiglip[serve]'") from None
@@ -161,7 +168,8 @@ def serve(
         real = listener.getsockname()[1]
         note(f"http://{f'[{host}]' if ':' in host else host}:{real}  (Ctrl-C ends it)", "serving:", "bold")
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, h11_max_incomplete_event_size=65536,
+            app, http=PatientProtocol, ws="none", log_level="warning",
+            access_log=False, server_header=False, h11_max_incomplete_event_size=65536,
             timeout_keep_alive=15, timeout_graceful_shutdown=int(timeout) + 5,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])

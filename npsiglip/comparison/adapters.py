@@ -20,6 +20,7 @@ import math
 import os
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -196,6 +197,13 @@ class OpenClip(Vectors):
             return zimg.float().numpy(), self._model.encode_text(self._tokenizer(list(texts))).float().numpy()
 
 
+class _Here(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the API key is for the server that was named."""
+
+    def redirect_request(self, *args: Any) -> None:
+        """None: the redirect is an error."""
+
+
 class Server(Vectors):
     """A server with `/v1/embeddings`; NPSIGLIP_COMPARE_KEY is sent as its API key. Cosines."""
 
@@ -213,7 +221,7 @@ class Server(Vectors):
         address = f"{self._url.rstrip('/').removesuffix('/embeddings')}/embeddings"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            with urllib.request.build_opener(_Here).open(request, timeout=SECONDS) as answer:
                 data = json.loads(answer.read())["data"]
             return [each["embedding"] for each in sorted(data, key=lambda each: each["index"])]
         except urllib.error.HTTPError as error:
@@ -241,9 +249,9 @@ class File(Vectors):
 
     def __init__(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 values = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"file:{path} cannot be read ({error}); expected an .npz with `image` and `texts`"
             ) from None

@@ -207,6 +207,8 @@ def _add_page(app: FastAPI) -> None:
 def _add_errors(app: FastAPI) -> None:
     def answer(request: Request, status: int, message: str, where: str | None = None, code: str | None = None,
                headers: dict[str, str] | None = None) -> JSONResponse:  # fmt: skip
+        message = message.encode("utf-8", "replace").decode()  # half a surrogate pair of the request cannot be sent
+        where = where.encode("utf-8", "replace").decode() if where else where
         return JSONResponse(error_body(request.url.path, status, message, where, code), status, headers)
 
     @app.exception_handler(Refused)

@@ -134,6 +134,11 @@ async def classify_from_embeddings(request: Request, body: ClassifyEmbeddings) -
     engine = engine_of(request)
     served = engine.models.find(body.model)
     _check_towers(served)
+    rows, labels, limits = len(body.embeddings), len(body.labels), engine.settings
+    if rows > limits.max_texts:
+        raise Refused(400, f"embeddings: {rows} are more than the {limits.max_texts} of a request", "embeddings")
+    if rows * labels > limits.max_images * limits.max_labels:  # each is a score of the answer
+        raise Refused(400, f"embeddings: {rows} with {labels} labels are too much to answer; send fewer", "embeddings")
     for i, row in enumerate(body.embeddings):
         where = f"embeddings[{i}]"
         if len(row) != served.width:

@@ -92,6 +92,7 @@ def tokens_of(served: Served, pictures: int, texts: int) -> int:
     return pictures * (image.seq_len if image else 0) + texts * (text.seq_len if text else 0)
 
 
+@router.post("/embeddings", include_in_schema=False)  # where Infinity has it
 @router.post(
     "/v1/embeddings",
     summary="Embed texts or pictures",
@@ -137,6 +138,7 @@ def _card(served: Served, started: int) -> ModelCard:
     )
 
 
+@router.get("/models", include_in_schema=False)
 @router.get("/v1/models", summary="The models of this server", responses={200: {"model": ModelList}, **ERRORS})
 async def models(request: Request) -> ModelList:
     """The first is the default."""

@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -102,10 +104,25 @@ class _Pinned(http.client.HTTPSConnection):
         self._tls = ssl.create_default_context()
         super().__init__(host, 443, timeout=timeout, context=self._tls)
         self._address = address
+        self._own: ssl.SSLSocket | None = None
+        self._timer = threading.Timer(timeout, self._end)
+        self._timer.daemon = True
 
     def connect(self) -> None:
         raw = socket.create_connection((self._address, 443), self.timeout)
-        self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
+        self._own = self.sock = self._tls.wrap_socket(raw, server_hostname=self.host, do_handshake_on_connect=False)
+        self._timer.start()  # a socket's own timeout is for each byte: one now and then would go on for ever
+        self.sock.do_handshake()
+
+    def _end(self) -> None:
+        if self._own is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._own, socket.SHUT_RDWR)  # not TLS's own, which would wait
+
+    def end(self) -> None:
+        """Close, and stop the timer: `close` is called before an answer is read."""
+        self._timer.cancel()
+        self.close()
 
 
 def connect(address: str, host: str, target: str, timeout: float) -> Answer:
@@ -121,14 +138,18 @@ def connect(address: str, host: str, target: str, timeout: float) -> Answer:
         )
         answer = connection.getresponse()
     except BaseException:
-        connection.close()
+        connection.end()
         raise
     kind = (answer.getheader("Content-Type") or "").split(";")[0].strip().lower()
 
     def read(size: int) -> bytes:
         return answer.read1(size)
 
-    return Answer(answer.status, answer.getheader("Location"), kind, read, connection.close)
+    def close() -> None:
+        answer.close()
+        connection.end()
+
+    return Answer(answer.status, answer.getheader("Location"), kind, read, close)
 
 
 def _read(answer: Answer, most: int, until: float) -> bytes:
@@ -140,6 +161,8 @@ def _read(answer: Answer, most: int, until: float) -> bytes:
             raise ValueError("is larger than this server fetches")
         if time.monotonic() > until:
             raise TimeoutError
+    if time.monotonic() > until:  # the connection was ended, which looks like the end of an answer
+        raise TimeoutError
     return b"".join(parts)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from npsiglip.server.batching import Lane, Worker
 from npsiglip.server.dialects import Refused
 
 NAFLEX_TOKENS = 256  # of a picture, about
+NONE = "default/not-specified"  # what Infinity's clients send if no model was named
 
 
 def _encode_images(model: SigLIP, rows: list[Any]) -> Sequence[Any]:
@@ -50,7 +52,7 @@ class Served:
     model: SigLIP | None = None
     used: float = 0.0
     users: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loading: asyncio.Task[SigLIP] | None = None
     pinned: bool = False
     """An index needs it."""
 
@@ -118,6 +120,12 @@ def open_model(key: str, name: str, dtype: str | None, threads: int | None, told
     return Served(key, name, checkpoint.config, load)
 
 
+def _loaded(served: Served, task: asyncio.Task[SigLIP]) -> None:
+    served.loading = None
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()  # perhaps nobody waits for it any more
+
+
 class Models:
     """By their ids, in the order given; the first is the default.
 
@@ -134,14 +142,15 @@ class Models:
         self.by_id = {each.id: each for each in served}
         self.default = served[0]
         self._worker, self._max_loaded, self._on_load = worker, max_loaded, on_load
+        self._one = asyncio.Lock()
 
     def find(self, key: str | None) -> Served:
-        """A model by its id, or by the name that it was given by; the default for None.
+        """A model by its id, or by the name that it was given by; the default for None and `NONE`.
 
         Raises:
             Refused: 404, no such model.
         """
-        if key is None:
+        if key is None or (key == NONE and key not in self.by_id):
             return self.default
         found = self.by_id.get(key) or next((m for m in self.by_id.values() if m.name == key), None)
         if found is None:
@@ -159,13 +168,24 @@ class Models:
         return Use(self, served)
 
     async def loaded(self, served: Served) -> SigLIP:
-        """The model; loaded by the worker if it is not there."""
-        async with served.lock:
-            if served.model is None:
-                self._make_room(served)
-                served.model = await self._worker.call(served.load)
-                self._on_load(served.id)
+        """The model; loaded by the worker if it is not there.
+
+        Who gives up waiting does not end the loading: a model that takes longer than a request would never be there.
+        """
+        if served.model is not None:
             return served.model
+        if served.loading is None:
+            served.loading = asyncio.ensure_future(self._load(served))
+            served.loading.add_done_callback(partial(_loaded, served))
+        return await asyncio.shield(served.loading)
+
+    async def _load(self, served: Served) -> SigLIP:
+        async with self._one:  # so that the next one counts this one
+            self._make_room(served)
+            served.model = model = await self._worker.call(served.load)
+        served.used = time.monotonic()
+        self._on_load(served.id)
+        return model  # type: ignore[no-any-return]
 
     def _make_room(self, wanted: Served) -> None:
         there = [m for m in self.by_id.values() if m.model is not None and m is not wanted]

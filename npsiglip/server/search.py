@@ -52,6 +52,7 @@ class Collection:
 
         self.index = Index.open(folder, model)
         check_model(self.index.manifest, model, folder)
+        self._known = self.index.store.shards()  # another process may change the index: numbers are those of now
         self.shards, self.skip = self.index.searched()
         self.calibration = self.index.calibration
         self.kind, self.threads = self.index.manifest.kind, threads
@@ -98,12 +99,15 @@ class Collection:
         """
         if not 0 <= number < int(self.shards.starts[-1]) or (self.skip is not None and self.skip[number]):
             raise Refused(404, f"id: there is no item {number} in the index", "id")
-        return next(self.index.store.items([number]))
+        found = next(self.index.store.items([number], self._known))
+        if found is None:
+            raise Refused(404, f"id: item {number} is not in the index any more", "id")
+        return found
 
     def _hits(self, numbers: NDArray[Any], scores: NDArray[Any], probabilities: Any) -> list[dict[str, Any]]:
         numbers, scores = numbers[numbers >= 0], scores[numbers >= 0]
         said = probabilities(scores) if probabilities else [None] * len(numbers)
-        records = self.index.store.items(numbers.tolist())
+        records = self.index.store.items(numbers.tolist(), self._known)
         return [
             {
                 "id": int(number),

@@ -45,6 +45,17 @@ def test_a_host_that_is_none():
     assert_refused(invoke("serve", "--port", 0, "--host", "256.0.0.1"), "--host 256.0.0.1 cannot be used")
 
 
+@pytest.mark.parametrize(("option", "value"), [("--timeout", "nan"), ("--cache", "inf"), ("--max-megabytes", "inf")])
+def test_a_limit_that_is_none(option, value):
+    assert_refused(invoke("serve", "--port", 0, option, value), f"{option} must be a number, got {value}")
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_variable_is_not_a_server_without_a_key(monkeypatch, empty):
+    monkeypatch.setenv("NPSIGLIP_API_KEY", empty)
+    assert_refused(invoke("serve", "--port", 0, "--timeout", 0), "NPSIGLIP_API_KEY is empty")
+
+
 def test_the_extra_is_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
     assert_refused(invoke("serve", "--port", 0), "pip install 'npsiglip[serve]'")

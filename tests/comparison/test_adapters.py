@@ -177,3 +177,48 @@ def test_clip_of_transformers(tmp_path):
         right = model(**inputs).logits_per_image[0].numpy()
     assert scores.kind == "softmax"
     np.testing.assert_allclose(scores.logit, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", [b"PK nonsense", b"PK\x03\x04 nonsense", b"nonsense", b""])
+def test_files_that_are_no_npz(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        encoder(f"file:{tmp_path / 'a.npz'}")
+
+
+def test_a_bare_array_is_no_npz(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones(3))
+    with pytest.raises(InputError, match="cannot be read"):
+        encoder(f"file:{tmp_path / 'a.npy'}")
+
+
+def test_no_redirect_is_followed_with_the_key(monkeypatch):
+    seen = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append((self.path, self.headers.get("Authorization")))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self):
+            seen.append((self.path, self.headers.get("Authorization")))
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NPSIGLIP_COMPARE_KEY", "secret")
+    with http.server.HTTPServer(("127.0.0.1", 0), Elsewhere) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(InputError, match="302"):
+                npsiglip.compare(CIRCLE, LABELS, [f"http://127.0.0.1:{made.server_port}/v1"])
+        finally:
+            made.shutdown()
+            thread.join()
+    assert seen == [("/v1/embeddings", "Bearer secret")]

@@ -98,3 +98,17 @@ def test_bad_tasks_get_one_sentence_in_hugging_face_s_shape(serving, circle):
         assert set(answer.json()) == {"error"}
         assert sentence in answer.json()["error"]
     assert "no model 'none'" in task(serving, circle, "/hf/none").json()["error"]
+
+
+def test_embeddings_that_are_too_many_for_an_answer(serving):
+    row = [1.0] + [0.0] * 191
+    for rows, labels in ((21, 1), (5, 41)):  # of 20 texts; of 4 images with 50 labels
+        body = {"embeddings": [row] * rows, "labels": [f"a {i}" for i in range(labels)]}
+        answer = serving.post("/v1/classify_from_embeddings", json=body)
+        assert answer.status_code == 400 and answer.json()["detail"].startswith(f"embeddings: {rows} ")
+
+
+def test_half_a_surrogate_pair_in_the_name_of_labels(serving, circle):
+    content = b'{"image": "%s", "labels": {"\\ud800": ["a"], "b": ["a", "c"]}}' % circle.encode()
+    answer = serving.post("/v1/compare", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and "as many in each" in answer.json()["detail"]

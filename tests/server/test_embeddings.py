@@ -136,3 +136,10 @@ def test_json_that_is_none(serving):
     assert serving.post("/v1/embeddings", content="{}").status_code == 415
     answer = serving.post("/v1/embeddings", headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "the request has no body; expected JSON")
+
+
+def test_where_infinity_has_it_and_the_model_that_its_clients_name_if_none_is_named(serving):
+    answer = serving.post("/embeddings", json={"input": "a", "model": "default/not-specified"})
+    assert (answer.status_code, answer.json()["model"]) == (200, "builtin")
+    assert serving.get("/models").json() == serving.get("/v1/models").json()
+    assert serving.post("/embeddings", json={"input": ""}).json()["error"]["param"] == "input"

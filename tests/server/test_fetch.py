@@ -1,5 +1,8 @@
 """What a URL that a stranger sends can reach: pictures of listed hosts on the public Internet, and nothing else."""
 
+import contextlib
+import socket
+import threading
 import time
 
 import pytest
@@ -204,7 +207,7 @@ def test_a_connection_goes_to_the_address_in_the_name_of_the_host(monkeypatch):
     seen = []
 
     class Context:
-        def wrap_socket(self, raw, server_hostname):
+        def wrap_socket(self, raw, server_hostname, do_handshake_on_connect):
             seen.append(server_hostname)
             raise OSError
 
@@ -214,3 +217,50 @@ def test_a_connection_goes_to_the_address_in_the_name_of_the_host(monkeypatch):
     with pytest.raises(OSError):
         connection.connect()
     assert seen == [(PUBLIC, 443), "pictures.example.org"]
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"])
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+def test_a_server_that_sends_a_byte_now_and_then(monkeypatch, head, more):
+    ours, theirs = socket.socketpair()
+    ended = threading.Event()
+
+    class Plain(fetching._Pinned):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self._tls = self
+
+        def wrap_socket(self, raw, **_):
+            return raw
+
+    def drip():
+        with contextlib.suppress(OSError):
+            theirs.sendall(head.replace(b"OK\r\n", b"OK\r\n" + more))
+            while not ended.wait(0.05):
+                theirs.sendall(b"0")
+
+    ours = DoesShakeHands(fileno=ours.detach())
+    monkeypatch.setattr(fetching, "_Pinned", Plain)
+    monkeypatch.setattr(fetching.socket, "create_connection", lambda address, timeout: ours.settimeout(timeout) or ours)
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    start = time.monotonic()
+    try:
+        settings = Settings(fetch_hosts=SETTINGS.fetch_hosts, fetch_timeout=0.3)
+        refused(GOOD, settings, resolving=lambda host: [PUBLIC], connecting=as_picture)
+    finally:
+        passed = time.monotonic() - start
+        ended.set()
+        dripping.join()
+        theirs.close()
+        ours.close()
+    assert passed < 2
+
+
+class DoesShakeHands(socket.socket):
+    def do_handshake(self):
+        pass
+
+
+def as_picture(*args):
+    return fetching.connect(*args)._replace(kind="image/png")

@@ -197,6 +197,7 @@ def test_too_many_open_requests(serving):
 
 
 def test_metrics_count(serving):
+    serving.post("/v1/embeddings", json={"input": "counted", "model": "tiny"})
     serving.post("/v1/embeddings", json={"input": "counted"})
     serving.post("/v1/embeddings", json={"input": "counted"})
     text = serving.get("/metrics").text

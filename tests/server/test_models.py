@@ -5,6 +5,7 @@ Covers server/engine.py as well.
 
 import asyncio
 import base64
+import dataclasses
 import threading
 
 import numpy as np
@@ -130,3 +131,33 @@ def test_what_was_computed_is_not_computed_again(prepared):
     asyncio.run(engine.texts(served, [Text(t, "input") for t in ("a", "b", "a")]))
     asyncio.run(engine.texts(served, [Text(t, "input") for t in ("b", "c")]))
     assert lanes == [("text", 2), ("text", 1)]
+
+
+def test_who_gives_up_waiting_does_not_end_the_loading(prepared):
+    models, loads, goes = prepared.models, [], threading.Event()
+    tiny = models.find("tiny")
+    tiny.model, real = None, tiny.load
+    tiny.load = lambda: loads.append(1) or (goes.wait(10) and real())
+
+    async def main():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(models.loaded(tiny), 0.1)
+        goes.set()
+        assert await models.loaded(tiny) is tiny.model
+
+    asyncio.run(main())
+    assert loads == [1]
+    assert models.unload_idle(60) == []  # it was not used, and is new
+
+
+def test_models_that_are_asked_for_at_once_make_room_for_each_other(prepared):
+    models = prepared.models
+    models.by_id["third"] = third = dataclasses.replace(models.find("tiny"), id="third", model=None, loading=None)
+    tiny = models.find("tiny")
+    tiny.model, tiny.users = None, 0
+
+    async def main():
+        await asyncio.gather(models.loaded(tiny), models.loaded(third))
+
+    asyncio.run(main())
+    assert sum(each.model is not None for each in models.by_id.values()) == 1  # max_loaded

@@ -90,3 +90,15 @@ def test_bad_requests_get_one_sentence(serving, path, body, sentence):
     answer = serving.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code in (400, 404)
     assert sentence in answer.json()["detail"]
+
+
+def test_an_index_that_another_process_changes(serving, monkeypatch):
+    store, ask = serving.app.state.collection.index.store, {"query": "a green circle", "k": 2}
+    before = serving.post("/v1/search", json=ask).json()
+    with monkeypatch.context() as changed:
+        changed.setattr(store, "shards", list)
+        assert serving.post("/v1/search", json=ask).json() == before
+        assert serving.post("/v1/similar", json={"id": 0}).status_code == 200
+    monkeypatch.setattr(store, "items", lambda numbers, shards: iter([None] * len(numbers)))
+    assert serving.post("/v1/search", json=ask).json()["data"] == []
+    assert serving.post("/v1/similar", json={"id": 0}).status_code == 404
