@@ -12,7 +12,8 @@ import numpy as np
 
 from npsiglip import SigLIP
 from npsiglip.collection.items import Bad
-from npsiglip.collection.prepare import Failure, picture
+from npsiglip.collection.prepare import picture
+from npsiglip.collection.records import Failure
 from npsiglip.collection.where import Where
 
 
@@ -50,9 +51,9 @@ def main():
         before, after = whole @ texts.T, fast @ texts.T
         changed = [names[i] for i in np.flatnonzero(before.argmax(1) != after.argmax(1))]
         print(f"first of {len(labels)} labels changed: {len(changed)} of {len(names)} {', '.join(changed[:5])}")
-        moved = np.abs(model.logits(whole, texts) - model.logits(fast, texts)) if hasattr(model, "logits") else None
-        if moved is not None:
-            print(f"logits move by: median {np.median(moved):.4f}, most {moved.max():.4f}")
+        probs = [model.compare(rows.astype(np.float32), texts).probs for rows in (whole, fast)]
+        moved = np.abs(probs[0].max(1) - probs[1].max(1))
+        print(f"the best probability moves by {np.median(moved):.5f} in the median, {moved.max():.5f} at most")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npsiglip.errors import InputError
-from npsiglip.interrupts import deferred
+from npsiglip.extras import library
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,12 +35,7 @@ def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tup
     Raises:
         InputError: matplotlib is missing.
     """
-    try:
-        with deferred():
-            from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("npsiglip.plot needs matplotlib: pip install 'npsiglip[viz]'") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = library("matplotlib.figure", "viz", "npsiglip.plot").Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -42,6 +42,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +76,8 @@ class Mistake:
     """What is wrong, in a few words."""
     equivalent: str = ""
     """Why it is no fault, for those that survive rightly."""
+    needs: str = ""
+    """A module without which its tests are skipped: then it is left out, and said."""
     area: str = ""
     """The catalogue's file, without its ending."""
 
@@ -104,7 +107,7 @@ def load() -> list[Mistake]:
     for path in sorted((ROOT / FOLDER).glob("*.toml")):
         for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("mistake", ()):
             name = entry.get("name", "?")
-            missing, unknown = known - {"equivalent"} - entry.keys(), entry.keys() - known
+            missing, unknown = known - {"equivalent", "needs"} - entry.keys(), entry.keys() - known
             if missing or unknown:
                 raise CatalogueError(f"{path.name}: {name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
             if name in found:
@@ -365,6 +368,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{m.name}  ({m.file})\n    {m.why}\n    {'; '.join(m.tests)}")
         print(f"{len(mistakes)} mistakes")
         return 0
+    lacking = [m for m in mistakes if m.needs and find_spec(m.needs) is None]
+    if lacking:
+        needs = ", ".join(sorted({m.needs for m in lacking}))
+        print(f"{len(lacking)} mistakes are left out, whose tests need {needs}", file=sys.stderr)
+    mistakes = [m for m in mistakes if m not in lacking]
     run = Run(mistakes, options.results, options.timeout)
     try:
         run(max(1, options.jobs))

@@ -13,7 +13,7 @@ def test_every_mistake_can_be_planted():
     """Otherwise `load` says which one has to be written anew."""
     mistakes = mutate.load()
     assert len(mistakes) >= 75
-    assert {mistake.area for mistake in mistakes} == {"kernels", "towers", "formats", "inputs", "training"}
+    assert {mistake.area for mistake in mistakes} == {"kernels", "towers", "formats", "inputs", "training", "serving"}
     for mistake in mistakes:
         path = mutate.ROOT / mistake.file
         compile(mistake.planted(path.read_text(encoding="utf-8")), mistake.file, "exec")
@@ -83,6 +83,7 @@ def test_outcomes(tree, tmp_path, capsys):
         said_to_be_harmless={"equivalent": "nobody halves"},
         red={"tests": ["test_it.py::test_red"]},
         no_code={"tests": ["test_it.py::test_compiled"]},
+        left_out={"needs": "no_such_module"},
     )
     before = (tmp_path / "npsiglip" / "__init__.py").read_text()
     results = tmp_path / "results"
@@ -100,7 +101,9 @@ def test_outcomes(tree, tmp_path, capsys):
     assert found["third"]["by"].startswith("test_it.py::test_half - assert 1.33")
     assert "test_it.py::test_red fails without the mistake" in found["red"]["by"]
     assert found["no_code"]["by"].startswith("it does not compile")
-    table = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "1 mistakes are left out, whose tests need no_such_module" in said.err
+    table = said.out.splitlines()
     assert table[2] == "| some | 6 | 1 | 1 | 1 | 3 |"
     assert "| harmless | npsiglip/__init__.py | no fault | lists have one number |" in table
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from npsiglip.cli.console import out
 from npsiglip.cli.sheet import thumbnail
 from npsiglip.collection.hits import Hit
-from npsiglip.interrupts import deferred
 
 WIDTH = 24  # columns of a picture
 
@@ -21,10 +20,9 @@ def check_preview(wanted: bool) -> bool:
     """
     if not (wanted and out().is_terminal):
         return False
-    from npsiglip.collection.extras import library
+    from npsiglip.extras import library
 
-    with deferred():
-        library("textual_image.renderable", "preview")  # asks the terminal what it can show
+    library("textual_image.renderable", "preview")  # asks the terminal what it can show
     return True
 
 
@@ -33,7 +31,7 @@ def preview(hits: Sequence[Hit], first: int = 1) -> None:
     from rich.console import Group
     from rich.table import Table
 
-    from npsiglip.collection.extras import library
+    from npsiglip.extras import library
 
     image = library("textual_image.renderable", "preview").Image
     console = out()

@@ -15,12 +15,12 @@ import numpy as np
 from npsiglip.atomic import write_all
 from npsiglip.collection.exact import Found, Shards, checked_queries, is_gone, search
 from npsiglip.collection.exchange import blocks
-from npsiglip.collection.extras import library
 from npsiglip.errors import InputError
+from npsiglip.extras import library
 
 TIMES = 4  # candidates for each row that is wanted
-CONNECTIVITY = 32  # neighbours of a row; with USearch's 16 it takes three times as long to the same recall
-LOOKED_AT = 4  # rows that the search keeps in view for each candidate (expansion_search)
+CONNECTIVITY = 32  # neighbours of a row; with USearch's 16 it takes two to three times as long to the same recall
+LOOKED_AT, LEAST = 4, 128  # rows that the search keeps in view (expansion_search): for each candidate; at least
 
 
 def write_usearch(path: Path, shards: Shards, dtype: str = "f16", threads: int = 0, **options: Any) -> None:
@@ -79,7 +79,7 @@ class Approximate:
         """
         q, gone = checked_queries(queries, self._shards.width), is_gone(skip, len(self._shards))
         k = min(k, len(self._shards))
-        self._index.expansion_search = LOOKED_AT * times * max(1, k)
+        self._index.expansion_search = max(LEAST, LOOKED_AT * times * k)
         numbers, scores = np.full((len(q), k), -1, np.int64), np.full((len(q), k), -np.inf, np.float32)
         for i, query in enumerate(q):
             if not k:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from npsiglip.atomic import write_all
 from npsiglip.collection.exact import Shards
-from npsiglip.collection.extras import library
 from npsiglip.errors import InputError
+from npsiglip.extras import library
 
 Floats = NDArray[np.float32]
 

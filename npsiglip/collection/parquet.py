@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from npsiglip.collection.extras import library
 from npsiglip.collection.items import SEPARATOR, Bad, Flat, Item, reason_of, text_item
 from npsiglip.collection.tables import PATHS, TEXTS, column_of, path_item
 from npsiglip.errors import InputError
+from npsiglip.extras import library
 
 SUFFIX = ".parquet"
 BYTES = ("bytes", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "content")

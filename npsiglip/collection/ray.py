@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npsiglip.collection.engine import Engine, here
-from npsiglip.collection.extras import library
 from npsiglip.collection.identity import weights_of, width_of
 from npsiglip.collection.items import NOT_SAID, Item, key_bytes
 from npsiglip.collection.manifest import Manifest
@@ -33,6 +32,7 @@ from npsiglip.collection.prepare import Prepared, Task
 from npsiglip.collection.records import Failure
 from npsiglip.collection.where import IMAGE, TEXT, read_key
 from npsiglip.errors import InputError, NpsiglipError
+from npsiglip.extras import library
 from npsiglip.kernels.cpus import available
 from npsiglip.model import SigLIP
 

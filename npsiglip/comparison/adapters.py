@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from npsiglip.comparison.scores import COSINE, KINDS, SIGMOID, SOFTMAX
 from npsiglip.errors import InputError
+from npsiglip.extras import library
 from npsiglip.images.decode import to_rgb
-from npsiglip.interrupts import deferred
 from npsiglip.model import SigLIP
+from npsiglip.outputs import SigLIPOutput
 
 Floats = NDArray[np.floating[Any]]
 SECONDS = 60.0  # that a server may take
@@ -64,6 +65,12 @@ class Encoder(Protocol):
         """
 
 
+def said_of(output: SigLIPOutput) -> Said:
+    """What one of this project's models says of one picture."""
+    cosines = output.text_embeds.astype(np.float64) @ output.image_embeds[0].astype(np.float64)
+    return Said(cosines, output.logits_per_image[0])
+
+
 class Native:
     """A model of this project."""
 
@@ -74,9 +81,7 @@ class Native:
 
     def scores(self, image: Any, texts: Sequence[str]) -> Said:
         """See `Encoder`."""
-        output = self.model(image, list(texts))
-        cosines = output.text_embeds.astype(np.float64) @ output.image_embeds[0].astype(np.float64)
-        return Said(cosines, output.logits_per_image[0])
+        return said_of(self.model(image, list(texts)))
 
 
 class Vectors:
@@ -114,20 +119,12 @@ class Vectors:
         return Said(cosines, None if self.scale is None else cosines * self.scale + self.bias)
 
 
-def _need(library: str, what: str) -> Any:
-    try:
-        with deferred():
-            return __import__(library)
-    except ImportError:
-        raise InputError(f"{what} needs {library}: pip install 'npsiglip[compare]'") from None
-
-
 class Clip(Vectors):
     """transformers' CLIP: a softmax."""
 
     def __init__(self, name: str) -> None:
-        transformers = _need("transformers", f"clip:{name}")
-        self._torch = _need("torch", f"clip:{name}")
+        transformers = library("transformers", "compare", f"clip:{name}")
+        self._torch = library("torch", "compare", f"clip:{name}")
         try:
             self._model = transformers.CLIPModel.from_pretrained(name).eval()
             self._processor = transformers.CLIPProcessor.from_pretrained(name)
@@ -149,13 +146,13 @@ class SentenceTransformer(Vectors):
     """sentence-transformers' CLIP models: cosines."""
 
     def __init__(self, name: str) -> None:
-        library = _need("sentence_transformers", f"st:{name}")
+        sentences = library("sentence_transformers", "compare", f"st:{name}")
         texts, _, images = name.partition("|")
         if not images:  # its multilingual CLIP has texts alone, in the space of this one
             images = "clip-ViT-B-32" if "multilingual" in texts else texts
         try:
-            self._texts = library.SentenceTransformer(texts)
-            self._images = self._texts if images == texts else library.SentenceTransformer(images)
+            self._texts = sentences.SentenceTransformer(texts)
+            self._images = self._texts if images == texts else sentences.SentenceTransformer(images)
         except (OSError, ValueError) as error:
             raise InputError(f"st:{name} cannot be loaded: {str(error).splitlines()[0]}") from None
         super().__init__(f"st:{Path(texts).name}", COSINE)
@@ -169,16 +166,16 @@ class OpenClip(Vectors):
     """open_clip's models: a sigmoid where the model has a bias, as NLLB-CLIP-SigLIP, else a softmax."""
 
     def __init__(self, name: str) -> None:
-        library = _need("open_clip", f"open_clip:{name}")
-        self._torch = _need("torch", f"open_clip:{name}")
+        open_clip = library("open_clip", "compare", f"open_clip:{name}")
+        self._torch = library("torch", "compare", f"open_clip:{name}")
         architecture, _, pretrained = (
             name.partition("/") if not name.startswith(("hf-hub:", "local-dir:")) else (name, "", "")
         )
         try:
-            self._model, _, self._preprocess = library.create_model_and_transforms(
+            self._model, _, self._preprocess = open_clip.create_model_and_transforms(
                 architecture, pretrained=pretrained or None
             )
-            self._tokenizer = library.get_tokenizer(architecture)
+            self._tokenizer = open_clip.get_tokenizer(architecture)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"open_clip:{name} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._model.eval()

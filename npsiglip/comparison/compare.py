@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from npsiglip.comparison.adapters import Encoder, Native, encoder
-from npsiglip.comparison.scores import Agreement, Scores, agreements
+from npsiglip.comparison.adapters import Encoder, Native, encoder, said_of
+from npsiglip.comparison.scores import SIGMOID, Agreement, Scores, agreements
 from npsiglip.errors import InputError
 from npsiglip.model import SigLIP
 from npsiglip.outputs import SigLIPOutput
@@ -97,8 +95,7 @@ def filled_sets(labels: Labels, template: str | Mapping[str, str]) -> dict[str, 
 
 def scores_of(model: str, labels: Sequence[str], output: SigLIPOutput) -> Scores:
     """What one of this project's models says of one picture."""
-    cosines = output.text_embeds.astype(np.float64) @ output.image_embeds[0].astype(np.float64)
-    return Scores(model, "sigmoid", tuple(labels), cosines, output.logits_per_image[0])
+    return Scores(model, SIGMOID, tuple(labels), *said_of(output))
 
 
 def compare(

@@ -8,7 +8,7 @@ from typing import Any
 
 from npsiglip.atomic import write_all
 from npsiglip.errors import InputError
-from npsiglip.interrupts import deferred
+from npsiglip.extras import library
 
 MOST_CLASSES = 40  # named in a plot
 
@@ -34,11 +34,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         InputError: matplotlib is missing, or the file cannot be written.
     """
-    try:
-        with deferred():
-            from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("a plot needs matplotlib: pip install 'npsiglip[train]'") from None
+    Figure: Any = library("matplotlib.figure", "train", "a plot").Figure
     if "texts" in report:
         last = list(report["texts"].values())[-1]  # the ensemble, where there is one
         classes = sorted(last["classes"].items(), key=lambda item: item[1])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from npsiglip import __version__
+from npsiglip.checkpoint import Checkpoint
 from npsiglip.config import ImageConfig, SigLIPConfig
 from npsiglip.errors import InputError
 from npsiglip.explain import measures
@@ -59,7 +60,7 @@ def check_model(model: SigLIP) -> tuple[ImageConfig, Tokenizer | Any]:
 def can_live(model: SigLIP) -> bool:
     """Whether a page can carry the model and compute with it: small, SigLIP's tokenizer, pictures that are resized."""
     processor = model.processor
-    count = sum(int(np.prod(model._params[name].shape)) for name in model._params)
+    count = sum(int(np.prod(model.params[name].shape)) for name in model.params)
     return (
         count <= LIVE_PARAMETERS
         and isinstance(model.tokenizer, Tokenizer)
@@ -70,8 +71,8 @@ def can_live(model: SigLIP) -> bool:
         and processor.do_normalize
         and model.config.image is not None
         and model.config.image.activation == "gelu_tanh"
-        and hasattr(model._params, "folder")
-        and (model._params.folder / "spiece.model").is_file()
+        and isinstance(model.params, Checkpoint)
+        and (model.params.folder / "spiece.model").is_file()
     )
 
 
@@ -165,32 +166,31 @@ def towers(golden: Golden, config: ImageConfig, rows: int, columns: int, queries
     }
 
 
+def t_and_bias(golden: Golden) -> tuple[float, float]:
+    """exp(t_prime) and the bias, of logits."""
+    return float(np.exp(float(golden.params["t_prime"].item()))), float(golden.params["bias"].item())
+
+
 def shares(golden: Golden, model: SigLIP, config: ImageConfig, rows: int, columns: int) -> dict[str, Any]:
     """Panel 5: what each label owes to each patch."""
     pixels = np.asarray(golden.inputs[PIXELS], np.float64)
-    t, bias = float(np.exp(float(golden.params["t_prime"].item()))), float(golden.params["bias"].item())
+    t, bias = t_and_bias(golden)
     gradient = measures.gradient_shares(golden.params, config, pixels, golden, t)
     occlusion = measures.occlusion_shares(model, config, pixels, golden["ztxt"], golden["logits"][0], t, bias)
     found = measures.windows(rows, columns)
     summed = measures.by_window(gradient, found)
     return {
-        "arrays": {"gradient": stored_signed(gradient), "occlusion": stored_signed(occlusion)},
+        "arrays": {"gradient": stored(gradient), "occlusion": stored(occlusion)},
         "windows": [int(w) for w in found.of],
         "agreement": [measures.agreement(x, y) for x, y in zip(summed, occlusion, strict=True)],
     }
-
-
-def stored_signed(x: Array) -> dict[str, Any]:
-    """`stored` of numbers of either sign, few enough to be kept as float32."""
-    assert x.size < 60_000
-    return stored(x)
 
 
 def texts(golden: Golden, model: SigLIP, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Panel 7: each label's text, its pieces, and what padding and each word do to its logit."""
     tokenizer, config = golden.tokenizer, model.config.text
     assert config is not None
-    t, bias = float(np.exp(float(golden.params["t_prime"].item()))), float(golden.params["bias"].item())
+    t, bias = t_and_bias(golden)
     zimg, ids = golden["zimg"][0], golden.inputs[IDS]
     wide = measures.Wide(golden.params)
     found = []
@@ -313,7 +313,7 @@ def gather(
         return data, {}
     names, width, text = pack(golden.params)
     assert isinstance(golden.tokenizer, Tokenizer)
-    folder = model._params.folder  # type: ignore[attr-defined]
+    assert isinstance(model.params, Checkpoint)
     processor = model.processor
     data["live"] = {
         "names": names,
@@ -326,4 +326,4 @@ def gather(
             "image_std": processor.image_std,
         },
     }
-    return data, {"weights": text, "spiece": gzipped((folder / "spiece.model").read_bytes())}
+    return data, {"weights": text, "spiece": gzipped((model.params.folder / "spiece.model").read_bytes())}

@@ -62,7 +62,8 @@ class Tars:
             file.seek(place.offset)
             data = file.read(place.size)
         with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            ImageOps.exif_transpose(image, in_place=True)
+            return image.convert("RGB")
 
     def words(self, index: int) -> Words:
         """What its JSON or text says."""

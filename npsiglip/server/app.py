@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 import warnings
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from npsiglip import __version__
-from npsiglip.errors import InputError, NpsiglipError
+from npsiglip.errors import NpsiglipError
 from npsiglip.hub.resolve import BUILTIN
 from npsiglip.interrupts import deferred
 from npsiglip.server import classification, embeddings, searching
@@ -33,6 +34,7 @@ from npsiglip.server.models import Models, Served, open_model, parse_names
 from npsiglip.server.search import Collection
 from npsiglip.server.settings import Settings
 
+log = logging.getLogger("npsiglip.server")
 PAGE = Path(__file__).with_name("page")
 FILES = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (".html", ".css", ".js", ".svg")}
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -229,5 +231,5 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(NpsiglipError)
     async def unusable(request: Request, error: NpsiglipError) -> JSONResponse:
-        status = 400 if isinstance(error, InputError) else 409
-        return answer(request, status, "the model cannot be used for this" if status == 409 else str(error))
+        log.error("a request could not be answered: %s", error)  # which may name folders of this machine
+        return answer(request, 409, "what this server has cannot answer that; its log says why")

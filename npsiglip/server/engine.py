@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from npsiglip.errors import InputError, NpsiglipError
 from npsiglip.kernels import cpus
 from npsiglip.model import SigLIP
 from npsiglip.outputs import SigLIPOutput
-from npsiglip.server.batching import Worker
+from npsiglip.server.batching import Lane, Worker
 from npsiglip.server.cache import Cache
 from npsiglip.server.dialects import Refused
 from npsiglip.server.fetch import fetch
@@ -114,21 +114,15 @@ class Engine:
         Raises:
             Refused: a picture that cannot be used; too many; no place in the queue.
         """
-        if len(pictures) > self.settings.max_images:
-            raise Refused(
-                400, f"{len(pictures)} images are more than the {self.settings.max_images} that a request may have"
-            )
+        _check_count(len(pictures), "images", self.settings.max_images)
         with self.worker.admitted(len(pictures)):
             contents = await _all(self._content(picture) for picture in pictures)
             keys = [(served.id, "image", hashlib.sha256(content).digest()) for content in contents]
-            found, new = self._known(keys)
-            if new:
-                async with self.models.use(served) as model:
-                    rows = await _all(
-                        self.in_pool(self._pixels, model, contents[i], pictures[i].where) for i in new.values()
-                    )
-                    await self._compute(served.image_lane(model), list(new), rows, found)
-        return np.stack([found[key] for key in keys])
+
+            async def prepare(model: SigLIP, new: list[int]) -> list[Any]:
+                return await _all(self.in_pool(self._pixels, model, contents[i], pictures[i].where) for i in new)
+
+            return await self._rows(served, served.image_lane, keys, prepare)
 
     async def texts(self, served: Served, texts: Sequence[Text]) -> Array:
         """Embeddings [K, D] of texts, unit norm.
@@ -136,17 +130,28 @@ class Engine:
         Raises:
             Refused: a text that cannot be used; too many; no place in the queue.
         """
-        if len(texts) > self.settings.max_texts:
-            raise Refused(
-                400, f"{len(texts)} texts are more than the {self.settings.max_texts} that a request may have"
-            )
+        _check_count(len(texts), "texts", self.settings.max_texts)
         with self.worker.admitted(len(texts)):
             keys = [(served.id, "text", text.text) for text in texts]
-            found, new = self._known(keys)
-            if new:
-                async with self.models.use(served) as model:
-                    ids = await self.in_pool(self._ids, model, [texts[i] for i in new.values()])
-                    await self._compute(served.text_lane(model), list(new), [row[None] for row in ids], found)
+
+            async def prepare(model: SigLIP, new: list[int]) -> list[Any]:
+                ids = await self.in_pool(self._ids, model, [texts[i] for i in new])
+                return [row[None] for row in ids]
+
+            return await self._rows(served, served.text_lane, keys, prepare)
+
+    async def _rows(
+        self,
+        served: Served,
+        lane_of: Callable[[SigLIP], Lane],
+        keys: Sequence[Any],
+        prepare: Callable[[SigLIP, list[int]], Awaitable[list[Any]]],
+    ) -> Array:
+        """Embeddings [n, D] by their keys; `prepare` makes inputs of the places of those that are not in the cache."""
+        found, new = self._known(keys)
+        if new:
+            async with self.models.use(served) as model:
+                await self._compute(lane_of(model), list(new), await prepare(model, list(new.values())), found)
         return np.stack([found[key] for key in keys])
 
     def _known(self, keys: Sequence[Any]) -> tuple[dict[Any, Array], dict[Any, int]]:
@@ -164,7 +169,7 @@ class Engine:
         self.metrics.cached.labels("no").inc(len(new))
         return found, new
 
-    async def _compute(self, lane: Any, keys: list[Any], rows: Sequence[Any], found: dict[Any, Array]) -> None:
+    async def _compute(self, lane: Lane, keys: list[Any], rows: Sequence[Any], found: dict[Any, Array]) -> None:
         try:
             results = await self.worker.rows(lane, rows)
         except NpsiglipError as error:
@@ -194,6 +199,11 @@ class Engine:
         self.worker.close()
         self._pool.shutdown()
         self._fetching.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_count(number: int, what: str, most: int) -> None:
+    if number > most:
+        raise Refused(400, f"{number} {what} are more than the {most} that a request may have")
 
 
 async def _all(tasks: Any) -> list[Any]:

@@ -152,10 +152,11 @@ def small(key: str, side: int) -> bytes:
     Raises:
         Refused: 404, it is not there any more, or on another machine.
     """
+    from npsiglip.collection.remote import is_url
     from npsiglip.collection.where import read_key
 
     try:
-        if re.match(r"[a-z][a-z0-9+.-]+://", key, re.IGNORECASE):
+        if is_url(key):
             raise InputError("on another machine")
         return thumbnail(read_key(key), side)
     except (InputError, OSError, TarError, ValueError):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from npsiglip.errors import NpsiglipError
+from npsiglip.errors import InputError
 from npsiglip.server.answers import engine_of, json_response
 from npsiglip.server.classification import PLAIN
 from npsiglip.server.dialects import Refused
@@ -51,14 +51,14 @@ async def search(request: Request, body: SearchText | SearchImage) -> Response:
         zimg = (await engine.images(served, [Picture(body.image, "image")]))[0]
 
     def run() -> Any:
-        vector, query = found.query(words, ztxt, zimg, (body.text_weight, body.image_weight))
+        try:
+            vector, query = found.query(words, ztxt, zimg, (body.text_weight, body.image_weight))
+        except InputError as error:
+            raise Refused(400, str(error)) from None
         return found.search(vector, body.k, query)
 
     with engine.worker.admitted(1):
-        try:
-            hits = await engine.worker.call(run)
-        except NpsiglipError as error:
-            raise Refused(400, str(error)) from None
+        hits = await engine.worker.call(run)
     return await json_response(engine, lambda: {"object": "list", "kind": found.kind, "data": hits})
 
 

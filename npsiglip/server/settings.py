@@ -21,7 +21,7 @@ class Settings:
     """
 
     models: tuple[str, ...] = ()
-    """Names or folders, or ID=NAME; the first is the default. None: the index's, or the built-in one."""
+    """Names or folders, or ID=NAME; the first is the default. None are given: the index's, or the built-in one."""
     index: Path | None = None
     host: str = "127.0.0.1"
     port: int = 7997

@@ -41,6 +41,14 @@ def test_scores_are_exact_and_most_rows_are_found(tmp_path, dtype):
 
 
 @needs_usearch
+def test_the_best_row_alone_is_found_as_often(tmp_path):
+    shards = Shards([ROWS])
+    write_usearch(tmp_path / "x.usearch", shards)
+    found = Approximate(tmp_path / "x.usearch", shards).search(QUERIES, 1, times=1)
+    assert recall(found, search(shards, QUERIES, 1)) > 0.9
+
+
+@needs_usearch
 def test_more_than_there_are(tmp_path):
     shards = Shards([ROWS[:5]])
     write_usearch(tmp_path / "x.usearch", shards)

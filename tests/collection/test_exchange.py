@@ -1,6 +1,6 @@
 """A plain .npy with names, and clip-retrieval's folders: what was written comes back, as files that are mapped.
 
-Those of clip-retrieval need pyarrow: `pip install '.[parquet]'`; they are skipped without. Covers collection/extras.py
+Those of clip-retrieval need pyarrow: `pip install '.[parquet]'`; they are skipped without.
 as well.
 """
 
@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from npsiglip.collection import exchange, extras
+from npsiglip.collection import exchange
 from npsiglip.collection.exact import Shards, search
 from npsiglip.collection.exchange import (
     read_clip_retrieval,
@@ -100,11 +100,6 @@ def test_rows_without_direction():
         rows[3] = bad
         with pytest.raises(InputError, match="row 3 is zero or not finite"):
             unit(rows)
-
-
-def test_a_library_that_is_not_there():
-    with pytest.raises(InputError, match=r"needs no_such_library.*pip install 'npsiglip\[parquet\]'"):
-        extras.library("no_such_library.part", "parquet")
 
 
 @pytest.fixture

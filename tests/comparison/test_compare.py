@@ -54,6 +54,12 @@ def test_several_languages():
         "ein Foto von ein Kreis",
         "ein Foto von ein Ring",
     ]
+    for name, first in (
+        ("en", 0),
+        ("de", 2),
+    ):  # of text i of all, the fake model says this:
+        right = [1 / np.sqrt(1 + i**2) for i in (first, first + 1)]
+        np.testing.assert_allclose(found.scores[name]["st"].cosine, right, rtol=1e-12)
     (between,) = found.between_sets("st")
     assert (between.first, between.second) == ("en", "de")
     assert found.to_dict()["languages"][0]["agreement"][0]["same_best"] is True

@@ -37,7 +37,7 @@ GRAPH = {  # without the package itself, which loads lazily
 # belong together; it imports from itself and from lower floors, never from a room beside it.
 FLOORS = (
     {
-        "ground": "errors interrupts lazy json_files atomic folder_names finite metrics trace element_types",
+        "ground": "errors extras interrupts lazy json_files atomic folder_names finite metrics trace element_types",
         "reference": "reference/",
     },
     {"kernels": "kernels/", "shapes": "config params variants describe", "world": "world/"},

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 import npsiglip
+from npsiglip.collection import exact
+from npsiglip.errors import InputError
 from tests.helpers.golden_data import ROOT
 from tests.server.conftest import PICTURES
 
@@ -72,6 +74,17 @@ def test_no_path_of_the_machine_is_told(serving, circle):
     assert serving.get("/v1/index").json() == {
         "kind": "image", "count": len(PICTURES), "model": "builtin", "calibrated": False
     }  # fmt: skip
+
+
+def test_an_error_of_the_index_tells_no_path(serving, monkeypatch):
+    def damaged(*arguments, **options):
+        raise InputError(f"the database of the index {str(ROOT)!r} cannot be read")
+
+    for name, path, body in (("search", "/v1/search", {"query": "a"}), ("similar", "/v1/similar", {"id": 1})):
+        monkeypatch.setattr(exact, name, damaged)
+        answer = serving.post(path, json=body)
+        assert answer.status_code == 409
+        assert answer.json() == {"detail": "what this server has cannot answer that; its log says why"}
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,26 @@ import warnings
 from typing import Any
 
 from npsiglip.errors import InputError
+from npsiglip.interrupts import deferred
 
 
-def library(module: str, extra: str) -> Any:
+def library(module: str, extra: str, what: str = "this") -> Any:
     """A library that not everybody has.
+
+    Args:
+        module: what is imported, such as "pyarrow.parquet".
+        extra: of this package, which installs it.
+        what: needs it.
 
     Raises:
         InputError: it is not installed, or cannot be imported.
     """
     try:
-        with warnings.catch_warnings():
+        with deferred(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of the wrappers that FAISS is made with
             return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"this needs {module.partition('.')[0]}, which cannot be imported ({error}): "
+            f"{what} needs {module.partition('.')[0]}, which cannot be imported ({error}): "
             f"pip install 'npsiglip[{extra}]'"
         ) from None
