@@ -22,7 +22,8 @@ class Drawing:
         """A rectangle with its upper left corner at (x, y)."""
         dash = ' stroke-dasharray="4 3"' if dashed else ""
         self.parts.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{radius}" fill="{fill}" stroke="{stroke}"{dash}/>'
+            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{radius}" fill="{fill}" '
+            f'stroke="{stroke}"{dash}/>'
         )
 
     def words(self, x, y, text, size=12, anchor="middle", colour=INK, bold=False, name=False):
@@ -84,12 +85,12 @@ def two_towers():
     d = Drawing(760, 700, "The two towers, from pixels and token ids to a probability")
     towers = (
         (
-            200, "image tower", "pixels", "[N, 3, S, S] in [-1, 1]", "patches, linear", "image.patch_embed", "[N, L, D]",
-            "+ image.pos_embed", "image.embed", "image.final_ln", "MAP head", "image.pooled", "zimg", "N",
+            200, "image tower", "pixels", "[N, 3, S, S] in [-1, 1]", "patches, linear", "image.patch_embed",
+            "[N, L, D]", "+ image.pos_embed", "image.embed", "image.final_ln", "MAP head", "image.pooled", "zimg", "N",
         ),
         (
-            560, "text tower", "token ids", "[K, L], filled up to 64", "a row for each id", "text.token_embed", "[K, L, D]",
-            "+ text.pos_embed", "text.embed", "text.final_ln", "last position, linear", "text.head", "ztxt", "K",
+            560, "text tower", "token ids", "[K, L], filled up to 64", "a row for each id", "text.token_embed",
+            "[K, L, D]", "+ text.pos_embed", "text.embed", "text.final_ln", "last position, linear", "text.head", "ztxt", "K",
         ),
     )  # fmt: skip
     for x, tower, source, shape, embed, name, out, positions, embedded, final, pool, pooled, unit, n in towers:
@@ -129,9 +130,7 @@ def two_towers():
 
 def block():
     """One transformer block."""
-    d = Drawing(
-        760, 640, "A transformer block: two copies are normalised, and what comes of them is added to the stream"
-    )
+    d = Drawing(760, 640, "A transformer block: two copies are normalised, and what comes of them is added to x")
     x, y0 = 110, 58
     d.words(x, 28, "residual stream x", 13, bold=True)
     d.words(x, 46, "[N, L, D]", 11, colour=SOFT)
@@ -192,7 +191,7 @@ def map_head():
         244,
         "softmax(q k^T / sqrt(Dh))",
         "map_head.attn.probs",
-        "[N, H, 1, L]: where each head looks",
+        "[N, H, 1, L]: where it looks",
         fill=VIOLET,
     )
     d.arrow((150, 260), (150, 288))
@@ -263,14 +262,14 @@ def panels():
     d.words(170, 30, "w [K, N]", 14, bold=True)
     left, top, w, rows, pitch = 50, 62, 80, 7, 34
     for p in range(3):
-        x = left + p * w
-        d.words(x + w / 2, 54, f"panel {p}", 11, colour=SOFT)
+        x, wide = left + p * w, w if p < 2 else w * 0.6
+        d.words(x + wide / 2, 54, f"panel {p}", 11, colour=SOFT)
         for r in range(rows):
-            d.box(x, top + r * pitch, w if p < 2 else w * 0.6, pitch, tone[p], stroke=RULE, radius=0)
+            d.box(x, top + r * pitch, wide, pitch, tone[p], stroke=RULE, radius=0)
             label = "..." if r == 4 else f"step {r}" if r < 4 else ("last step" if r == 6 else "...")
-            d.words(x + (w if p < 2 else w * 0.6) / 2, top + r * pitch + 21, label, 11)
+            d.words(x + wide / 2, top + r * pitch + 21, label, 11)
         d.words(
-            x + (w if p < 2 else w * 0.6) / 2,
+            x + wide / 2,
             top + rows * pitch + 18,
             "16 columns" if p < 2 else "<= 16",
             11,
@@ -319,7 +318,7 @@ def tile():
     d.words(
         380,
         372,
-        "A step is one lane's share of K: 1 float32, 2 bfloat16 or 4 int8; one instruction does 16, 32 or 64 multiply-adds.",
+        "A lane's share of a step: 1 float32, 2 bfloat16 or 4 int8, so 16, 32 or 64 multiply-adds at once",
         12,
         colour=SOFT,
     )
