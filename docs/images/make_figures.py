@@ -90,7 +90,8 @@ def two_towers():
         ),
         (
             560, "text tower", "token ids", "[K, L], filled up to 64", "a row for each id", "text.token_embed",
-            "[K, L, D]", "+ text.pos_embed", "text.embed", "text.final_ln", "last position, linear", "text.head", "ztxt", "K",
+            "[K, L, D]", "+ text.pos_embed", "text.embed", "text.final_ln", "last position, linear",
+            "text.head", "ztxt", "K",
         ),
     )  # fmt: skip
     for x, tower, source, shape, embed, name, out, positions, embedded, final, pool, pooled, unit, n in towers:
