@@ -40,14 +40,13 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": False}
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 add_module_names = False
-toc_object_entries_show_parents = "hide"
+toc_object_entries = False  # with them each page copies thousands of entries, and building takes three times as long
 
 html_theme = "furo"
 html_title = "npsiglip"
