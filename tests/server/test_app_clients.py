@@ -1,8 +1,9 @@
 """docs/server.md against a running server: curl, `openai`, `huggingface_hub` and JavaScript say what the page says.
 
-And what Infinity's client sends, as it was recorded; and every request that OpenAPI allows, and many that it does not.
+And Infinity's own clients; and every request that OpenAPI allows, and many that it does not.
 """
 
+import base64
 import contextlib
 import io
 import json
@@ -88,19 +89,36 @@ def test_javascript(address, tmp_path):
     assert run("node", str(tmp_path / "example.mjs")) == following.text
 
 
-def test_what_infinity_s_client_sends(serving, circle):
-    """As infinity_client writes it: every field of its models, those that have a default included."""
-    recorded = {
-        "input": [f"data:image/png;base64,{circle}"], "model": "builtin", "encoding_format": "base64", "user": None,
-        "dimensions": 0, "modality": "image",
-    }  # fmt: skip
-    answer = serving.post("/v1/embeddings", json=recorded).json()
-    assert set(answer) == {"object", "data", "model", "usage", "id", "created"}
-    assert set(answer["data"][0]) == {"object", "embedding", "index"}
-    assert set(answer["usage"]) == {"prompt_tokens", "total_tokens"}
-    texts = {"input": ["a"], "model": "builtin", "encoding_format": "float", "user": None, "dimensions": 0,
-             "modality": "text"}  # fmt: skip
-    assert serving.post("/v1/embeddings", json=texts).status_code == 200
+@pytest.mark.skipif(not find_spec("infinity_client"), reason="infinity_client is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_infinity_s_clients(address, model):
+    """The one made from its OpenAPI document, and the one for pictures; not its list of models.
+
+    That client takes no answer but one with `"owned_by": "infinity"`.
+    """
+    from infinity_client import Client
+    from infinity_client.api.default import embeddings, health
+    from infinity_client.models import OpenAIEmbeddingInputImage, OpenAIEmbeddingInputText
+    from infinity_client.vision_client import InfinityVisionAPI
+    from PIL import Image
+
+    client = Client(base_url=address, raise_on_unexpected_status=True)
+    assert health.sync(client=client)["status"] == "ok"
+    texts = ["a green circle", "two red rings"]
+    found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=texts, model="builtin"))
+    np.testing.assert_array_equal(np.array([row.embedding for row in found.data], np.float32), model.encode_text(texts))
+    uri = f"data:image/png;base64,{base64.b64encode(CIRCLE.read_bytes()).decode()}"
+    found = embeddings.sync(client=client, body=OpenAIEmbeddingInputImage(input_=[uri], model="builtin"))
+    np.testing.assert_array_equal(np.array(found.data[0].embedding, np.float32), model.encode_image(CIRCLE)[0])
+
+    pictures = InfinityVisionAPI(address, model="builtin")
+    grey = Image.new("RGB", (32, 32), (128, 128, 128))  # it sends JPEG, which leaves this as it is
+    ((row,), _) = pictures.image_embed("builtin", [grey]).result()
+    np.testing.assert_array_equal(row, model.encode_image([grey]))
+    (rows, _) = pictures.embed("builtin", texts).result()
+    np.testing.assert_array_equal(np.concatenate(rows), model.encode_text(texts))
+    pictures.tp.shutdown()
+    pictures.session.close()
 
 
 CONFIGURATION = """
