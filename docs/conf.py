@@ -52,6 +52,7 @@ html_theme = "furo"
 html_title = "npsiglip"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_logo = "images/logo.svg"
 html_favicon = "images/logo.svg"
 html_show_sphinx = False

@@ -5,6 +5,7 @@ Building needs the dependency group `docs`; without it only the tools are tested
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -135,13 +136,45 @@ def broken(site):
                 yield f"{path.relative_to(site.resolve())}: {target}"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="needs the dependency group docs")
-def test_the_site_builds_and_its_links_lead_somewhere(tmp_path):
-    site = tmp_path / "site"
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-n", "-b", "html", str(DOCS), str(site)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built without a warning."""
+    if importlib.util.find_spec("sphinx") is None:
+        pytest.skip("needs the dependency group docs")
+    folder = tmp_path_factory.mktemp("built") / "site"
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-n", "-b", "html", str(DOCS), str(folder)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(site):
     assert list(broken(site)) == []
+
+
+PAGES = ("index", "architecture", "lessons/1-by-hand", "api/npsiglip", "gallery", "collections", "benchmarks")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_axe_and_no_sideways_scrolling(site, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        tab = context.new_page()
+        found = {}
+        for page in PAGES:
+            tab.goto((site / f"{page}.html").as_uri(), timeout=120_000)
+            violations = axe.run(tab).response["violations"]
+            serious = [each["id"] for each in violations if each["impact"] in ("serious", "critical")]
+            sideways = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if serious or sideways > 0:
+                found[page] = serious, sideways
+        browser.close()
+    assert found == {}
 
 
 def test_broken_links_are_found(tmp_path):
