@@ -55,6 +55,14 @@ class Order:
         self._classes = list(members.values()) if sum(map(len, members.values())) == len(indices) else []
         self._indices = list(indices)
 
+    def whole(self, count: int) -> int:
+        """At least so many numbers, after which the order can begin again without a picture coming twice in a row.
+
+        Rounds of all classes are whole; without classes, and with more numbers than pictures, so are rounds of these.
+        """
+        each = len(self._classes) or (len(self._indices) if count > len(self._indices) else 1)
+        return -(-count // each) * each
+
     def __call__(self, n: int) -> int:
         """The index of the picture that comes as number n, from 0."""
         if self._classes:
