@@ -56,9 +56,9 @@ class Order:
         self._indices = list(indices)
 
     def whole(self, count: int) -> int:
-        """At least so many numbers, after which the order can begin again without a picture coming twice in a row.
+        """The least number from `count` on after which the order may begin again: the end of a round of all classes.
 
-        Rounds of all classes are whole; without classes, and with more numbers than pictures, so are rounds of these.
+        Without classes, the end of a round of all pictures; or `count` itself, if it lies within the first.
         """
         each = len(self._classes) or (len(self._indices) if count > len(self._indices) else 1)
         return -(-count // each) * each
