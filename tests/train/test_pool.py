@@ -25,7 +25,7 @@ from tests.helpers.train_steps import filled, flat_params
 
 SIZE = 32
 MODEL = {"image": TABLES["model"]["image"] | {"image_size": SIZE}, "text": TABLES["model"]["text"]}
-PHASES = [{"fraction": 0.4, "shares": {"world": 2}, "mix": {"single": 1.0}, "distinct": False}, {"distinct": False}]
+PHASES = [{"fraction": 0.3, "shares": {"world": 2}, "mix": {"single": 1.0}, "distinct": False}, {"distinct": False}]
 
 
 @pytest.fixture(scope="module")
