@@ -77,9 +77,10 @@ def drawn(mixture):
 # -- which pictures, and what is said of them -------------------------------------------------------------------------
 
 
-def test_a_batch_of_rows_is_the_batch_of_pictures(collections):
+@pytest.mark.parametrize("embedded", [4, 7])  # of the second phase's world one step, or two
+def test_a_batch_of_rows_is_the_batch_of_pictures(collections, embedded):
     """Of every step, in both phases, the world and a source with a bad picture included; in another process, too."""
-    mixture = Mixture(settings(collections))
+    mixture = Mixture(settings(collections, embedded=embedded))
     pictures, known = drawn(mixture)
     assert len(pictures) == len(known) == mixture.pool_rows
     batches = pickle.loads(pickle.dumps(PoolBatches(mixture, known)))
