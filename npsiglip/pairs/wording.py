@@ -72,11 +72,19 @@ class Wording:
             return name
         return templates[int((draws[4] - self._plain) / (1 - self._plain) * len(templates))].format(name)
 
+    def may_name_a_side(self, words: Words) -> bool:
+        """Whether any caption that `caption` could give tells left from right."""
+        sentences = (self._templates.get(code, ()) for code in words.names if self._known(code))
+        return any(map(names_a_side, [*self.all(words), *(text.replace("{}", " ") for s in sentences for text in s)]))
+
+    def _known(self, language: str) -> bool:
+        return not self._languages or language in self._languages
+
     def all(self, words: Words) -> Iterator[str]:
         """Every phrase, without templates: what a vocabulary is trained on."""
         for said in (words.captions, words.names, words.tags):
             for language, texts in said.items():
-                if not self._languages or language in self._languages:
+                if self._known(language):
                     yield from texts
 
 

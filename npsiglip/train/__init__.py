@@ -2,8 +2,8 @@
 
 `config` reads the settings, `preparing` makes of them what a run begins with, `data` draws batches in processes of
 their own, `step` computes gradients (with `towers` of `layers`), `optimizer` and `schedule` make steps of them,
-`saving` writes checkpoints, `trainer` puts them together and tells of its `progress`, `export` writes the model folder
-and `measure` measures it.
+`pool` has pictures that a locked tower embeds once, `saving` writes checkpoints, `trainer` puts them together and tells
+of its `progress`, `export` writes the model folder and `measure` measures it.
 """
 
 from npsiglip.errors import NpsiglipError

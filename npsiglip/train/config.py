@@ -92,6 +92,9 @@ class DataSettings:
     """How many, in equal shares from all phases."""
     label_noise: Annotated[float, Range(0, 1)] = 0.0
     """The share of a batch's pairs that exchange their captions (`npsiglip.train.worlds.mislabelled`)."""
+    embedded: Natural = 0
+    """With a locked image tower: how many pictures of each source are embedded once, at the start, and come again and
+    again with other captions (`npsiglip.train.pool`). 0: every picture is drawn and embedded anew."""
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,12 @@ def _check_start(config: Config) -> None:
     if config.train.lock == "image" and config.train.pool == "mean":
         raise InputError(
             "train.pool 'mean' changes the image tower, and train.lock keeps it as it is: leave out one of the two"
+        )
+    if config.data.embedded and config.train.lock != "image":
+        raise InputError(
+            f"data.embedded {config.data.embedded} keeps what the image tower makes of pictures, which changes with "
+            f"every step unless train.lock is 'image', and it is {config.train.lock!r}: lock the image tower, or leave "
+            "out data.embedded"
         )
     if config.train.new and not config.train.init:
         raise InputError(

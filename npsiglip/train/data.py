@@ -2,7 +2,8 @@
 
 Batch i is a pure function of the settings and of i, whoever draws it: worker k of W draws the steps k, k + W ... of
 those that are wanted, and sends them through a pipe. A thread at the other end takes them, at most `ahead` of them, so
-that a worker that is ahead waits. A worker whose trainer is gone cannot write to its pipe any more, and ends.
+that a worker that is ahead waits. A worker whose trainer is gone cannot write to its pipe any more, and ends. What
+workers do is a `Job`: `Drawing`, for batches; `npsiglip.train.pool` has another.
 
 Pixels travel as bytes, a quarter of their size, and become float32 here as `npsiglip.images.processor` makes them, bit
 for bit.
@@ -11,6 +12,7 @@ for bit.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import queue
@@ -18,10 +20,10 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,28 +51,72 @@ class Source(Protocol):
         """Name -> reason, of pictures that could not be used since the last call."""
 
 
+class Draws(Protocol):
+    """The part of a `Source` that a training draws from; in the place of pictures it may have what stands for them."""
+
+    def batch(self, step: int) -> tuple[NDArray[Any], list[str]]:
+        """Pictures, or what stands for them, [B, ...], and their captions."""
+
+    def take_skipped(self) -> dict[str, str]:
+        """As of a `Source`."""
+
+
 class Batch(NamedTuple):
     """What a step is made with."""
 
     step: int
-    pixels: NDArray[np.float32]
-    """[B, 3, S, S]."""
+    images: NDArray[np.float32]
+    """Pixels [B, 3, S, S]; or [B, D], what a locked image tower makes of them."""
     ids: NDArray[np.int32]
     """[B, L]."""
 
 
-class _Drawn(NamedTuple):
-    """What a worker sends."""
+class Job(Protocol):
+    """What processes do ahead of the trainer: can be pickled, and gives the same for the same number in each."""
 
-    step: int
-    pictures: NDArray[np.uint8]
-    ids: NDArray[np.int32]
+    def __call__(self, number: int, /) -> tuple[NDArray[Any], Any]:
+        """What is made for this number, and what belongs to it."""
+
+    def take_skipped(self) -> dict[str, str]:
+        """As of a `Source`."""
+
+
+class Drawing:
+    """The job of a training: the pictures and ids of each step.
+
+    Args:
+        source: what draws.
+        tokenizer_file: a spiece.model.
+        seq_len: L.
+    """
+
+    def __init__(self, source: Draws, tokenizer_file: Path, seq_len: int) -> None:
+        self._source, self._file, self._length = source, tokenizer_file, seq_len
+        self.take_skipped = source.take_skipped
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self._file, self._length)
+
+    def __call__(self, step: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        """The pictures, and the ids [B, L]."""
+        pictures, captions = self._source.batch(step)
+        return pictures, self._tokenizer(captions).astype(np.int32)
+
+
+class Drawn(NamedTuple):
+    """What a process sends."""
+
+    number: int
+    images: NDArray[Any]
+    rest: Any
+    """What belongs to them: ids."""
     cpu_seconds: float
     skipped: dict[str, str]
 
 
 class _Failed(NamedTuple):
-    """What a worker sends when it cannot draw."""
+    """What a process sends when it cannot draw."""
 
     report: str
 
@@ -85,18 +131,16 @@ def _give_way() -> None:
         os.nice(19)
 
 
-def draw(source: Source, tokenizer_file: Path, seq_len: int, steps: range, pipe: Connection) -> None:
-    """Send one `_Drawn` for each of the steps; the work of a worker."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a Ctrl-C reaches the trainer, which ends what it has begun
+def draw(job: Job, numbers: Sequence[int], pipe: Connection) -> None:
+    """Send one `Drawn` for each of the numbers; the work of a process."""
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)  # a Ctrl-C reaches the trainer, which ends what it has begun
     _give_way()
     try:
-        tokenizer = Tokenizer(tokenizer_file, seq_len)
-        for step in steps:
+        for number in numbers:
             start = time.process_time()
-            pictures, captions = source.batch(step)
-            ids = tokenizer(captions).astype(np.int32)
-            pipe.send(_Drawn(step, pictures, ids, time.process_time() - start, source.take_skipped()))
+            images, rest = job(number)
+            pipe.send(Drawn(number, images, rest, time.process_time() - start, job.take_skipped()))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the trainer is gone
     except BaseException:
@@ -127,21 +171,20 @@ class Pixels:
 class _Worker:
     """One process that draws, and the thread that takes what it sends."""
 
-    def __init__(self, source: Source, tokenizer_file: Path, seq_len: int, steps: range, ahead: int) -> None:
+    def __init__(self, job: Job, numbers: Sequence[int], ahead: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe(duplex=False)
-        arguments = (source, tokenizer_file, seq_len, steps, other)
-        self.process = context.Process(target=draw, args=arguments, daemon=True, name="npsiglip-draw")
+        self.process = context.Process(target=draw, args=(job, numbers, other), daemon=True, name="npsiglip-draw")
         with _interrupts_ignored():
             self.process.start()
         other.close()
-        self._queue: queue.Queue[_Drawn | _Failed | None] = queue.Queue(ahead)
+        self._queue: queue.Queue[Drawn | _Failed | None] = queue.Queue(ahead)
         self._closed = False
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
 
     def _receive(self) -> None:
-        item: _Drawn | _Failed | None = None
+        item: Drawn | _Failed | None = None
         while not self._closed:
             try:
                 item = self._pipe.recv()
@@ -156,7 +199,7 @@ class _Worker:
             if item is None:
                 return
 
-    def get(self, stop: Callable[[], bool]) -> _Drawn | None:
+    def get(self, stop: Callable[[], bool]) -> Drawn | None:
         """The next batch; None if `stop` says so before it comes.
 
         Raises:
@@ -169,7 +212,7 @@ class _Worker:
                 if stop():
                     return None
                 continue
-            if isinstance(item, _Drawn):
+            if isinstance(item, Drawn):
                 return item
             if isinstance(item, _Failed):
                 raise TrainingError(f"a process that draws pictures failed:\n{item.report}")
@@ -200,37 +243,92 @@ class _interrupts_ignored:
             signal.signal(signal.SIGINT, self._before)
 
 
-class Batches:
-    """The batches of the steps `first` to `last` - 1, one after the other; a context manager.
+class Ahead:
+    """What a job makes for some numbers, one after the other, by processes that go ahead; a context manager.
+
+    Args:
+        job: what they do.
+        numbers: for which, in this order.
+        workers: how many processes.
+        ahead: how many numbers each of them goes ahead.
 
     Attributes:
-        waited: seconds for which `get` had nothing to give.
-        converted: seconds that pixels took to become float32.
-        cpu_seconds: of processor time that drawing and tokenising took.
+        waited: seconds for which there was nothing to give.
+        cpu_seconds: of processor time that the job took.
         skipped: name -> reason, of pictures that could not be used.
+    """
+
+    def __init__(self, job: Job, numbers: Sequence[int], workers: int = 1, ahead: int = 3) -> None:
+        self._numbers = iter(numbers)
+        self.waited = self.cpu_seconds = 0.0
+        self.skipped: dict[str, str] = {}
+        self._workers: list[_Worker] = []
+        try:
+            for k in range(min(workers, len(numbers))):
+                self._workers.append(_Worker(job, numbers[k::workers], ahead))
+        except BaseException:
+            self.close()
+            raise
+        self._given = 0
+
+    def take(self, stop: Callable[[], bool] = lambda: False) -> Drawn | None:
+        """What was made for the next number; None if `stop` says so before it is there.
+
+        Raises:
+            TrainingError: a process ended or failed.
+        """
+        start = time.perf_counter()
+        drawn = self._workers[self._given % len(self._workers)].get(stop)
+        self.waited += time.perf_counter() - start
+        if drawn is None:
+            return None
+        self._given += 1
+        assert drawn.number == next(self._numbers)
+        self.cpu_seconds += drawn.cpu_seconds
+        self.skipped |= drawn.skipped
+        return drawn
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Batches(Ahead):
+    """The batches of the steps `first` to `last` - 1, one after the other.
+
+    Args:
+        source: what draws.
+        tokenizer_file: a spiece.model.
+        seq_len: L.
+        steps: of the batches.
+        workers: processes that draw.
+        ahead: batches that each of them draws ahead.
+        images: what makes images for a step of what was drawn; None: `Pixels`.
+
+    Attributes:
+        converted: seconds that images took, of pixels to become float32.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Draws,
         tokenizer_file: Path,
         seq_len: int,
         steps: range,
         workers: int = 1,
         ahead: int = 3,
+        images: Callable[[NDArray[Any]], NDArray[np.float32]] | None = None,
     ) -> None:
-        self._steps = iter(steps)
-        self._pixels = Pixels()
-        self.waited = self.converted = self.cpu_seconds = 0.0
-        self.skipped: dict[str, str] = {}
-        self._workers: list[_Worker] = []
-        try:
-            for k in range(min(workers, len(steps))):
-                self._workers.append(_Worker(source, tokenizer_file, seq_len, steps[k::workers], ahead))
-        except BaseException:
-            self.close()
-            raise
-        self._given = 0
+        self._images = images or Pixels()
+        self.converted = 0.0
+        super().__init__(Drawing(source, tokenizer_file, seq_len), steps, workers, ahead)
 
     @staticmethod
     def memory(config: Config) -> int:
@@ -246,27 +344,10 @@ class Batches:
         Raises:
             TrainingError: a process that draws ended or failed.
         """
-        start = time.perf_counter()
-        drawn = self._workers[self._given % len(self._workers)].get(stop)
-        self.waited += time.perf_counter() - start
+        drawn = self.take(stop)
         if drawn is None:
             return None
-        self._given += 1
-        assert drawn.step == next(self._steps)
-        self.cpu_seconds += drawn.cpu_seconds
-        self.skipped |= drawn.skipped
         start = time.perf_counter()
-        pixels = self._pixels(drawn.pictures)
+        images = self._images(drawn.images)
         self.converted += time.perf_counter() - start
-        return Batch(drawn.step, pixels, drawn.ids)
-
-    def close(self) -> None:
-        """End the processes."""
-        for worker in self._workers:
-            worker.close()
-
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        return Batch(drawn.number, images, drawn.rest)

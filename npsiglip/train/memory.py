@@ -14,6 +14,7 @@ from npsiglip.train.config import Config
 from npsiglip.train.data import Batches
 from npsiglip.train.initial import locked_params
 from npsiglip.train.optimizer import AdamW
+from npsiglip.train.pool import Pool
 from npsiglip.train.step import Gradients
 
 HEADROOM = 200_000_000  # bytes, for evaluations and all that is small
@@ -43,7 +44,7 @@ def memory_needed(config: Config) -> int:
     vectors = 8 * total + AdamW.memory(trained)
     copies = 4 * total + AdamW.memory(trained)  # for a checkpoint
     work = Gradients.memory(config.siglip, train.batch, config.model.text.seq_len, train.loss, train.blocks, train.lock)
-    return vectors + copies + work + Batches.memory(config) + HEADROOM
+    return vectors + copies + work + Batches.memory(config) + Pool.memory(config) + HEADROOM
 
 
 def check_memory(config: Config, available: int | None = None) -> str:
@@ -72,6 +73,8 @@ def check_memory(config: Config, available: int | None = None) -> str:
         if batch >= 2
         else "this model fits with no batch at all: take a smaller one, or train less of it (train.lock, train.blocks)"
     )
+    if config.data.embedded:
+        fix += f"; or embed fewer pictures (data.embedded takes {Pool.memory(config) / 1e9:.1f} GB of it)"
     raise InputError(
         f"a batch of {config.train.batch} needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB "
         f"are available: {fix}"

@@ -55,6 +55,14 @@ class Order:
         self._classes = list(members.values()) if sum(map(len, members.values())) == len(indices) else []
         self._indices = list(indices)
 
+    def whole(self, count: int) -> int:
+        """The least number from `count` on after which the order may begin again: the end of a round of all classes.
+
+        Without classes, the end of a round of all pictures; or `count` itself, if it lies within the first.
+        """
+        each = len(self._classes) or (len(self._indices) if count > len(self._indices) else 1)
+        return -(-count // each) * each
+
     def __call__(self, n: int) -> int:
         """The index of the picture that comes as number n, from 0."""
         if self._classes:

@@ -80,7 +80,8 @@ def draw_plot(folder: Path, phase_ends: list[int] | None = None) -> bool:
         steps, values = _column(lines, key)
         accuracy.plot(steps, [100 * value for value in values], marker=".", label=key.replace("_", " "))
     accuracy.set(xlabel="steps", ylabel="zero-shot top-1, %", ylim=(0, 101))
-    accuracy.legend(loc="lower right")
+    if accuracy.get_lines():  # of a run that is measured
+        accuracy.legend(loc="lower right")
     for axes in (loss, rate, accuracy):
         axes.grid(alpha=0.3)
         for end in (phase_ends or [])[:-1]:

@@ -76,7 +76,7 @@ def check_run(config: Config, folder: Path, resume: bool, in_world: bool, watche
 
 def open_source(config: Config, watcher: Watcher) -> Source:
     """What draws: the sources of the settings, or the world."""
-    if not config.data.sources:
+    if not config.data.sources and not config.data.embedded:
         return WorldSource(config)
     watcher.say("Opening the sources")
     mixture = Mixture(config)

@@ -106,24 +106,25 @@ class Gradients:
         self._text = TrainedTextTower(self.config.text, self.batch, self.text_len, common, text, "text" in self.locked)
         self._bound = params, grads
 
-    def step(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> float:
+    def step(self, params: Flat, images: Array, ids: NDArray[np.integer], grads: Flat) -> float:
         """The loss of B pairs, and its gradients.
 
         Args:
             params: the parameters as they are now.
-            pixels: [B, 3, S, S] float32.
+            images: pixels [B, 3, S, S] float32; or, for a locked image tower, what it makes of them, [B, D] float32,
+                by `npsiglip.train.pool.LockedImages`.
             ids: [B, L].
             grads: filled, with zeros for locked towers.
 
         Raises:
             InputError: shapes or types that do not fit, or an id that the vocabulary does not have.
         """
-        self._check(params, pixels, ids, grads)
+        self._check(params, images, ids, grads)
         with computing(None):
             self._bind(params, grads)
             grads.vector[:] = 0
             # both towers forward, to embeddings [B, D] of unit norm
-            zimg, image_norm = normalize(self._image.forward(pixels))
+            zimg, image_norm = normalize(self._image.forward(images) if images.ndim == 4 else images)
             ztxt, text_norm = normalize(self._text.forward(ids))
             # the loss, and the gradients of embeddings, t_prime and bias
             result = self._loss(zimg, ztxt, float(params.views["t_prime"]), float(params.views["bias"]))
@@ -141,15 +142,19 @@ class Gradients:
             return sigmoid_loss(zimg, ztxt, t_prime, bias)
         return softmax_loss(zimg, ztxt, t_prime)
 
-    def _check(self, params: Flat, pixels: Array, ids: NDArray[np.integer], grads: Flat) -> None:
+    def _check(self, params: Flat, images: Array, ids: NDArray[np.integer], grads: Flat) -> None:
         """Check what kernels rely on: they read and write wherever shapes and ids say; arguments as for `step`."""
         image, text = self.config.image, self.config.text
         assert image is not None and text is not None
-        shape = self.batch, 3, image.image_size, image.image_size
-        if pixels.shape != shape or pixels.dtype != np.float32 or not pixels.flags.c_contiguous:
+        shape: tuple[int, ...] = self.batch, 3, image.image_size, image.image_size
+        made = self.batch, image.width
+        if "image" in self.locked and images.ndim == len(made):
+            shape = made
+        if images.shape != shape or images.dtype != np.float32 or not images.flags.c_contiguous:
+            what, size = ("embeddings", "width") if shape == made else ("pixels", "image size")
             raise InputError(
-                f"pixels must be float32 {list(shape)} in C order, by the batch that was announced and the image size "
-                f"of this model; got {pixels.dtype} {list(pixels.shape)}"
+                f"{what} must be float32 {list(shape)} in C order, by the batch that was announced and the {size} "
+                f"of this model; got {images.dtype} {list(images.shape)}"
             )
         if ids.shape != (self.batch, self.text_len) or ids.dtype.kind not in "iu":
             raise InputError(

@@ -35,8 +35,10 @@ from npsiglip.train.held_out import HeldOut
 from npsiglip.train.initial import locked_params
 from npsiglip.train.measure import ZeroShot, evaluate, model_of
 from npsiglip.train.metrics_log import MetricsLog
+from npsiglip.train.mixture import Mixture
 from npsiglip.train.optimizer import AdamW
 from npsiglip.train.plot import draw_plot, draw_reliability
+from npsiglip.train.pool import Pool, embed
 from npsiglip.train.progress import Pace, Progress, Result, Silent, Watcher
 from npsiglip.train.saving import State
 from npsiglip.train.schedule import schedule
@@ -46,7 +48,7 @@ from npsiglip.train.stopping import Signals
 MODEL_FOLDER = "model"
 SUMMARY = "summary.json"
 PLOT_SECONDS = 60.0  # from one plot to the next
-PARTS = ("gradients", "optimizer", "waiting", "pixels", "evaluation", "checkpoints")  # of a run's time
+PARTS = ("embedding", "gradients", "optimizer", "waiting", "pixels", "evaluation", "checkpoints")  # of a run's time
 
 
 def _not_finite(flat: Flat) -> list[str]:
@@ -62,7 +64,7 @@ class Trainer:
             the finished model in model/.
         resume: go on from the checkpoint, if there is one.
         watcher: who is told of progress.
-        source: what draws; None: the world.
+        source: what draws, with `data.embedded` a `Mixture`; None: that of the settings.
         make_gradients: makes what computes gradients, with the arguments of `Gradients`.
         evaluation: what is measured in the course of training; None: zero-shot accuracy in the world.
 
@@ -107,7 +109,8 @@ class Trainer:
         self._prepare_params(make_gradients, saved is not None)
         self._before = dict(self.state.times)
         self._parts = dict.fromkeys(PARTS, 0.0)
-        self._drawing, self._plotted = 0.0, self._began
+        self._drawing = self._pool_drawing = 0.0
+        self._plotted = self._began
         self._skipped: dict[str, str] = {}
 
     def _prepare_params(self, make_gradients: Callable[..., Any], resumed: bool) -> None:
@@ -161,7 +164,7 @@ class Trainer:
         with self._timed("gradients"):
             try:
                 with np.errstate(all="ignore"):  # what is not finite is reported below
-                    loss = float(self._gradients.step(self.params, batch.pixels, batch.ids, self._grads))
+                    loss = float(self._gradients.step(self.params, batch.images, batch.ids, self._grads))
             except InputError as error:  # the loss refuses embeddings that are not finite
                 if self.state.step == 0:  # something else, which no step before could have told
                     raise
@@ -241,19 +244,51 @@ class Trainer:
             self._save()
             raise
         self._parts["waiting"], self._parts["pixels"] = batches.waited, batches.converted
-        self._drawing = batches.cpu_seconds
-        for name in batches.skipped.keys() - self._skipped.keys():
-            self._watcher.tell(f"skipped, cannot be decoded: {name}: {batches.skipped[name]}")
-        self._skipped |= batches.skipped
+        self._drawing = self._pool_drawing + batches.cpu_seconds
+        self._tell_skipped(batches.skipped)
         return batch
+
+    def _tell_skipped(self, skipped: dict[str, str]) -> None:
+        for name in skipped.keys() - self._skipped.keys():
+            self._watcher.tell(f"skipped, cannot be decoded: {name}: {skipped[name]}")
+        self._skipped |= skipped
+
+    def _embed(self, signals: Signals) -> Pool | None:
+        """The pictures of `data.embedded`, None after a signal."""
+        mixture = self._source
+        assert isinstance(mixture, Mixture)
+        rows = mixture.pool_rows
+        what = f"Embedding {rows:,} pictures once"
+        self._watcher.say(what)
+        with self._timed("embedding"):
+            pool = embed(
+                self.config,
+                mixture,
+                self.params,
+                lambda: signals.number != 0,
+                lambda done, rows: self._watcher.say(f"{what}: {done / rows:.0%}"),
+            )
+        if pool is not None:
+            self._pool_drawing = pool.cpu_seconds
+            self._tell_skipped(pool.skipped)
+            self._watcher.tell(
+                f"{rows:,} pictures embedded in {self._parts['embedding']:.0f} s, {pool.vectors.nbytes / 1e6:,.1f} MB"
+            )
+        return pool
 
     def _run_steps(self, signals: Signals, log: MetricsLog) -> None:
         """Steps until the last one, or until a signal."""
         state, run, steps = self.state, self.config.run, self.config.train.steps
         todo = range(state.step, steps)
+        source, images = self._source, None
+        if self.config.data.embedded:
+            pool = self._embed(signals)
+            if pool is None:
+                return
+            source, images = pool.batches, pool.images
         saved, pace = time.perf_counter(), Pace()
         with Batches(
-            self._source, self._tokenizer_file, self.config.model.text.seq_len, todo, run.workers, run.ahead
+            source, self._tokenizer_file, self.config.model.text.seq_len, todo, run.workers, run.ahead, images
         ) as batches:
             while state.step < steps and not signals.number:
                 start = time.perf_counter()

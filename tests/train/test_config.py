@@ -45,6 +45,12 @@ def without(section, key):
         ({"data": {"label_noise": 1.5}}, "data.label_noise must be at least 0 and at most 1, got 1.5"),
         ({"data": {"label_noise": "some"}}, "data.label_noise must be a number at least 0 and at most 1, got 'some'"),
         ({"data": {"label_noise": 0.3}}, "data.label_noise 0.3 of a batch of 4 is less than two pairs"),
+        ({"data": {"embedded": -1}}, "data.embedded must be at least 0, got -1"),
+        ({"data": {"embedded": 9}}, "data.embedded 9 keeps .* unless train.lock is 'image', and it is ''"),
+        (
+            {"data": {"embedded": 9}, "train": {"lock": "text", "init": "x"}},
+            "data.embedded 9 keeps .* unless train.lock is 'image', and it is 'text'",
+        ),
         ({"optimizer": {"rate": 0}}, "optimizer.rate must be above 0, got 0"),
         ({"optimizer": {"rate": float("nan")}}, "optimizer.rate must be a number above 0, got nan"),
         ({"optimizer": {"rate": "1e-3"}}, "optimizer.rate must be a number above 0, got '1e-3'"),

@@ -36,9 +36,9 @@ def test_batches_are_what_the_source_draws(spiece, workers):
     for batch in found:
         pictures, captions = StandIn().batch(batch.step)
         pixels = processor([Image.fromarray(picture) for picture in pictures])
-        np.testing.assert_array_equal(batch.pixels, pixels)
-        assert batch.pixels.dtype == np.float32
-        assert batch.pixels.flags.c_contiguous
+        np.testing.assert_array_equal(batch.images, pixels)
+        assert batch.images.dtype == np.float32
+        assert batch.images.flags.c_contiguous
         np.testing.assert_array_equal(batch.ids, tokenizer(captions))
         assert batch.ids.dtype == np.int32
     assert batches.cpu_seconds > 0

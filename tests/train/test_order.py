@@ -28,3 +28,19 @@ def test_all_pictures_come_before_any_comes_again(window):
     if window == 4:  # windows of 4, 4 and 2 neighbours, one after the other
         blocks = [(i - 10) // 4 for i in epochs[0]]
         assert sum(a != b for a, b in pairwise(blocks)) == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "whole"),
+    [
+        ("aabbbc", 1, 3),  # rounds of three classes
+        ("aabbbc", 3, 3),
+        ("aabbbc", 4, 6),
+        ("aabbbc", 100, 102),
+        ([None] * 6, 5, 5),  # within the first round
+        ([None] * 6, 6, 6),
+        ([None] * 6, 7, 12),
+    ],
+)
+def test_where_an_order_may_begin_again(classes, count, whole):
+    assert Order(1, "x", range(6), [*classes]).whole(count) == whole

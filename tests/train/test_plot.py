@@ -14,6 +14,7 @@ def test_plot(tmp_path):
     assert not draw_plot(tmp_path)
     for step in range(1, 6):
         log.add(line(step, loss=8 / step, rate=1e-3, norm=3.0 / step))
+    assert draw_plot(tmp_path)  # measured nothing yet, which is no warning
     log.add(line(5, seen=0.5, held_out=0.25))
     assert draw_plot(tmp_path, [3, 5])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

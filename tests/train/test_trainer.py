@@ -336,7 +336,7 @@ def test_mean_pooling_weighs_all_tokens_alike(tmp_path):
 
 def test_a_checkpoint_from_before_a_setting_goes_on(whole, tmp_path, monkeypatch):
     """What it does not name had its default; with anything else it is refused."""
-    folder, new = tmp_path / "run", ("train.pool", "data.label_noise")
+    folder, new = tmp_path / "run", ("train.pool", "data.label_noise", "data.embedded")
     monkeypatch.setattr(Config, "deciding", lambda self, whole=Config.deciding: without(whole(self), new))
     run(folder, watcher=Recorder(2)).run()
     monkeypatch.undo()
