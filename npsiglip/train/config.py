@@ -155,6 +155,8 @@ class RunSettings:
     """Processes that draw, at the lowest priority."""
     ahead: Count = 3
     """Batches that each of them draws ahead."""
+    until: Natural = 0
+    """The step to end at, with the model as it is then and a schedule that would have gone on; 0: the last."""
     checkpoint_minutes: Positive = 5.0
     log_every: Count = 10
     """Steps from one line of metrics to the next."""
@@ -191,6 +193,11 @@ class Config:
         """The tower that does not start from `train.init`; empty if both do, or neither."""
         new = self.train.new
         return other(self.train.lock) if new is None else new
+
+    @property
+    def end(self) -> int:
+        """The step that the run ends at."""
+        return min(self.train.steps, self.run.until or self.train.steps)
 
     def phase_ends(self) -> list[int]:
         """The step behind each phase's last one."""

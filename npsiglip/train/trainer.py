@@ -210,7 +210,7 @@ class Trainer:
     def _report(self, log: MetricsLog, loss: float, rate: float, norm: float, seconds_a_step: float) -> None:
         """Tell the watcher of a step, and the metrics if it is their turn."""
         config, state = self.config, self.state
-        logged = state.step % config.run.log_every == 0 or state.step == config.train.steps
+        logged = state.step % config.run.log_every == 0 or state.step == config.end
         total = self._times()["total"]
         progress = Progress(
             state.step,
@@ -222,7 +222,7 @@ class Trainer:
             bias=float(self.params.views["bias"]),
             pairs_per_second=config.train.batch / seconds_a_step,
             seconds=total,
-            seconds_left=seconds_a_step * (config.train.steps - state.step),
+            seconds_left=seconds_a_step * (config.end - state.step),
             waiting=self._parts["waiting"] / (time.perf_counter() - self._began),
             evaluation=self._last_evaluation,
         )
@@ -278,7 +278,7 @@ class Trainer:
 
     def _run_steps(self, signals: Signals, log: MetricsLog) -> None:
         """Steps until the last one, or until a signal."""
-        state, run, steps = self.state, self.config.run, self.config.train.steps
+        state, run, steps = self.state, self.config.run, self.config.end
         todo = range(state.step, steps)
         source, images = self._source, None
         if self.config.data.embedded:
@@ -316,10 +316,10 @@ class Trainer:
         """
         with Signals() as signals, thread_count(self.config.run.threads or None):
             log = MetricsLog(self.folder, self.state.step)
-            if self.state.step < self.config.train.steps:
+            if self.state.step < self.config.end:
                 self._run_steps(signals, log)
                 self._save()
-            if self.state.step < self.config.train.steps:
+            if self.state.step < self.config.end:
                 return Result(self.state.step, False, signals.number, {})
             return Result(self.state.step, True, 0, self.finish(log))
 

@@ -122,6 +122,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(whole, tmp_path, number
     assert result.summary["seconds"]["total"] > first
 
 
+def test_a_run_ends_early_with_a_model_and_can_go_on(whole, tmp_path):
+    """With the schedule of all steps, so that what goes on ends with the bits of a run that did not end early."""
+    watcher = Recorder()
+    early = run(tmp_path / "run", config(run={"until": 2}), watcher=watcher).run()
+    assert (early.step, early.finished, early.summary["pairs"]) == (2, True, 8)
+    assert [p.seconds_left == 0 for p in watcher.progress] == [False, True]
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() != bits(whole[0])[3]
+    run(tmp_path / "run", resume=True).run()
+    assert (bits(tmp_path / "run")[1], bits(tmp_path / "run")[3]) == (bits(whole[0])[1], bits(whole[0])[3])
+
+
 def test_a_window_of_losses_goes_on(tmp_path):
     settings = config(run={"log_every": 4})
     run(tmp_path / "each", gradients=Descent).run()
