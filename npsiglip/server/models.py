@@ -143,6 +143,8 @@ class Models:
         self.default = served[0]
         self._worker, self._max_loaded, self._on_load = worker, max_loaded, on_load
         self._one = asyncio.Lock()
+        self._left = asyncio.Event()
+        """Somebody has left a model."""
 
     def find(self, key: str | None) -> Served:
         """A model by its id, or by the name that it was given by; the default for None and `NONE`.
@@ -181,19 +183,34 @@ class Models:
 
     async def _load(self, served: Served) -> SigLIP:
         async with self._one:  # so that the next one counts this one
-            self._make_room(served)
+            await self._make_room(served)
             served.model = model = await self._worker.call(served.load)
         served.used = time.monotonic()
         self._on_load(served.id)
         return model  # type: ignore[no-any-return]
 
-    def _make_room(self, wanted: Served) -> None:
-        there = [m for m in self.by_id.values() if m.model is not None and m is not wanted]
-        if self._max_loaded and len(there) >= self._max_loaded:
+    async def _make_room(self, wanted: Served) -> None:
+        """Unload the models that were not used for longest; wait for one that is in use, if it must be."""
+        if not self._max_loaded:
+            return
+        while True:
+            self._left.clear()
+            there = [m for m in self.by_id.values() if m.model is not None and m is not wanted]
+            surplus = len(there) - self._max_loaded + 1
             free = [m for m in there if not m.users and not m.pinned]
-            for old in sorted(free, key=lambda m: m.used)[: len(there) - self._max_loaded + 1]:
+            for old in sorted(free, key=lambda m: m.used)[: max(surplus, 0)]:
                 old.model = None
-            gc.collect()
+            # an index keeps its model whatever the limit, and nobody will leave it
+            if surplus <= len(free) or not any(m.users for m in there if not m.pinned):
+                gc.collect()
+                return
+            await self._left.wait()
+
+    def left(self, served: Served) -> None:
+        """Somebody does not need a model any more."""
+        served.users -= 1
+        served.used = time.monotonic()
+        self._left.set()
 
     def unload_idle(self, seconds: float) -> list[str]:
         """Let go of models that nobody has used for so long; their ids."""
@@ -221,9 +238,8 @@ class Use:
         try:
             return await self._models.loaded(self._served)
         except BaseException:
-            self._served.users -= 1
+            self._models.left(self._served)
             raise
 
     async def __aexit__(self, *error: object) -> None:
-        self._served.users -= 1
-        self._served.used = time.monotonic()
+        self._models.left(self._served)

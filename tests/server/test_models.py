@@ -79,6 +79,32 @@ def test_models_are_loaded_once_when_they_are_asked_for_and_make_room(prepared):
     assert models.unload_idle(0) == []  # in use
 
 
+def test_a_model_waits_for_one_that_is_in_use_to_make_room(prepared):
+    """max_loaded is a limit of memory: it holds among busy models, too."""
+    models = prepared.models
+    builtin, tiny = models.find("builtin"), models.find("tiny")
+    there = []
+
+    async def wanted():
+        async with models.use(tiny):
+            there.append((builtin.model is None, tiny.model is not None))
+
+    async def main():
+        async with models.use(builtin):
+            task = asyncio.ensure_future(wanted())
+            await asyncio.sleep(0.2)
+            there.append(tiny.model)
+        await asyncio.wait_for(task, 20)
+
+    asyncio.run(main())
+    assert there == [None, (True, True)]
+    builtin.pinned = True  # an index's model stays, and others are loaded beside it
+    asyncio.run(models.loaded(builtin))
+    models.unload_idle(0)
+    assert asyncio.run(asyncio.wait_for(models.loaded(tiny), 20)) is tiny.model
+    assert None not in (builtin.model, tiny.model)
+
+
 def test_a_model_comes_back_with_the_same_bits(prepared):
     first = asyncio.run(prepared.engine.texts(prepared.models.find(None), [Text("a ring", "input")]))
     prepared.models.unload_idle(0)
