@@ -158,7 +158,7 @@ class Ours(Steps):
         with Batches(source_of(config), tokenizer_file, CONFIG.text.seq_len, steps, WORKERS, AHEAD) as batches:
             for _ in steps:
                 batch = batches.get()
-                yield batch.pixels, batch.ids
+                yield batch.images, batch.ids
 
 
 class Narrow(Ours):

@@ -33,7 +33,7 @@ def test_both_sides_see_the_same(folder, tmp_path):
                 ours, (pixels, ids) = batches.get(), theirs[step]
                 np.testing.assert_array_equal(ours.ids, ids)
                 # numbers up to 1 in float32, rounded three times
-                np.testing.assert_allclose(ours.pixels, pixels.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-6)
+                np.testing.assert_allclose(ours.images, pixels.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-6)
 
 
 def test_our_side_trains(folder):
