@@ -2,8 +2,8 @@
 
 Pages are Markdown that reads well on GitHub too, so they have none of MyST's directives. MyST-NB, which executes
 notebooks, is not used: what pages and lessons print is in them already, and tests/docs holds each of them to it. So
-the site builds in seconds, with nothing but the text. What follows a fence's language (`needs="faiss"`, `.noeval`,
-`varies`) is for these tests; here such a block is one like any other.
+the site builds in about a minute, with nothing but the text. What follows a fence's language (`needs="faiss"`,
+`.noeval`, `varies`) is for these tests; here such a block is one like any other.
 """
 
 import sys

@@ -108,3 +108,11 @@ def settings(**values):
     source = config(data={"sources": [values]}).data.sources[0]
     assert isinstance(source, SourceSettings)
     return source
+
+
+def several(root):
+    """A folder of classes, a tar with a picture that is damaged, and emoji."""
+    class_folder(root / "c")
+    tar(root / "a.tar", 4, broken=("green1",))
+    emoji(root / "e")
+    return root

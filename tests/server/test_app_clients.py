@@ -1,6 +1,7 @@
 """docs/server.md against a running server: curl, `openai`, `huggingface_hub` and JavaScript say what the page says.
 
-And Infinity's own clients; and every request that OpenAPI allows, and many that it does not.
+And Infinity's own clients, and requests with every field that they know; and every request that OpenAPI allows, and
+many that it does not.
 """
 
 import base64
@@ -89,6 +90,21 @@ def test_javascript(address, tmp_path):
     assert run("node", str(tmp_path / "example.mjs")) == following.text
 
 
+def test_what_infinity_s_client_sends(serving, circle):
+    """Every field that infinity_client knows, those that have a default included."""
+    recorded = {
+        "input": [f"data:image/png;base64,{circle}"], "model": "builtin", "encoding_format": "base64", "user": None,
+        "dimensions": 0, "modality": "image",
+    }  # fmt: skip
+    answer = serving.post("/v1/embeddings", json=recorded).json()
+    assert set(answer) == {"object", "data", "model", "usage", "id", "created"}
+    assert set(answer["data"][0]) == {"object", "embedding", "index"}
+    assert set(answer["usage"]) == {"prompt_tokens", "total_tokens"}
+    texts = {"input": ["a"], "model": "builtin", "encoding_format": "float", "user": None, "dimensions": 0,
+             "modality": "text"}  # fmt: skip
+    assert serving.post("/v1/embeddings", json=texts).status_code == 200
+
+
 @pytest.mark.skipif(not find_spec("infinity_client"), reason="infinity_client is not installed")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_infinity_s_clients(address, model):
@@ -105,7 +121,7 @@ def test_infinity_s_clients(address, model):
     client = Client(base_url=address, raise_on_unexpected_status=True)
     assert health.sync(client=client)["status"] == "ok"
     texts = ["a green circle", "two red rings"]
-    found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=texts, model="builtin"))
+    found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=texts))  # names no model
     np.testing.assert_array_equal(np.array([row.embedding for row in found.data], np.float32), model.encode_text(texts))
     uri = f"data:image/png;base64,{base64.b64encode(CIRCLE.read_bytes()).decode()}"
     found = embeddings.sync(client=client, body=OpenAIEmbeddingInputImage(input_=[uri], model="builtin"))

@@ -22,24 +22,9 @@ from tests.helpers.train_runs import Recorder, bits
 from tests.helpers.train_standin import config
 
 
-class Listener(Recorder):
-    """A watcher that keeps what it is told."""
-
-    def __init__(self, stop_after=None):
-        super().__init__(stop_after)
-        self.told = []
-
-    def tell(self, text):
-        self.told.append(text)
-
-
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    pairs_data.class_folder(folder / "c")
-    pairs_data.tar(folder / "a.tar", 4, broken=("green1",))
-    pairs_data.emoji(folder / "e")
-    return folder
+    return pairs_data.several(tmp_path_factory.mktemp("pairs"))
 
 
 def settings(collections, **run):
@@ -61,7 +46,7 @@ def settings(collections, **run):
 @pytest.fixture(scope="module")
 def whole(collections, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    listener = Listener()
+    listener = Recorder()
     Trainer(settings(collections), folder, watcher=listener).run()
     return folder, listener
 
@@ -80,7 +65,7 @@ def test_what_a_run_tells(whole):
 
 
 def test_stopped_and_resumed_with_other_processes_and_threads(collections, whole, tmp_path):
-    listener = Listener(stop_after=2)
+    listener = Recorder(stop_after=2)
     first = Trainer(settings(collections, workers=2, ahead=1, threads=1), tmp_path / "run", watcher=listener).run()
     assert (first.step, first.finished) == (2, False)
     Trainer(settings(collections, workers=3), tmp_path / "run", resume=True).run()

@@ -30,11 +30,7 @@ PHASES = [{"fraction": 0.3, "shares": {"world": 2}, "mix": {"single": 1.0}, "dis
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    pairs_data.class_folder(folder / "c")
-    pairs_data.tar(folder / "a.tar", 4, broken=("green1",))
-    pairs_data.emoji(folder / "e")
-    return folder
+    return pairs_data.several(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="module")
