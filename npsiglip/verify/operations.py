@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from npsiglip.config import ImageConfig, SigLIPConfig, TextConfig
 from npsiglip.params import block_name
 from npsiglip.reference.model import GELU, extract_patches, grid_positions, merge_heads, sigmoid, split_heads
-from npsiglip.verify.arithmetic import EXACT, Arithmetic
+from npsiglip.verify.arithmetic import EXACT, F32, Arithmetic
 
 Array = NDArray[Any]
 
@@ -171,7 +171,11 @@ def residual(c: Context, op: Op, x: Array, y: Array) -> Array:
 
 def gelu(c: Context, op: Op, x: Array) -> Array:
     """The tower's form of GELU."""
-    return activated(c, x, GELU[c.tower(op).activation])
+    form = c.tower(op).activation
+    if c.arithmetic.single and form == "gelu_tanh":
+        u = F32(np.sqrt(2 / np.pi)) * (x + F32(0.044715) * x * x * x)
+        return np.asarray(F32(0.5) * x * (F32(1) + np.tanh(u)))
+    return activated(c, x, GELU[form])
 
 
 def activated(c: Context, x: Array, function: Callable[[Array], Array]) -> Array:

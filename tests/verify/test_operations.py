@@ -8,8 +8,10 @@ import pytest
 from npsiglip.config import GELU_ERF
 from npsiglip.params import cast, random_params
 from npsiglip.reference import model as reference
+from npsiglip.verify.arithmetic import HONEST
 from npsiglip.verify.compare import Truth
-from npsiglip.verify.operations import IDS, PIXELS, operations
+from npsiglip.verify.diagnose import LIMITS
+from npsiglip.verify.operations import IDS, PIXELS, Context, operations, run
 from tests.helpers.golden_data import TINY
 from tests.helpers.planted import truth_of
 
@@ -43,3 +45,18 @@ def test_other_heads_activations_and_grids(tiny_config, head, mean):
 def test_towers_without_input_have_no_operations(tiny_config):
     assert all(op.tower == "text" for op in operations(tiny_config, images=False))
     assert all(op.tower == "image" for op in operations(tiny_config, texts=False))
+
+
+def test_gelu_by_tanh_in_float32_is_within_its_floor(tiny_config):
+    """1 + tanh loses digits where tanh is near -1: a port that has no wider type than float32 is not wrong."""
+    op = next(op for op in operations(tiny_config) if op.kind == "gelu")
+    x = np.float32(-2.5 + 0.2 * np.random.default_rng(0).standard_normal((2, 5, 64)))
+    exact = run(Context(tiny_config, {}), op, {op.inputs[0]: np.float64(x)})
+    floor = max(
+        np.linalg.norm(run(Context(tiny_config, {}, arithmetic), op, {op.inputs[0]: x}) - exact)
+        for arithmetic in HONEST["float32"]
+    )
+    u = np.float32(0.7978845608) * x * (np.float32(1) + np.float32(0.044715) * x * x)
+    port = np.float32(0.5) * x + np.float32(0.5) * x * np.tanh(u)  # in another order
+    assert port.dtype == np.float32 and np.isfinite(port).all()
+    assert np.linalg.norm(port - exact) <= LIMITS["float32"] / 2 * floor
