@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import experiments
 from benchmarks.experiment_data import Pool, draw_pool, softmax_loss
-from benchmarks.experiments import EXPERIMENTS, Options, main, plan, run_all, table
+from benchmarks.experiment_runs import Options, plan, plot, run_all, table
+from benchmarks.experiments import EXPERIMENTS, Drawn, main
 from npsiglip import reference
 from npsiglip.train.config import read_config
 from npsiglip.train.worlds import mislabelled
@@ -29,7 +30,7 @@ def test_softmax_is_that_of_the_reference(t_prime):
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_plans_have_settings_that_training_accepts(name, quick, tiny_folder):
-    runs = plan(name, Options(50, 2, quick, str(tiny_folder)))
+    runs = plan(EXPERIMENTS[name], Options(50, 2, quick, str(tiny_folder)))
     assert {run.seed for run in runs} == {0, 1}
     assert len({(run.line, run.x, run.seed) for run in runs}) == len(runs)
     for run in runs:
@@ -42,7 +43,9 @@ def test_plans_have_settings_that_training_accepts(name, quick, tiny_folder):
 
 def differing(name, tiny_folder):
     """The settings in which the runs of a seed differ."""
-    runs = [read_config(run.settings).deciding() for run in plan(name, Options(50, 1, model=str(tiny_folder)))]
+    runs = [
+        read_config(run.settings).deciding() for run in plan(EXPERIMENTS[name], Options(50, 1, model=str(tiny_folder)))
+    ]
     return {key for key in {*runs[0], *runs[-1]} if len({str(run.get(key)) for run in runs}) > 1}
 
 
@@ -61,7 +64,7 @@ def test_runs_differ_in_what_is_varied_and_in_nothing_else(name, settings, tiny_
 
 
 def test_pool(tmp_path):
-    settings = plan("noise", Options(5, 1, quick=True))[-1].settings
+    settings = plan(EXPERIMENTS["noise"], Options(5, 1, quick=True))[-1].settings
     settings["train"]["batch"] = 16
     config = read_config(settings)
     assert config.data.label_noise == 0.2
@@ -97,6 +100,10 @@ class Trained:
         return {"seconds": 2.0, "curve": points}
 
 
+def run(name, options, *others):
+    return run_all(name, EXPERIMENTS[name], options, others[0], Drawn(), *others[1:])
+
+
 @pytest.fixture
 def few_batches(monkeypatch):
     monkeypatch.setattr(experiments, "BATCHES", (16, 32))
@@ -107,17 +114,17 @@ def few_batches(monkeypatch):
 def test_an_experiment_that_was_stopped_goes_on(tmp_path, few_batches):
     said, first, second, third = [], Trained(stop_at=3), Trained(), Trained()
     with pytest.raises(KeyboardInterrupt):
-        run_all("loss", Options(5, 2), tmp_path, first, said.append)
+        run("loss", Options(5, 2), tmp_path, first, said.append)
     assert len(said) == 3
-    entries = run_all("loss", Options(5, 2), tmp_path, second, said.append)
+    entries = run("loss", Options(5, 2), tmp_path, second, said.append)
     assert first.made + second.made == [(l, b, s) for s in (0, 1) for b in (16, 32) for l in ("sigmoid", "softmax")]
-    assert run_all("loss", Options(5, 2), tmp_path, third, said.append) == entries
+    assert run("loss", Options(5, 2), tmp_path, third, said.append) == entries
     assert third.made == []
     assert [path.name for path in tmp_path.iterdir()] == ["loss.json"]
     stored = json.loads((tmp_path / "loss.json").read_text())
     assert stored["runs"] == entries
     assert entries[0]["settings"]["train.batch"] == 16
-    run_all("loss", Options(6, 1), tmp_path, third, said.append)  # other settings are other runs
+    run("loss", Options(6, 1), tmp_path, third, said.append)  # other settings are other runs
     assert len(third.made) == 4
     assert len(json.loads((tmp_path / "loss.json").read_text())["runs"]) == 12
     assert (
@@ -126,24 +133,27 @@ def test_an_experiment_that_was_stopped_goes_on(tmp_path, few_batches):
 
 
 def test_table_and_plot_with_places(tmp_path, few_batches):
-    entries = run_all("loss", Options(5, 2), tmp_path, Trained(), lambda text: None)
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table("loss", entries).splitlines()]
+    entries = run("loss", Options(5, 2), tmp_path, Trained(), lambda text: None)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table(EXPERIMENTS["loss"], entries).splitlines()
+    ]
     assert lines[0] == ["batch", "run", "top-1 of 64, %", "colour of 8, %", "shape of 8, %", "seconds"]
     assert lines[2] == ["16", "sigmoid", "41.0 ± 7.1", "41.0 ± 7.1", "41.0 ± 7.1", "2.0"]
     assert [line[:2] for line in lines[3:]] == [["16", "softmax"], ["32", "sigmoid"], ["32", "softmax"]]
     pytest.importorskip("matplotlib")
-    experiments.plot(tmp_path / "plot.png", "loss", entries)
+    plot(tmp_path / "plot.png", EXPERIMENTS["loss"], entries)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_table_and_plot_of_curves(tmp_path, few_batches):
-    entries = run_all("bias", Options(5, 1), tmp_path, Trained(), lambda text: None)
-    rows = table("bias", entries).splitlines()
+    entries = run("bias", Options(5, 1), tmp_path, Trained(), lambda text: None)
+    rows = table(EXPERIMENTS["bias"], entries).splitlines()
     assert rows[0].endswith("| pairs to half of: colour of 8 |")
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["bias -10", "bias -log(B - 1)", "bias 0"]
     assert all(row.split("|")[-2].strip() == "320" for row in rows[2:])  # 5 steps of 64
     pytest.importorskip("matplotlib")
-    experiments.plot(tmp_path / "plot.png", "bias", entries)
+    plot(tmp_path / "plot.png", EXPERIMENTS["bias"], entries)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
