@@ -197,10 +197,11 @@ def main():
         model = SigLIP.from_pretrained(options.model)
     except NpsiglipError as error:
         raise SystemExit(f"error: {error}") from error
+    side = model.config.image.image_size  # the world draws at any size
     shares, seen = {}, None
     print("| question | captions | right |\n|---|---|---|")
     for name, (question, fits, settings) in QUESTIONS.items():
-        chosen = samples(options.count, fits or (lambda scene: True), **settings)
+        chosen = samples(options.count, fits or (lambda scene: True), image_size=side, **settings)
         given, right, captions = answers(model, chosen, question)
         shares[name] = float(np.mean(given == right))
         print(f"| {name} | {captions} | {100 * shares[name]:.1f} % |", flush=True)

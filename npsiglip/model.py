@@ -125,7 +125,7 @@ class SigLIP:
         is no error for token ids, pixels, or the other kind of input.
 
         Args:
-            folder_or_name: the folder or the `.npz`; "builtin" for the small model of drawn shapes that this package
+            folder_or_name: the folder or the `.npz`; "builtin" for the small model that this package
                 brings; or a released model such as "google/siglip-base-patch16-224", or any OWNER/NAME of the Hugging
                 Face Hub, which is downloaded if it is not in the Hub's cache on this machine.
             dtype: what linear layers compute in: "float32", "bfloat16" or "int8", whatever float type the weights

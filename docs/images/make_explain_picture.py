@@ -15,9 +15,9 @@ from playwright.sync_api import sync_playwright
 from npsiglip import SigLIP
 from npsiglip.explain.page import explain
 
-PICTURE = Path(__file__).with_name("example.png")
+PICTURE = Path(__file__).with_name("photo-pineapples.png")
 TARGET = Path(__file__).with_name("explain.png")
-LABELS = ["a red circle and a blue square", "a red circle and a green square", "a blue circle", "a letter W"]
+LABELS = ["pineapple", "melon", "lemon", "ein roter Kreis"]
 WIDTH, HEIGHT = 1160, 700
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUILTIN_NOTE = (
-    "the built-in model, which knows drawn shapes, colours, letters and nothing else; for photographs give a real "
-    "checkpoint: --model NAME, of those that `npsiglip models` lists"
+    "the built-in model, which knows emoji, simple drawings, some groceries and clothes, drawn shapes and nothing "
+    "else; for other pictures give a released checkpoint: --model NAME, of those that `npsiglip models` lists"
 )
 
 

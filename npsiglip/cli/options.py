@@ -31,7 +31,7 @@ ModelOption = Annotated[
         envvar="NPSIGLIP_MODEL",
         help="A name that `npsiglip models` lists, OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face Hub, or a "
         "folder in the format of Hugging Face, open_clip or timm.",
-        show_default="builtin, a small model of drawn shapes",
+        show_default="builtin, a small model of emoji, drawings and groceries",
     ),
 ]
 AdapterOption = Annotated[

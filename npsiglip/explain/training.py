@@ -1,8 +1,9 @@
 """Panel 11: the curve of a training, and where the probe looks at several checkpoints of it.
 
-What is shown without being asked for is npsiglip/data/builtin_training.json, made from the run of the built-in model by
+What is shown without being asked for is npsiglip/data/builtin_training.json, made from the runs of the built-in model,
+each of which goes on from the one before, by
 
-    python -m npsiglip.explain.training RUN --checkpoint FOLDER --checkpoint FOLDER ... --about TEXT
+    python -m npsiglip.explain.training RUN ... --checkpoint FOLDER ... --picture FILE CAPTION ... --about TEXT
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import npsiglip
 from npsiglip.errors import InputError
 from npsiglip.explain.arrays import png
+from npsiglip.images.decode import to_rgb
 from npsiglip.json_files import read_json
 from npsiglip.model import SigLIP
 from npsiglip.train.metrics_log import read_metrics
@@ -99,16 +101,29 @@ def examples(count: int = 3) -> tuple[list[Any], list[str]]:
     return [np.asarray(one.image) for one in drawn], [one.caption for one in drawn]
 
 
+def in_a_row(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The lines of metrics of runs that go on from each other, their steps counted through."""
+    lines: list[dict[str, Any]] = []
+    for run in runs:
+        before = lines[-1]["step"] if lines else 0
+        lines += [line | {"step": before + line["step"]} for line in read_metrics(run)]
+    return lines
+
+
 def main() -> None:
     """Write the default."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="+")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[])
+    parser.add_argument("--picture", nargs=2, action="append", metavar=("FILE", "CAPTION"))
     parser.add_argument("--about", default="")
     given = parser.parse_args()
     images, captions = examples()
+    if given.picture:
+        files, captions = zip(*given.picture, strict=True)
+        images = [np.asarray(to_rgb(file, file)) for file in files]
     pictures = [{"picture": png(image), "caption": caption} for image, caption in zip(images, captions, strict=True)]
-    found = {"about": given.about} | curve(read_metrics(given.run))
+    found = {"about": given.about} | curve(in_a_row(given.run))
     found |= {"pictures": pictures, "checkpoints": probes(given.checkpoint, images)}
     FILE.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
 

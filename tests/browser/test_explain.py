@@ -13,7 +13,7 @@ from npsiglip.explain.page import bundle
 from npsiglip.verify.packs import Pack
 from npsiglip.verify.packs_export import export, tiny_model
 from npsiglip.verify.packs_score import score
-from tests.helpers.explain import LABELS, golden, model, page
+from tests.helpers.explain import LABELS, across, golden, middle, model, name_of, page
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_patches_layers_and_heads(open_page):
     tab = open_page()
     panel = show(tab, 4)
     chooser = panel.locator("button.map").first
-    assert "row 3, column 3" in panel.inner_text()
+    assert name_of(middle()) in panel.inner_text()
     chooser.click(position={"x": 5, "y": 5})
     assert "row 1, column 1" in panel.inner_text()
     for key, text in (
@@ -172,7 +172,7 @@ def test_patches_layers_and_heads(open_page):
         tab.keyboard.press(key)  # the focus stays
         assert text in panel.inner_text()
     panel.get_by_label("layer", exact=True).press("ArrowLeft")
-    assert "Layer 2, head 1" in panel.inner_text()
+    assert f"Layer {model().config.image.depth // 2}, head 1" in panel.inner_text()
     panel.get_by_label("layer", exact=True).press("Home")
     assert "Layer 1, head 1" in panel.inner_text()
     panel.get_by_label("head", exact=True).select_option(index=2)
@@ -203,7 +203,7 @@ def test_the_head_in_sight_is_switched(open_page):
     panel.get_by_text("All heads in numbers").click()
     panel.get_by_label("layer", exact=True).press("End")  # the focus stays at the slider, which stays in the page
     panel.get_by_role("button", name="Switch this head off").click()
-    assert tab.evaluate("[...npsiglip.live.off]") == ["3.0"]
+    assert tab.evaluate("[...npsiglip.live.off]") == [f"{model().config.image.depth - 1}.0"]
     for k, row in enumerate(columns.all_inner_texts()):
         label, whole, now = row.split("\t")
         assert (whole.split()[0], now.split()[0]) == (before[k], probs(tab)[k]), label
@@ -216,21 +216,21 @@ def test_the_head_in_sight_is_switched(open_page):
 def test_the_patches_that_are_named(open_page):
     tab = open_page()
     norms = np.linalg.norm(golden()["image.patch_embed"][0], axis=-1)
-    row, column = divmod(int(norms.argmax()), 4)
+    row, column = divmod(int(norms.argmax()), across())
     panel = show(tab, 2)
-    assert f"longest: row {row + 1}, column {column + 1}, {norms.max():.2f}" in panel.inner_text()
-    shown = panel.get_by_role("img", name=f"the patch in row {row + 1}, column {column + 1}")
+    assert f"longest: {name_of(norms.argmax())}, {norms.max():.2f}" in panel.inner_text()
+    shown = panel.get_by_role("img", name=f"the patch in {name_of(norms.argmax())}")
     frame, box = shown.bounding_box(), shown.locator("img").bounding_box()
     assert box["x"] == pytest.approx(frame["x"] - column * frame["width"], abs=1)
     assert box["y"] == pytest.approx(frame["y"] - row * frame["height"], abs=1)
-    stream = golden()["image.blocks.03.+mlp"][0]
+    stream = golden()[f"image.blocks.{model().config.image.depth - 1:02}.+mlp"][0]
     unit = stream / np.linalg.norm(stream, axis=-1, keepdims=True)
-    cosines = unit @ unit[10]
-    order = np.argsort(np.delete(cosines, 10))
-    most, least = (np.delete(np.arange(16), 10)[order[i]] for i in (-1, 0))
+    cosines = unit @ unit[middle()]
+    others = np.delete(np.arange(len(unit)), middle())
+    most, least = (others[np.argsort(cosines[others])[i]] for i in (-1, 0))
     text = show(tab, 6).inner_text().replace("\N{MINUS SIGN}", "-")
-    assert f"Most like row {most // 4 + 1}, column {most % 4 + 1}: {cosines[most]:.2f}" in text
-    assert f"least like row {least // 4 + 1}, column {least % 4 + 1}: {cosines[least]:.2f}" in text
+    assert f"Most like {name_of(most)}: {cosines[most]:.2f}" in text
+    assert f"least like {name_of(least)}: {cosines[least]:.2f}" in text
 
 
 def test_the_stream_texts_and_shares(open_page):

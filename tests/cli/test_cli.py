@@ -80,7 +80,7 @@ def test_usage_errors_exit_with_2(images, args, phrase):
 def test_without_a_model_the_built_in_one_is_used_and_says_so(images, args, monkeypatch):
     result = run(*args, model=None)
     assert result.exit_code == 0
-    assert result.stderr.startswith("model: the built-in model, which knows drawn shapes")
+    assert result.stderr.startswith("model: the built-in model, which knows emoji")
     assert "--model NAME" in result.stderr.splitlines()[0]
     assert "built-in" not in result.stdout
     monkeypatch.setenv("NPSIGLIP_MODEL", "")  # as good as not set

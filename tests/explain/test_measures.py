@@ -54,10 +54,10 @@ def test_grey_patches():
     t, bias = float(np.exp(truth.params["t_prime"].item())), truth.params["bias"].item()
     pixels = np.float64(truth.inputs[PIXELS])
     found = measures.occlusion_shares(model(), config, pixels, truth["ztxt"], truth["logits"][0], t, bias)
-    grey = pixels.copy()
-    grey[..., 16:32, 32:48] = 0
+    grey, side, across = pixels.copy(), config.patch_size, config.image_size // config.patch_size
+    grey[..., side : 2 * side, 2 * side : 3 * side] = 0  # the second row, the third column
     expected = truth["logits"][0] - siglip(measures.Wide(truth.params), model().config, grey, truth.inputs[IDS])[0]
-    np.testing.assert_allclose(found[:, 6], expected, atol=2e-5)  # float32 against float64: measured 1.6e-6
+    np.testing.assert_allclose(found[:, across + 2], expected, atol=2e-5)  # float32 against float64: measured 1.6e-6
 
 
 def test_agreement():

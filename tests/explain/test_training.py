@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npsiglip.errors import InputError
-from npsiglip.explain.training import PROBE, curve, default, probes, step_of, training
+from npsiglip.explain.training import PROBE, curve, default, in_a_row, probes, step_of, training
 from tests.helpers.explain import PICTURE, model
 from tests.helpers.golden_data import ROOT
 
@@ -33,6 +33,14 @@ def test_a_curve_keeps_the_mean():
     assert len(found["loss"]) == 160 and found["loss"][-1][0] == 10_000
     sizes = [len(part) for part in np.array_split(range(1000), 160)]
     assert np.average([x for _, x in found["loss"]], weights=sizes) == pytest.approx(499.5)
+
+
+def test_runs_that_go_on_from_each_other_are_counted_through(tmp_path):
+    for name, steps in (("a", (1, 2)), ("b", (1, 3))):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": step, "loss": 1.0}) for step in steps]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert [line["step"] for line in in_a_row([tmp_path / "a", tmp_path / "b"])] == [1, 2, 3, 5]
 
 
 def test_a_run_without_metrics(tmp_path):

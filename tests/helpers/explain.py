@@ -22,6 +22,23 @@ def model():
     return SigLIP.from_pretrained("builtin")
 
 
+def across():
+    """How many patches a row has."""
+    image = model().config.image
+    return image.image_size // image.patch_size
+
+
+def middle():
+    """The patch that a page begins with."""
+    return across() // 2 * (across() + 1)
+
+
+def name_of(patch):
+    """As pages name it."""
+    row, column = divmod(int(patch), across())
+    return f"row {row + 1}, column {column + 1}"
+
+
 @cache
 def golden():
     return Golden(model(), [str(PICTURE)], LABELS, "builtin")

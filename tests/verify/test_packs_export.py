@@ -77,7 +77,10 @@ def test_limits_grow_on_the_way_and_stay_small(pack):
     alone = {check.tap: check.limit for check in pack.at(2)}
     reached = {check.tap: check.limit for check in (*pack.at(3), *pack.at(4))}
     assert all(limit <= reached[tap] * 1.0001 for tap, limit in alone.items())
+    probs = reached.pop("probs")
     assert max(reached.values()) < 3e-5  # 8 times the floor of a hundred roundings that are independent
+    # a small probability is off by as much, relatively, as its logit is, absolutely: t times what the cosine is
+    assert probs < np.exp(np.float64(pack.params["t_prime"])) * (reached["zimg"] + reached["ztxt"])
     assert reached["zimg"] > 3 * reached["image.patch_embed"]
 
 
