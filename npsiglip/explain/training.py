@@ -120,8 +120,8 @@ def main() -> None:
     given = parser.parse_args()
     images, captions = examples()
     if given.picture:
-        files, captions = zip(*given.picture, strict=True)
-        images = [np.asarray(to_rgb(file, file)) for file in files]
+        images = [np.asarray(to_rgb(file, file)) for file, _ in given.picture]
+        captions = [caption for _, caption in given.picture]
     pictures = [{"picture": png(image), "caption": caption} for image, caption in zip(images, captions, strict=True)]
     found = {"about": given.about} | curve(in_a_row(given.run))
     found |= {"pictures": pictures, "checkpoints": probes(given.checkpoint, images)}
