@@ -226,6 +226,7 @@ def test_a_folder_without_names(tmp_path, capsys):
 def test_an_experiment(data, tmp_path, capsys, monkeypatch):
     """The real thing, as small as it can be."""
     monkeypatch.setattr(real_experiments, "BATCHES", (4,))
+    monkeypatch.setattr(real_experiments, "NOISE", (0.0, 0.5))  # two of four, the least that can be exchanged
     command = ["real_noise", "--quick", "--steps", "2", "--out", str(tmp_path / "out"), "--data", str(data)]
     main(command)
     printed = capsys.readouterr().out
