@@ -100,7 +100,7 @@ BAD = {
     "dimensions as a text": ({"input": "a", "dimensions": "5"}, 400, "dimensions: expected a whole number"),
     "too many texts": ({"input": ["a"] * 21}, 400, "21 texts are more than the 20"),
     "too many images": ({"input": ["AAAA"] * 5, "modality": "image"}, 400, "5 images are more than the 4"),
-    "a text that is too long": ({"input": ["a", "green circle " * 50]}, 400, "input[1] is longer than the 20 tokens"),
+    "a text that is too long": ({"input": ["a", "green circle " * 50]}, 400, "input[1] is longer than the 24 tokens"),
     "half a character": ({"input": "\ud800"}, 400, "input: "),
     "broken base64": ({"input": ["!!!!"], "modality": "image"}, 400, "input[0] is not base64"),
     "not an image": ({"input": ["AAAA"], "modality": "image"}, 400, "input[0] is not an image"),
