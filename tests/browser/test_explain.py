@@ -3,9 +3,9 @@
 Needs Playwright for Python, axe-playwright-python and a Chromium, see conftest.py.
 """
 
-import re
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
