@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,20 +59,45 @@ class Experiment(NamedTuple):
         return self.curves or not self.x
 
 
-class Material(Protocol):
-    """What the runs of an experiment are trained on and measured with."""
+class Material:
+    """What the runs of an experiment are trained on and measured with.
+
+    Args:
+        draw: (config, count, file) -> what is known of the pictures of a seed, which are drawn into the file.
+        source: (config, file, known) -> a source of the trainer that takes its batches from them.
+        test: (count, config) -> an evaluation of the trainer on so many pictures.
+        pictures: how many are drawn to train on for each seed, or as many as the largest batch has.
+        tested: how many are measured on, and with --quick.
+        same_test: config -> what two runs with the same test have in common.
+    """
+
+    def __init__(self, draw, source, test, pictures, tested, same_test):
+        self.draw, self.source, self._test = draw, source, test
+        self._pictures, self._tested, self._same_test = pictures, tested, same_test
+        self._tests = {}
 
     def size(self, runs, options):
         """How many pictures are drawn for each seed."""
-
-    def draw(self, config, count, file):
-        """Draw the pictures of a seed into a file, and return what is known of them."""
-
-    def source(self, config, file, known):
-        """A source of the trainer that takes its batches from them."""
+        largest = max(run.settings["train"]["batch"] for run in runs)
+        return largest if options.quick else max(self._pictures, largest)
 
     def test(self, config, options):
         """An evaluation of the trainer; the same object, if it is the same."""
+        key = self._same_test(config)
+        if key not in self._tests:
+            self._tests[key] = self._test(self._tested[options.quick], config)
+        return self._tests[key]
+
+
+def settings_of(steps, batch, seed, data, rate, warmup, eval_every, train):
+    """The settings that all runs share, and those that a run names; `train` are those of [train] beside these."""
+    own = {"steps": steps, "batch": batch, "seed": seed, "dtype": "bfloat16", "bias": prior(batch)}
+    return {
+        "data": {"seed": seed, **data},
+        "optimizer": {"rate": rate, "warmup": warmup},
+        "train": own | {"patch_embed": "whiten"} | train,
+        "run": {"eval_every": eval_every, "log_every": steps, "checkpoint_minutes": 1000.0, "workers": 1},
+    }
 
 
 def prior(batch):

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the root of the repository
 
 from benchmarks.experiment_data import Pool, Test, draw_pool
-from benchmarks.experiment_runs import Experiment, Run, parser_of, prior, run_and_show
+from benchmarks.experiment_runs import Experiment, Material, Run, parser_of, prior, run_and_show, settings_of
 
 BATCHES = (16, 64, 256, 1024, 4096)
 NOISE = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -54,26 +54,10 @@ WORLD = {"mix": {"single": 1.0}, "difficulty": 0.0, "languages": 0.0, "plain": 1
 def settings(options, model, seed, batch=BATCH, world=WORLD, evaluations=0, noise=0.0, **train):
     """The settings of a run; `train` are those of [train]."""
     steps, rate = options.steps, 3e-3 if model is SMALLER else 1e-3
-    return {
-        "model": SMALLEST if options.quick and "init" not in train else model,
-        "data": {"seed": seed, "tokenizer_captions": 2000, "label_noise": noise, "phases": [dict(world)]},
-        "optimizer": {"rate": rate, "warmup": min(20, steps // 5)},
-        "train": {
-            "steps": steps,
-            "batch": batch,
-            "seed": seed,
-            "dtype": "bfloat16",
-            "bias": prior(batch),
-            "patch_embed": "whiten",
-        }
-        | train,
-        "run": {
-            "eval_every": max(1, steps // evaluations) if evaluations else 0,
-            "log_every": steps,
-            "checkpoint_minutes": 1000.0,
-            "workers": 1,
-        },
-    }
+    data = {"tokenizer_captions": 2000, "label_noise": noise, "phases": [dict(world)]}
+    eval_every = max(1, steps // evaluations) if evaluations else 0
+    shared = settings_of(steps, batch, seed, data, rate, min(20, steps // 5), eval_every, train)
+    return {"model": SMALLEST if options.quick and "init" not in train else model, **shared}
 
 
 def of_loss(options, seed):
@@ -130,36 +114,16 @@ EXPERIMENTS = {
 }
 
 
-class Drawn:
-    """Pictures of the world, and those of its test split."""
-
-    def __init__(self):
-        self._test = None
-
-    def size(self, runs, options):
-        """Enough for the largest batch."""
-        largest = max(run.settings["train"]["batch"] for run in runs)
-        return largest if options.quick else max(POOL, largest)
-
-    def draw(self, config, count, file):
-        """Into a file; their captions."""
-        return draw_pool(config, count, file)
-
-    def source(self, config, file, known):
-        """Every batch takes some of them."""
-        return Pool(config, file, known)
-
-    def test(self, config, options):
-        """The same pictures for all runs."""
-        self._test = self._test or Test(64 if options.quick else TEST, config)
-        return self._test
+def drawn():
+    """Pictures of the world, and those of its test split: the same for all runs."""
+    return Material(draw_pool, Pool, Test, POOL, {False: TEST, True: 64}, lambda config: None)
 
 
 def main(arguments=None):
     """Run an experiment."""
     parser = parser_of(__doc__, EXPERIMENTS, 3)
     parser.add_argument("--model", default="builtin", metavar="FOLDER", help="whose image tower `locked` takes")
-    run_and_show(parser.parse_args(arguments), EXPERIMENTS, Drawn())
+    run_and_show(parser.parse_args(arguments), EXPERIMENTS, drawn())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the root of the repository
 
-from benchmarks.experiment_runs import Experiment, Run, parser_of, prior, run_and_show
+from benchmarks.experiment_runs import Experiment, Material, Run, parser_of, prior, run_and_show, settings_of
 from benchmarks.real_experiment_data import (
     DESIGNERS,
     NAMES,
@@ -66,26 +66,9 @@ def settings(seed, batch, steps, model=SMALL, language="en", evaluations=8, nois
         "plain": 1.0,
         "augment": SHOWN,
     }
-    return {
-        **({"model": model} if model else {}),
-        "data": {"seed": seed, "label_noise": noise, "sources": [source]},
-        "optimizer": {"rate": 1e-3, "warmup": min(60, steps // 5)},
-        "train": {
-            "steps": steps,
-            "batch": batch,
-            "seed": seed,
-            "dtype": "bfloat16",
-            "bias": prior(batch),
-            "patch_embed": "whiten",
-        }
-        | train,
-        "run": {
-            "eval_every": max(3, steps // evaluations),
-            "log_every": steps,
-            "checkpoint_minutes": 1000.0,
-            "workers": 1,
-        },
-    }
+    data = {"label_noise": noise, "sources": [source]}
+    shared = settings_of(steps, batch, seed, data, 1e-3, min(60, steps // 5), max(3, steps // evaluations), train)
+    return {**({"model": model} if model else {}), **shared}
 
 
 def of_real_loss(options, seed):
@@ -143,31 +126,13 @@ EXPERIMENTS = {
 }
 
 
-class Emoji:
-    """Emoji as they are shown in training, and those that are measured."""
+def emoji():
+    """Emoji as they are shown in training, and those that are measured: with names in the language of a run."""
 
-    def __init__(self):
-        self._tests = {}
+    def same_test(config):
+        return *config.data.sources[0].languages, config.model.image.image_size
 
-    def size(self, runs, options):
-        """Enough for the largest batch."""
-        largest = max(run.settings["train"]["batch"] for run in runs)
-        return largest if options.quick else max(POOL, largest)
-
-    def draw(self, config, count, file):
-        """Into a file; what each shows, in no language."""
-        return draw_pool(config, count, file)
-
-    def source(self, config, file, known):
-        """Every batch takes some of them, with names in the language of the run."""
-        return NamedPool(config, file, known)
-
-    def test(self, config, options):
-        """The same pictures for all runs, with names in the language of the run."""
-        key = (*config.data.sources[0].languages, config.model.image.image_size)
-        if key not in self._tests:
-            self._tests[key] = NamedTest(16 if options.quick else TEST, config)
-        return self._tests[key]
+    return Material(draw_pool, NamedPool, NamedTest, POOL, {False: TEST, True: 16}, same_test)
 
 
 def main(arguments=None):
@@ -179,7 +144,7 @@ def main(arguments=None):
     if not Path(arguments.data, "emojibase-data").is_dir():
         parser.error(f"{arguments.data} has no emojibase-data; expected the folder that make_builtin_data.py fills")
     os.environ["DATA"] = arguments.data  # settings name no folder of this machine
-    run_and_show(arguments, EXPERIMENTS, Emoji())
+    run_and_show(arguments, EXPERIMENTS, emoji())
 
 
 if __name__ == "__main__":

@@ -40,20 +40,20 @@ def test_the_example_pictures(model):
     assert logits.argmax(axis=0).tolist() == list(range(len(CAPTIONS)))
 
 
-@pytest.mark.parametrize("held_out, least", [(False, 0.92), (True, 0.85)])
+@pytest.mark.parametrize("held_out, least", [(False, 0.94), (True, 0.88)])
 def test_zero_shot(model, held_out, least):
-    """Three standard deviations of 512 pictures below what was measured of these, 94.9 and 88.9 %."""
+    """Four pictures of these 512 below what was measured, 94.9 and 88.9 %: other machines may round otherwise."""
     pictures, labels = zero_shot_pictures(512, held_out, seed=4, image_size=SIDE)
     assert top1(model, pictures, labels, class_captions()) >= least
 
 
 def test_retrieval(model):
-    """Three standard deviations of 500 pairs below what was measured of these, 57.8 and 57.4 %."""
+    """Seven of these 500 pairs below what was measured, 57.8 and 57.4 %: other machines may round otherwise."""
     pytest.importorskip("matplotlib", reason="the world's letters need its fonts")
     pictures, captions = retrieval_pairs(500, seed=4, image_size=SIDE)
     logits = model(Pixels()(pictures), captions).logits_per_image
     same = np.eye(len(logits), dtype=bool)
-    assert min(in_best(logits, same, 1).mean(), in_best(logits.T, same, 1).mean()) >= 0.5
+    assert min(in_best(logits, same, 1).mean(), in_best(logits.T, same, 1).mean()) >= 0.56
 
 
 def test_calibration():
@@ -107,8 +107,8 @@ def test_the_kernels_on_trained_weights(model, truth):
     assert above(KERNELS_BOUND, trace, group(truth, "taps")) == {}
 
 
-# three times what was measured, 1.9e-3 and 6.3e-3
-@pytest.mark.parametrize("dtype, bound", [("bfloat16", 0.006), ("int8", 0.019)])
+# more than twice what was measured, 1.9e-3 and 6.3e-3
+@pytest.mark.parametrize("dtype, bound", [("bfloat16", 0.005), ("int8", 0.015)])
 def test_in_fewer_bits_it_says_the_same(model, dtype, bound):
     other = SigLIP.from_pretrained("builtin", dtype=dtype)(FILES, CAPTIONS)
     assert other.logits_per_image.argmax(axis=1).tolist() == list(range(len(CAPTIONS)))

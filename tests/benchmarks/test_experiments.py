@@ -8,7 +8,7 @@ import pytest
 from benchmarks import experiments
 from benchmarks.experiment_data import Pool, draw_pool, softmax_loss
 from benchmarks.experiment_runs import Options, plan, plot, run_all, table
-from benchmarks.experiments import EXPERIMENTS, Drawn, main
+from benchmarks.experiments import EXPERIMENTS, drawn, main
 from npsiglip import reference
 from npsiglip.train.config import read_config
 from npsiglip.train.worlds import mislabelled
@@ -101,7 +101,7 @@ class Trained:
 
 
 def run(name, options, *others):
-    return run_all(name, EXPERIMENTS[name], options, others[0], Drawn(), *others[1:])
+    return run_all(name, EXPERIMENTS[name], options, others[0], drawn(), *others[1:])
 
 
 @pytest.fixture

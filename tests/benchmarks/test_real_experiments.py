@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks import real_experiment_data, real_experiments
 from benchmarks.experiment_runs import Options, panels, plan, plot, run_all, table
 from benchmarks.real_experiment_data import DESIGNERS, NamedPool, NamedTest, draw_pool, names_in, unknown
-from benchmarks.real_experiments import EXPERIMENTS, Emoji, main
+from benchmarks.real_experiments import EXPERIMENTS, emoji, main
 from npsiglip.train.config import read_config
 from npsiglip.train.worlds import mislabelled
 from tests.helpers import pairs_data
@@ -192,7 +192,7 @@ def test_tables_and_plots(tmp_path, tiny_folder):
     said, found = [], {}
     for name, experiment in EXPERIMENTS.items():
         options = Options(5, 2, model=str(tiny_folder))
-        found[name] = run_all(name, experiment, options, tmp_path, Emoji(), trained, said.append)
+        found[name] = run_all(name, experiment, options, tmp_path, emoji(), trained, said.append)
         assert str(os.environ["DATA"]) not in (tmp_path / f"{name}.json").read_text()
     assert said[0] == ("1/12  batch 64, sigmoid, bias -10, seed 0: another rendering 26.4 %, OpenMoji 13.2 %; 2.0 s")
     rows = [line.strip("|").split("|") for line in table(EXPERIMENTS["real_loss"], found["real_loss"]).splitlines()]
