@@ -179,7 +179,7 @@ def gelu(c: Context, op: Op, x: Array) -> Array:
 
 
 def activated(c: Context, x: Array, function: Callable[[Array], Array]) -> Array:
-    """A function of numbers, computed in double precision and rounded: any good library is closer than a rounding."""
+    """A function of numbers, computed in double precision and rounded."""
     return np.asarray(function(np.asarray(x, np.float64)), c.arithmetic.dtype)
 
 
