@@ -2,7 +2,9 @@
 
 real_loss   sigmoid with two biases against softmax, in batches of 64 and 256, for 600 steps and more
 real_noise  names of other pictures, for both losses
-language    a locked image tower and a text tower for a new language: new, or English before; and both from scratch
+language    a text tower for a new language: new, or English before; and both towers from scratch
+
+In the first two, and in the third where both are not from scratch, the image tower is that of a trained model, locked.
 
 DATA is the folder that `golden/make_builtin_data.py` fills. All train on the emoji of five designers and their names,
 and are measured on some of them in another rendering, and on those of OpenMoji, a designer that is never trained on:
@@ -39,25 +41,24 @@ LANGUAGES = ("sv", "th")  # which the built-in model was not trained on; the let
 LANGUAGE_BATCH = 64
 SPELT = 0.2  # of the letters may be unknown where a vocabulary is kept
 POOL = 16384  # pictures to train on, for each seed
+EMBEDDED = 8192  # the same, where they are embedded once for every run
 TEST = 512  # pictures of each test
 MEASURED = {"emoji": "another rendering", "openmoji": "OpenMoji"}
 CHANCE = {"emoji": 1 / 1923, "openmoji": 1 / 1923}
 
-SMALL = {  # 16 patches of a picture
-    "image": {"width": 96, "depth": 2, "num_heads": 3, "mlp_dim": 384, "image_size": 48, "patch_size": 12},
-    "text": {"width": 64, "depth": 2, "num_heads": 2, "mlp_dim": 256, "seq_len": 16, "vocab_size": 2000},
-}
-SMALLEST = {  # of --quick
-    "image": {"width": 32, "depth": 1, "num_heads": 1, "mlp_dim": 32, "image_size": 24, "patch_size": 12},
-    "text": {"width": 32, "depth": 1, "num_heads": 1, "mlp_dim": 32, "seq_len": 16, "vocab_size": 2000},
+TEXT = {"width": 64, "depth": 2, "num_heads": 2, "mlp_dim": 256, "seq_len": 16, "vocab_size": 2000}
+LOCKED_RATE = 3e-3  # of `on_locked`
+SHAPES = {
+    "image": ("width", "depth", "num_heads", "mlp_dim", "image_size", "patch_size"),
+    "text": ("width", "depth", "num_heads", "mlp_dim", "seq_len", "vocab_size"),
 }
 
 
 # -- what is run ------------------------------------------------------------------------------------------------------
 
 
-def settings(seed, batch, steps, model=SMALL, language="en", evaluations=8, noise=0.0, **train):
-    """The settings of a run; `train` are those of [train]. Without a model, its shapes are those of `init`."""
+def settings(seed, batch, steps, model, language="en", evaluations=8, rate=1e-3, more=(), **train):
+    """The settings of a run; `train` are those of [train], `more` of [data]. Without a model, the shapes of `init`."""
     source = {
         "kind": "emoji",
         "path": folders(DESIGNERS),
@@ -66,14 +67,31 @@ def settings(seed, batch, steps, model=SMALL, language="en", evaluations=8, nois
         "plain": 1.0,
         "augment": SHOWN,
     }
-    data = {"label_noise": noise, "sources": [source]}
-    shared = settings_of(steps, batch, seed, data, 1e-3, min(60, steps // 5), max(3, steps // evaluations), train)
+    data = {"sources": [source], **dict(more)}
+    shared = settings_of(steps, batch, seed, data, rate, min(60, steps // 5), max(3, steps // evaluations), train)
     return {**({"model": model} if model else {}), **shared}
+
+
+def shapes_of(folder):
+    """The settings of [model] that a folder has."""
+    from npsiglip.config import SigLIPConfig
+    from npsiglip.hub.resolve import model_folder
+
+    config = SigLIPConfig.from_folder(model_folder(folder))
+    return {tower: {key: getattr(getattr(config, tower), key) for key in keys} for tower, keys in SHAPES.items()}
+
+
+def on_locked(options, seed, batch, steps, noise=0.0, **train):
+    """A new text tower beside the folder's image tower, which embeds all pictures once: a pair costs its text alone."""
+    model = shapes_of(options.model) | {"text": TEXT}
+    more = {"embedded": 2 * batch if options.quick else EMBEDDED, "label_noise": noise}
+    train |= {"lock": "image", "init": options.model}
+    return settings(seed, batch, steps, model, rate=LOCKED_RATE, more=more, **train)
 
 
 def of_real_loss(options, seed):
     """The steps are those of the largest batch; a smaller one makes more of them, to see as many pairs."""
-    model, batches = (SMALLEST, BATCHES[:1]) if options.quick else (SMALL, BATCHES)
+    batches = BATCHES[:1] if options.quick else BATCHES
     for batch in batches:
         steps = options.steps * max(batches) // batch
         for line, loss, bias in (
@@ -81,7 +99,7 @@ def of_real_loss(options, seed):
             ("sigmoid, bias -log(B - 1)", "sigmoid", prior(batch)),
             ("softmax", "softmax", prior(batch)),
         ):
-            yield Run(line, batch, seed, settings(seed, batch, steps, model, loss=loss, bias=bias))
+            yield Run(line, batch, seed, on_locked(options, seed, batch, steps, loss=loss, bias=bias))
 
 
 def of_real_noise(options, seed):
@@ -89,8 +107,7 @@ def of_real_noise(options, seed):
     batch = BATCHES[0] if options.quick else NOISY_BATCH
     for noise in NOISE[:2] if options.quick else NOISE:
         for loss in ("sigmoid", "softmax"):
-            given = settings(seed, batch, options.steps, SMALLEST if options.quick else SMALL, noise=noise, loss=loss)
-            yield Run(loss, noise, seed, given)
+            yield Run(loss, noise, seed, on_locked(options, seed, batch, options.steps, noise, loss=loss))
 
 
 def of_language(options, seed):
@@ -98,12 +115,8 @@ def of_language(options, seed):
 
     A text tower that knew another language keeps its vocabulary, and is left out where that cannot spell the names.
     """
-    from npsiglip.config import SigLIPConfig
-    from npsiglip.hub.resolve import model_folder
-
-    config = SigLIPConfig.from_folder(model_folder(options.model))
-    model = {tower: {key: getattr(getattr(config, tower), key) for key in SMALL[tower]} for tower in SMALL}
-    model["text"]["vocab_size"] = SMALL["text"]["vocab_size"]
+    model = shapes_of(options.model)
+    model["text"]["vocab_size"] = TEXT["vocab_size"]
     locked = {"lock": "image", "init": options.model}
     for language in LANGUAGES[:1] if options.quick else LANGUAGES:
         lines = {"locked, new text tower": (model, locked), "from scratch": (model, {})}
@@ -127,12 +140,21 @@ EXPERIMENTS = {
 
 
 def emoji():
-    """Emoji as they are shown in training, and those that are measured: with names in the language of a run."""
+    """Emoji as they are shown in training, and those that are measured: with names in the language of a run.
+
+    Where the image tower embeds its pictures once, the trainer draws them itself.
+    """
+
+    def draw(config, count, file):
+        return None if config.data.embedded else draw_pool(config, count, file)
+
+    def source(config, file, known):
+        return None if config.data.embedded else NamedPool(config, file, known)
 
     def same_test(config):
         return *config.data.sources[0].languages, config.model.image.image_size
 
-    return Material(draw_pool, NamedPool, NamedTest, POOL, {False: TEST, True: 16}, same_test)
+    return Material(draw, source, NamedTest, POOL, {False: TEST, True: 16}, same_test)
 
 
 def main(arguments=None):

@@ -65,6 +65,7 @@ def test_plans_have_settings_that_training_accepts(name, quick, tiny_folder):
     for run in runs:
         config = read_config(run.settings)
         assert config.train.seed == config.data.seed == run.seed
+        assert bool(config.data.embedded) == (name != "language")
         assert all(path.startswith("$DATA/") and "openmoji" not in path for path in config.data.sources[0].path)
 
 
@@ -125,13 +126,13 @@ def shown_colour(picture):
 
 
 def test_pool(tmp_path, tiny_folder):
-    settings = plans("real_noise", tiny_folder)[-1].settings
-    settings["train"]["batch"], settings["data"]["label_noise"] = 12, 0.0
+    settings = plans("language", tiny_folder)[0].settings
+    settings["train"]["batch"], settings["data"]["sources"][0]["languages"] = 12, {"en": 1.0}
     config, file = read_config(settings), tmp_path / "pictures.npy"
     keys = draw_pool(config, 24, file)
     assert all(set(keys[i : i + 3]) == set(COLOURS) for i in range(0, 24, 3))
     pictures, names = NamedPool(config, file, keys).batch(3)
-    assert pictures.shape == (12, 48, 48, 3)
+    assert pictures.shape == (12, 38, 38, 3)
     assert [shown_colour(picture) for picture in pictures] == [list(COLOURS)[NAMES["en"].index(n)] for n in names]
     assert all(len(set(names[i : i + 3])) == 3 for i in range(0, 12, 3))
     again = pickle.loads(pickle.dumps(NamedPool(config, file, keys))).batch(3)
