@@ -5,8 +5,9 @@ query and one of the 20 pictures that it finds first, or of 20 others drawn at r
 shown. 200 pairs drawn at random are labelled, all others are held out; with `--other-queries` the labelled ones are of
 one half of the queries and those held out of the other half, which is harder if a source has few. Told is the expected
 calibration error there (15 bins of equal width), for the model's own scale and bias, for those fitted to the labelled
-pairs, and for the bias fitted alone; in the median of several draws, and from the best to the worst. `--plot FILE`
-draws the reliability of the first draw.
+pairs, and for the bias fitted alone; in the median of several draws, and from the best to the worst. The error of few
+pairs is not 0 even where probabilities are right: `chance` is that of matches drawn with the fitted probabilities.
+`--plot FILE` draws the reliability of the first draw.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from npsiglip.evaluation.scores import calibration
 
 FIRST, OTHERS = 20, 20
 LABELLED = 200
+WAYS = ("the model's own", "bias alone", "scale and bias")
 
 
 def shown_pairs(cosines, right, rng):
@@ -53,7 +55,9 @@ def draw(cosines, right, model, seed, other_queries):
     if y.any() and not separation(x, y):
         ways["scale and bias"] = fit(x, y)
     x, y = (of[pictures[held_out], queries[held_out]] for of in (cosines, right))
-    return {way: calibration(found.probabilities(x), y) for way, found in ways.items()}, y.mean()
+    found = {way: calibration(found.probabilities(x), y) for way, found in ways.items()}
+    p = list(ways.values())[-1].probabilities(x)
+    return found | {"chance": calibration(p, rng.random(len(p)) < p)}, y.mean()
 
 
 def main():
@@ -71,9 +75,9 @@ def main():
         right = right_of(one.labels, one.names["en"])[:, [one.names["en"].index(name) for name in names]]
         cosines = embedded(model, one.pictures).astype(np.float64) @ model.encode_text(names).T
         found = [draw(cosines, right, model, seed, options.other_queries) for seed in range(options.draws)]
-        drawn[one.name] = found[0][0]
+        drawn[one.name] = {way: found[0][0][way] for way in WAYS if way in found[0][0]}
         print(f"{one.name}: {len(one.pictures)} pictures, {len(names)} queries, {found[0][1]:.1%} of pairs match")
-        for way in ("the model's own", "bias alone", "scale and bias"):
+        for way in (*WAYS, "chance"):
             errors = [reports[way].ece for reports, _ in found if way in reports]
             if errors:
                 middle = statistics.median(errors)

@@ -157,23 +157,23 @@ def separation(cosines: Any, matched: Any) -> Interval | None:
     return (float(x[~y].max()), float(x[y].min())) if x[~y].max() <= x[y].min() else None
 
 
-def _newton(x: Floats, y: NDArray[np.bool_], columns: Floats, start: Floats) -> tuple[Floats, Floats]:
+def _newton(y: NDArray[np.bool_], columns: Floats) -> tuple[Floats, Floats]:
     """Parameters [p] at the minimum of the loss, which is convex, and the inverse [p, p] of its second derivative."""
-    parameters, offset = start, x
-    value = np.inf
+
+    def loss_at(parameters: Floats) -> float:
+        z = columns @ parameters
+        return float(np.logaddexp(0.0, np.where(y, -z, z)).sum())
+
+    parameters = np.zeros(columns.shape[1])
     for _ in range(STEPS):
-        z = offset + columns @ parameters
-        p = 1.0 / (1.0 + np.exp(-np.clip(z, -700, 700)))
+        p = np.exp(-np.logaddexp(0.0, -(columns @ parameters)))
         gradient, weights = columns.T @ (p - y), p * (1.0 - p)
         second = (columns * weights[:, None]).T @ columns + 1e-12 * np.eye(columns.shape[1])
-        step, factor = np.linalg.solve(second, gradient), 1.0
-        value = float(np.logaddexp(0.0, np.where(y, -z, z)).sum())
-        while factor > 1e-9:  # far from the minimum a whole step may lead beyond it
-            z = offset + columns @ (parameters - factor * step)
-            if float(np.logaddexp(0.0, np.where(y, -z, z)).sum()) <= value:
-                break
-            factor /= 2
-        parameters = parameters - factor * step
+        step, value = np.linalg.solve(second, gradient), loss_at(parameters)
+        # far from the minimum a whole step may lead beyond it; at the minimum none leads further down
+        while loss_at(parameters - step) > value and np.abs(step).max() > 0:
+            step = step / 2
+        parameters = parameters - step
         if np.abs(step).max() < 1e-12 * (1.0 + np.abs(parameters).max()):
             break
     return parameters, np.asarray(np.linalg.inv(second), np.float64)
@@ -206,10 +206,10 @@ def fit(cosines: Any, matched: Any, scale: float | None = None, share: float | N
         shift = log(share / (1 - share)) - log(y.sum() / (~y).sum())
     counts: dict[str, Any] = {"pairs": len(y), "matched": int(y.sum())}
     if scale is not None:
-        one = np.ones((len(x), 1))
-        found, inverse = _newton(scale * x, y, one, np.array([-scale * x.mean()]))
-        bias = float(found[0]) + shift
-        return Calibration(scale, bias, BIAS, None, _interval(bias, inverse[0, 0]), **counts)
+        bias = by_share(x, scale, float(y.mean())).bias  # where the loss has no slope, probabilities add up to matches
+        p = np.exp(-np.logaddexp(0.0, -(scale * x + bias)))
+        variance = 1.0 / max(float((p * (1.0 - p)).sum()), np.finfo(np.float64).tiny)
+        return Calibration(scale, bias + shift, BIAS, None, _interval(bias + shift, variance), **counts)
     if x.min() == x.max():
         raise InputError("the cosines of all labelled pairs are equal: nothing tells how they matter")
     if gap := separation(x, y):
@@ -222,7 +222,7 @@ def fit(cosines: Any, matched: Any, scale: float | None = None, share: float | N
         raise InputError("all labelled pairs that match have lower cosines than the others: are the labels exchanged?")
     middle, spread = x.mean(), x.std()
     columns = np.stack([(x - middle) / spread, np.ones_like(x)], 1)
-    found, inverse = _newton(np.zeros_like(x), y, columns, np.zeros(2))
+    found, inverse = _newton(y, columns)
     change = np.array([[1 / spread, 0.0], [-middle / spread, 1.0]])  # to scale and bias of plain cosines
     (fitted, bias), variance = change @ found, change @ inverse @ change.T
     return Calibration(

@@ -44,6 +44,42 @@ def test_no_other_numbers_are_likelier(n, seed):
     assert abs(gradient(alone, cosines, matched)[1]) < n * 2.0**-53 / 1e-5 + 1e-6
 
 
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([5.0, 117.0, 1000.0]),
+    st.sampled_from([0.001, 0.1, 0.5]),
+    st.floats(0.001, 0.999),
+)
+def test_a_bias_alone_holds_wherever_cosines_lie(seed, scale, spread, share):
+    """Also where the scale makes nearly every probability 0 or 1: they add up to the pairs that match."""
+    rng = np.random.default_rng(seed)
+    cosines = rng.choice([-spread, spread], 200) + rng.normal(0, 0.01 * spread, 200)
+    matched = rng.random(200) < share
+    if matched.all() or not matched.any():
+        return
+    found = fit(cosines, matched, scale=scale)
+    assert found.bias_interval[0] <= found.bias <= found.bias_interval[1]
+    # float64: sums of 200 numbers at most 1, of logits at most 1,001 whose bias is rounded; float32 probabilities
+    exact = np.exp(-np.logaddexp(0.0, -(scale * cosines + found.bias)))
+    assert abs(exact.sum() - matched.sum()) < 200 * 1001 * 2.0**-52
+    assert np.abs(found.probabilities(cosines) - exact).max() < 1e-7
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
+def test_scale_and_bias_of_pairs_that_hardly_overlap(gap):
+    """The loss is nearly flat there, and a whole step of Newton's method leads far away."""
+    rng = np.random.default_rng(0)
+    others, matches = rng.uniform(-0.2, 0.1, 150), rng.uniform(0.1 + gap, 0.4, 50)
+    cosines = np.concatenate([others, matches, [0.1 + 2 * gap, 0.1]])
+    matched = np.concatenate([np.zeros(150, bool), np.ones(50, bool), [False, True]])
+    found = fit(cosines, matched)
+    at = loss(found.scale, found.bias, cosines, matched)
+    others = [loss(k * found.scale, k * found.bias + d, cosines, matched) for k in (0.99, 1, 1.01) for d in (-0.1, 0, 0.1)]
+    assert np.isfinite([found.scale, found.bias, at]).all()
+    assert at <= min(others) * (1 + 1e-12)
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say():
     hits = np.zeros(2)
     for seed in range(400):
