@@ -99,6 +99,8 @@ def plot(path, drawn):
         for way, found in reports.items():
             axes.plot(found.probability, found.matched, marker="o", markersize=3, label=way)
         axes.set(title=name, xlabel="probability", ylabel="part that matches")
+    for axes in panels.flat[len(drawn) :]:
+        axes.set_axis_off()
     panels.flat[0].legend()
     pyplot.savefig(path, dpi=80)
 

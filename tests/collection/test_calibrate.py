@@ -75,7 +75,9 @@ def test_scale_and_bias_of_pairs_that_hardly_overlap(gap):
     matched = np.concatenate([np.zeros(150, bool), np.ones(50, bool), [False, True]])
     found = fit(cosines, matched)
     at = loss(found.scale, found.bias, cosines, matched)
-    others = [loss(k * found.scale, k * found.bias + d, cosines, matched) for k in (0.99, 1, 1.01) for d in (-0.1, 0, 0.1)]
+    others = [
+        loss(k * found.scale, k * found.bias + d, cosines, matched) for k in (0.99, 1, 1.01) for d in (-0.1, 0, 0.1)
+    ]
     assert np.isfinite([found.scale, found.bias, at]).all()
     assert at <= min(others) * (1 + 1e-12)
 
