@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.experiment_data import make_gradients
 
-PARTS = {0.5: "half", 0.1: "a tenth"}
+GOAL = 0.5  # the accuracy that pairs are counted to
 AXES = {"batch": "pairs in a batch", "noise": "share of wrong captions"}
 
 # -- what is run ------------------------------------------------------------------------------------------------------
@@ -51,7 +51,6 @@ class Experiment(NamedTuple):
     names: Mapping[str, str]  # of accuracies
     chance: Mapping[str, float]
     curves: bool = False  # a panel of curves for each x
-    goal: float = 0.5  # the accuracy that pairs are counted to
 
     @property
     def in_curves(self):
@@ -215,10 +214,10 @@ def grouped(entries):
     return groups
 
 
-def pairs_to(goal, entry, key):
+def pairs_to_goal(entry, key):
     """The pairs after which so much of the test was right for the first time; infinite if it never was."""
     batch = entry["settings"]["train.batch"]
-    return next((batch * point["step"] for point in entry["curve"] if point[key] >= goal), math.inf)
+    return next((batch * point["step"] for point in entry["curve"] if point[key] >= GOAL), math.inf)
 
 
 def table(experiment, entries):
@@ -228,7 +227,7 @@ def table(experiment, entries):
     first = experiment.shown[0]
     heads = [*filter(None, [experiment.x]), "run", *(f"{names[key]}, %" for key in measured), "seconds"]
     if experiment.in_curves:
-        heads.append(f"pairs to {PARTS[experiment.goal]} of: {names[first]}")
+        heads.append(f"pairs to half of: {names[first]}")
     rows = [heads]
     for (x, line), group in grouped(entries).items():
         row = [] if x is None else [shown_x(x)]
@@ -238,7 +237,7 @@ def table(experiment, entries):
             row.append(f"{mean:.1f}" if math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}")
         row.append(f"{statistics.mean(entry['seconds'] for entry in group):.1f}")
         if experiment.in_curves:
-            pairs = statistics.mean(pairs_to(experiment.goal, entry, first) for entry in group)
+            pairs = statistics.mean(pairs_to_goal(entry, first) for entry in group)
             row.append(f"{pairs:,.0f}" if math.isfinite(pairs) else "not by all")
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
@@ -274,8 +273,10 @@ def draw_curves(axes, entries, key, by):
         if len(group) > 1:
             deviation = values.std(axis=0, ddof=1)
             axes.fill_between(x, mean - deviation, mean + deviation, alpha=0.2)
-    axes.set(xlabel={"pairs": "pairs", "seconds": "seconds"}[by])
+    axes.set(xlabel=by)
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def panels(experiment, entries):

@@ -133,7 +133,7 @@ def experiment(runs, steps, x, shown, **more):
 
 
 EXPERIMENTS = {
-    "real_loss": experiment(of_real_loss, 600, "batch", ("emoji",), curves=True, goal=0.1),
+    "real_loss": experiment(of_real_loss, 600, "batch", ("emoji",), curves=True),
     "real_noise": experiment(of_real_noise, 400, "noise", ("emoji", "openmoji")),
     "language": experiment(of_language, 320, "language", ("emoji",), curves=True),
 }
