@@ -42,7 +42,7 @@ def shown_pairs(cosines, right, rng):
 
 
 def draw(cosines, right, model, seed, other_queries):
-    """Calibration on held-out pairs by each way, and how many labelled pairs there were."""
+    """Calibration on held-out pairs by each way, and by chance; the part of these pairs that match."""
     rng, own = np.random.default_rng(seed), of_model(model)
     queries, pictures = shown_pairs(cosines, right, rng)
     half = np.isin(queries, rng.permutation(cosines.shape[1])[: cosines.shape[1] // 2])
@@ -81,7 +81,8 @@ def main():
             errors = [reports[way].ece for reports, _ in found if way in reports]
             if errors:
                 middle = statistics.median(errors)
-                print(f"    {way:16} error {middle:.4f} ({min(errors):.4f} to {max(errors):.4f})", flush=True)
+                spread = f"{min(errors):.4f} to {max(errors):.4f}, {len(errors)} draws"
+                print(f"    {way:16} error {middle:.4f} ({spread})", flush=True)
     if options.plot:
         plot(options.plot, drawn)
 

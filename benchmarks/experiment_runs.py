@@ -176,7 +176,7 @@ def run_all(name, experiment, options, out, material, train=train, say=print):
                 "line": run.line,
                 "x": run.x,
                 "seed": run.seed,
-                "pictures": count,
+                "pictures": config.data.embedded or count,
                 "settings": json.loads(json.dumps(config.deciding())),
             }
             entry = known.get(key_of(entry)) or entry

@@ -81,13 +81,10 @@ class NamedPool:
         self.order = Order(config.data.seed, "batches", range(len(keys)), keys)
 
     def batch(self, step):
-        """Pictures and names of a step, the latter with the noise that the settings ask for."""
-        from npsiglip.train.worlds import mislabelled
-
-        data, count = self.config.data, self.config.train.batch
+        """Pictures and names of a step."""
+        count = self.config.train.batch
         chosen = [self.order(n) for n in range(step * count, (step + 1) * count)]
-        texts = mislabelled([self.texts[i] for i in chosen], data.label_noise, data.seed, step)
-        return np.load(self.file, mmap_mode="r")[chosen], texts
+        return np.load(self.file, mmap_mode="r")[chosen], [self.texts[i] for i in chosen]
 
     def take_skipped(self):
         """Nothing: every picture is drawn."""

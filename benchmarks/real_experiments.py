@@ -41,17 +41,13 @@ LANGUAGES = ("sv", "th")  # which the built-in model was not trained on; the let
 LANGUAGE_BATCH = 64
 SPELT = 0.2  # of the letters may be unknown where a vocabulary is kept
 POOL = 16384  # pictures to train on, for each seed
-EMBEDDED = 8192  # the same, where they are embedded once for every run
+EMBEDDED = 8192  # the same, where they are embedded once for every run: the rounds of all emoji that hold so many
 TEST = 512  # pictures of each test
 MEASURED = {"emoji": "another rendering", "openmoji": "OpenMoji"}
 CHANCE = {"emoji": 1 / 1923, "openmoji": 1 / 1923}
 
 TEXT = {"width": 64, "depth": 2, "num_heads": 2, "mlp_dim": 256, "seq_len": 16, "vocab_size": 2000}
 LOCKED_RATE = 3e-3  # of `on_locked`
-SHAPES = {
-    "image": ("width", "depth", "num_heads", "mlp_dim", "image_size", "patch_size"),
-    "text": ("width", "depth", "num_heads", "mlp_dim", "seq_len", "vocab_size"),
-}
 
 
 # -- what is run ------------------------------------------------------------------------------------------------------
@@ -76,6 +72,7 @@ def shapes_of(folder):
     """The settings of [model] that a folder has."""
     from npsiglip.config import SigLIPConfig
     from npsiglip.hub.resolve import model_folder
+    from npsiglip.train.starting import SHAPES
 
     config = SigLIPConfig.from_folder(model_folder(folder))
     return {tower: {key: getattr(getattr(config, tower), key) for key in keys} for tower, keys in SHAPES.items()}
@@ -83,10 +80,9 @@ def shapes_of(folder):
 
 def on_locked(options, seed, batch, steps, noise=0.0, **train):
     """A new text tower beside the folder's image tower, which embeds all pictures once: a pair costs its text alone."""
-    model = shapes_of(options.model) | {"text": TEXT}
     more = {"embedded": 2 * batch if options.quick else EMBEDDED, "label_noise": noise}
     train |= {"lock": "image", "init": options.model}
-    return settings(seed, batch, steps, model, rate=LOCKED_RATE, more=more, **train)
+    return settings(seed, batch, steps, {"text": TEXT}, rate=LOCKED_RATE, more=more, **train)
 
 
 def of_real_loss(options, seed):
@@ -161,7 +157,12 @@ def main(arguments=None):
     """Run an experiment."""
     parser = parser_of(__doc__, EXPERIMENTS, 2)
     parser.add_argument("--data", required=True, metavar="DATA", help="what golden/make_builtin_data.py made")
-    parser.add_argument("--model", default="builtin", metavar="FOLDER", help="whose towers `language` takes")
+    parser.add_argument(
+        "--model",
+        default="builtin",
+        metavar="FOLDER",
+        help="whose image tower is locked, and whose text tower `language` goes on with",
+    )
     arguments = parser.parse_args(arguments)
     if not Path(arguments.data, "emojibase-data").is_dir():
         parser.error(f"{arguments.data} has no emojibase-data; expected the folder that make_builtin_data.py fills")
