@@ -11,7 +11,8 @@ order; after the rounds the losses are compared: times of who computed something
 augment and tokenise ahead, with the same code and at the same low priority on both sides; they come through npsiglip's
 own pipes, or through torch's DataLoader, in their fastest setting as above. They are the world's, or those of
 `--pictures FOLDER`, a folder of classes. A round is a whole training of `--steps` steps, of which the first ones, which
-find pictures waiting, are left out.
+find pictures waiting, are left out. More than some 30 steps cannot be compared: after 60, weights that were moved by a
+last place have a loss that differs by 0.15 %, and after 120 by 2 %.
 
 `--sweep` shows the cost of a step against the batch, `--plot FILE` draws it; that needs matplotlib. `--bfloat16` adds
 npsiglip with products in bfloat16, which is not the same arithmetic. `--engine-only` leaves out the optimisers. Needs
@@ -172,7 +173,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--pictures", nargs="?", const=WORLD, default="", metavar="FOLDER", help="whole trainings")
-    parser.add_argument("--steps", type=int, default=60, help="of a round with --pictures")
+    parser.add_argument("--steps", type=int, default=30, help="of a round with --pictures (%(default)s)")
     parser.add_argument("--engine-only", action="store_true", help="without the optimisers")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside them")
     parser.add_argument("--bfloat16", action="store_true", help="npsiglip with products in bfloat16 beside them")
