@@ -177,6 +177,11 @@ def _newton(y: NDArray[np.bool_], columns: Floats) -> tuple[Floats, Floats]:
     return parameters, np.asarray(np.linalg.inv(second), np.float64)
 
 
+def _check_scale(scale: float) -> None:
+    if not np.isfinite(scale):
+        raise InputError(f"the scale to keep must be finite; got {scale}")
+
+
 def _halved(low: float, high: float, below: Callable[[float], bool]) -> float:
     """Where `below`, which holds at `low` and not at `high`, ceases to hold."""
     for _ in range(HALVINGS):
@@ -217,7 +222,7 @@ def fit(cosines: Any, matched: Any, scale: float | None = None, share: float | N
 
     Raises:
         InputError: only one kind of pairs; cosines that separate them perfectly, or that are all equal, so that no
-            finite scale is the most likely one; a share that is none.
+            finite scale is the most likely one; a scale that is not finite; a share that is none.
     """
     x, y = _checked(cosines, matched)
     shift = 0.0
@@ -227,11 +232,13 @@ def fit(cosines: Any, matched: Any, scale: float | None = None, share: float | N
         shift = log(share / (1 - share)) - log(y.sum() / (~y).sum())
     counts: dict[str, Any] = {"pairs": len(y), "matched": int(y.sum())}
     if scale is not None:
-        if not np.isfinite(scale):
-            raise InputError(f"the scale to keep must be finite; got {scale}")
+        _check_scale(scale)
         bias = _bias_alone(scale * x, y)
-        p = np.exp(-np.logaddexp(0.0, -(scale * x + bias)))
-        variance = 1.0 / max(float((p * (1.0 - p)).sum()), np.finfo(np.float64).tiny)
+        z = scale * x + bias
+        second = float(
+            np.exp(-np.logaddexp(0.0, z) - np.logaddexp(0.0, -z)).sum()
+        )  # of p (1 - p), which may round to 0
+        variance = 1.0 / max(second, np.finfo(np.float64).tiny)
         return Calibration(scale, bias + shift, BIAS, None, _interval(bias + shift, variance), **counts)
     if x.min() == x.max() or not x.std():
         raise InputError("the cosines of all labelled pairs are equal: nothing tells how they matter")
@@ -266,8 +273,9 @@ def by_share(cosines: Any, scale: float, share: float, weights: Any = None) -> C
         weights: [n], how many pairs each stands for; None: one.
 
     Raises:
-        InputError: no cosines, or one that is not finite; a share that is none.
+        InputError: no cosines; one, or a scale, that is not finite; a share that is none.
     """
+    _check_scale(scale)
     x = np.asarray(cosines, np.float64).ravel()
     w = np.ones_like(x) if weights is None else np.asarray(weights, np.float64).ravel()
     if not len(x) or x.shape != w.shape or not np.isfinite(x).all():
@@ -304,8 +312,9 @@ def estimate(unrelated: Any, scale: float, number: int, matches: float = 1.0) ->
         matches: how many of them match a query, on average.
 
     Raises:
-        InputError: too few cosines, or none that differ; more matches than pictures.
+        InputError: too few cosines, or none that differ; a scale that is not finite; more matches than pictures.
     """
+    _check_scale(scale)
     x = np.asarray(unrelated, np.float64).ravel()
     if len(x) < LEAST_UNRELATED or not np.isfinite(x).all():
         raise InputError(f"an estimate needs {LEAST_UNRELATED} cosines of unrelated pairs, all finite; got {len(x)}")

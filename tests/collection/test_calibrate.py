@@ -197,6 +197,8 @@ def test_through_json():
         (lambda: by_share([], 100.0, 0.5), "finite cosines"),
         (lambda: by_share([0.1, np.nan], 100.0, 0.5), "finite cosines"),
         (lambda: by_share([0.1], 100.0, 1.0), "between 0 and 1"),
+        (lambda: by_share([0.1], np.inf, 0.5), "scale to keep"),
+        (lambda: estimate([0.1] * 50, np.nan, 10), "scale to keep"),
         (lambda: estimate([0.1] * 29, 100.0, 10), "30 cosines"),
         (lambda: estimate([0.1] * 50, 100.0, 10), "same cosine"),
         (lambda: estimate(np.arange(50), 100.0, 10, 10), "less than 10"),
