@@ -83,6 +83,9 @@ class SourceSettings:
     """The share of captions that add or are a tag, where there are tags."""
     window: Natural = 0
     """Of how many neighbours the order is drawn, so that large files are read nearly in order; 0: of all."""
+    neighbours: Natural = 0
+    """Of how many classes that follow each other in the source one batch shows all: what resembles each other, as emoji
+    in the order of Unicode do, is told apart only by who sees it together. 0: classes come in any order."""
     augment: AugmentSettings = AugmentSettings()
 
 

@@ -83,7 +83,8 @@ class Drawn:
         indices = [i for i in of_class(self._pairs, settings) if self._wording.caption(self._pairs.words(i), Random(0))]
         if not indices:
             raise InputError(f"{where}: nothing is left by `languages` and `of_class`: no picture has a caption")
-        self._order = Order(seed, self.name, indices, [self._pairs.class_of(i) for i in indices], settings.window)
+        classes = [self._pairs.class_of(i) for i in indices]
+        self._order = Order(seed, self.name, indices, classes, settings.window, settings.neighbours)
         self.count = len(indices)
         self.pool = 0
         self._bad: set[int] = set()

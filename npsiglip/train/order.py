@@ -2,7 +2,8 @@
 
 A pure function of the seed and n, so that a batch can be made by itself. With classes, every class comes once a round,
 and its pictures in turn: a class of two pictures is seen as often as one of two hundred, and a batch that takes no more
-than there are classes hardly shows one twice.
+than there are classes hardly shows one twice. Neighbours among classes may come together: a clock of one o'clock beside
+one of half past, which are hard negatives of each other.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ def _windowed(seed: int, name: str, epoch: int, count: int, window: int) -> NDAr
     return np.concatenate(parts)
 
 
+@lru_cache(maxsize=16)
+def _runs(seed: int, name: str, epoch: int, count: int, length: int) -> NDArray[np.intp]:
+    """Runs of `length` neighbours in a drawn order. Where runs begin is drawn too, so any two neighbours meet."""
+    starts = np.arange(_drawn(seed, f"{name}, runs begin", epoch, length)[0], count, length)
+    parts = [part for part in np.split(np.arange(count), starts) if len(part)]
+    return np.concatenate([parts[i] for i in _drawn(seed, f"{name}, runs", epoch, len(parts))])
+
+
 class Order:
     """The order of one source.
 
@@ -42,12 +51,19 @@ class Order:
         indices: of the pictures that may come.
         classes: of these, what each shows; None: of no class.
         window: see `SourceSettings`; for sources without classes.
+        neighbours: see `SourceSettings`; for sources with classes.
     """
 
     def __init__(
-        self, seed: int, name: str, indices: Sequence[int], classes: Sequence[str | None], window: int = 0
+        self,
+        seed: int,
+        name: str,
+        indices: Sequence[int],
+        classes: Sequence[str | None],
+        window: int = 0,
+        neighbours: int = 0,
     ) -> None:
-        self._seed, self._name, self._window = seed, name, window
+        self._seed, self._name, self._window, self._neighbours = seed, name, window, neighbours
         members: dict[str, list[int]] = {}
         for index, kind in zip(indices, classes, strict=True):
             if kind is not None:
@@ -63,11 +79,17 @@ class Order:
         each = len(self._classes) or (len(self._indices) if count > len(self._indices) else 1)
         return -(-count // each) * each
 
+    def _round(self, turn: int) -> NDArray[np.intp]:
+        """The order of all classes in one round."""
+        if self._neighbours:
+            return _runs(self._seed, self._name, turn, len(self._classes), self._neighbours)
+        return _permutation(self._seed, self._name, turn, len(self._classes))
+
     def __call__(self, n: int) -> int:
         """The index of the picture that comes as number n, from 0."""
         if self._classes:
             turn, place = divmod(n, len(self._classes))
-            number = int(_permutation(self._seed, self._name, turn, len(self._classes))[place])
+            number = int(self._round(turn)[place])
             members = self._classes[number]
             epoch, place = divmod(turn, len(members))
             return members[int(_within_class(self._seed, f"{self._name}, class {number}", epoch, len(members))[place])]

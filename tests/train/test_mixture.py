@@ -72,6 +72,15 @@ def test_stopped_and_resumed_with_other_processes_and_threads(collections, whole
     assert bits(tmp_path / "run") == bits(whole[0])
 
 
+def test_neighbours_of_a_source_come_together(collections):
+    source = {"kind": "classes", "path": f"{collections}/c", "neighbours": 3, "plain": 1.0}
+    together = Mixture(config(data={"sources": [source]}, train={"steps": 8, "batch": 3}))
+    said = [together.batch(step)[1] for step in range(8)]
+    for captions in said:  # all three classes of the source, in its order, from any of them on
+        kinds = [next(i for i, c in enumerate(("blue", "green", "red")) if c in name) for name in captions]
+        assert kinds in ([0, 1, 2], [1, 2, 0], [2, 0, 1])
+
+
 def test_other_sources_are_another_run(collections, whole, tmp_path):
     changed = settings(collections)
     sources = (*changed.data.sources[:2],)

@@ -30,6 +30,21 @@ def test_all_pictures_come_before_any_comes_again(window):
         assert sum(a != b for a, b in pairwise(blocks)) == 2
 
 
+def test_neighbours_come_together_every_class_once_a_round():
+    order = Order(1, "x", range(20), [str(i // 2) for i in range(20)], neighbours=4)
+    rounds = [[order(10 * turn + k) // 2 for k in range(10)] for turn in range(200)]
+    assert all(sorted(found) == list(range(10)) for found in rounds)
+    breaks = [{a for a, b in pairwise(found) if b != a + 1} for found in rounds]
+    assert all(len(found) <= 3 for found in breaks)  # at most four runs, the first and the last perhaps shorter
+    assert set.union(*breaks) == set(range(10))  # they end anywhere
+    assert len({tuple(found) for found in rounds}) > 10
+
+
+def test_more_neighbours_than_classes_are_all_of_them():
+    order = Order(1, "x", range(6), [*"abcdef"], neighbours=100)
+    assert sorted(order(k) for k in range(6)) == list(range(6))
+
+
 @pytest.mark.parametrize(
     ("classes", "count", "whole"),
     [
