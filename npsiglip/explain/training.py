@@ -4,12 +4,15 @@ What is shown without being asked for is npsiglip/data/builtin_training.json, ma
 each of which goes on from the one before, by
 
     python -m npsiglip.explain.training RUN ... --checkpoint FOLDER ... --picture FILE CAPTION ... --about TEXT
+
+and with --more for later runs, whose curve and checkpoints go on from those that are there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from base64 import b64decode
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -101,6 +104,19 @@ def examples(count: int = 3) -> tuple[list[Any], list[str]]:
     return [np.asarray(one.image) for one in drawn], [one.caption for one in drawn]
 
 
+def joined(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """Two curves of trainings of which the second goes on from the first, their steps counted through."""
+    before = first["loss"][-1][0]
+    later = {key: [[before + step, value] for step, value in points] for key, points in then["accuracy"].items()}
+    return {
+        "loss": first["loss"] + [[before + step, loss] for step, loss in then["loss"]],
+        "accuracy": {
+            key: first["accuracy"].get(key, []) + later.get(key, [])
+            for key in dict.fromkeys([*first["accuracy"], *later])
+        },
+    }
+
+
 def in_a_row(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The lines of metrics of runs that go on from each other, their steps counted through."""
     lines: list[dict[str, Any]] = []
@@ -117,14 +133,22 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, action="append", default=[])
     parser.add_argument("--picture", nargs=2, action="append", metavar=("FILE", "CAPTION"))
     parser.add_argument("--about", default="")
+    parser.add_argument("--more", action="store_true", help="go on from what there is, with its pictures")
     given = parser.parse_args()
-    images, captions = examples()
-    if given.picture:
-        images = [np.asarray(to_rgb(file, file)) for file, _ in given.picture]
-        captions = [caption for _, caption in given.picture]
-    pictures = [{"picture": png(image), "caption": caption} for image, caption in zip(images, captions, strict=True)]
-    found = {"about": given.about} | curve(in_a_row(given.run))
-    found |= {"pictures": pictures, "checkpoints": probes(given.checkpoint, images)}
+    found: dict[str, Any] = {"about": given.about}
+    before = default() if given.more else {}
+    if given.more:
+        found |= {"pictures": before["pictures"]} | joined(before, curve(in_a_row(given.run)))
+        urls = [one["picture"] for one in before["pictures"]]
+        images = [np.asarray(to_rgb(b64decode(url.partition(",")[2]), "picture")) for url in urls]
+    else:
+        images, captions = examples()
+        if given.picture:
+            images = [np.asarray(to_rgb(file, file)) for file, _ in given.picture]
+            captions = [caption for _, caption in given.picture]
+        drawn = [{"picture": png(image), "caption": caption} for image, caption in zip(images, captions, strict=True)]
+        found |= {"pictures": drawn} | curve(in_a_row(given.run))
+    found["checkpoints"] = before.get("checkpoints", []) + probes(given.checkpoint, images)
     FILE.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

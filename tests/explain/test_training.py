@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npsiglip.errors import InputError
-from npsiglip.explain.training import PROBE, curve, default, in_a_row, probes, step_of, training
+from npsiglip.explain.training import PROBE, curve, default, in_a_row, joined, probes, step_of, training
 from tests.helpers.explain import PICTURE, model
 from tests.helpers.golden_data import ROOT
 
@@ -41,6 +41,15 @@ def test_runs_that_go_on_from_each_other_are_counted_through(tmp_path):
         lines = [json.dumps({"step": step, "loss": 1.0}) for step in steps]
         (tmp_path / name / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert [line["step"] for line in in_a_row([tmp_path / "a", tmp_path / "b"])] == [1, 2, 3, 5]
+
+
+def test_a_later_run_goes_on_from_the_curve_that_is_there():
+    first = {"loss": [[1, 8.0], [3, 6.0]], "accuracy": {"seen": [[2, 0.25]], "held_out": [[2, 0.5]]}}
+    then = {"loss": [[1, 5.0]], "accuracy": {"seen": [[2, 0.75]], "emoji": [[2, 0.1]]}}
+    assert joined(first, then) == {
+        "loss": [[1, 8.0], [3, 6.0], [4, 5.0]],
+        "accuracy": {"seen": [[2, 0.25], [5, 0.75]], "held_out": [[2, 0.5]], "emoji": [[5, 0.1]]},
+    }
 
 
 def test_a_run_without_metrics(tmp_path):
