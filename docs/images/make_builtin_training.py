@@ -1,7 +1,7 @@
-"""Draws docs/images/builtin_training.png: `python docs/images/make_builtin_training.py RUN:BATCH ...`.
+"""Draws docs/images/builtin_training.png: `python docs/images/make_builtin_training.py`.
 
-What the trainings of the built-in model measured on their way, each of which goes on from the one before, by the pairs
-that they saw. BATCH is a run's train.batch.
+What the trainings of the built-in model's image tower measured on their way, each of which goes on from the one before,
+by the pairs that they saw: npsiglip/data/builtin_training.json, which has the curve by steps.
 """
 
 import sys
@@ -13,37 +13,37 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from npsiglip.train.metrics_log import read_metrics
+from npsiglip.explain.training import default
 
 TARGET = Path(__file__).with_name("builtin_training.png")
 NAMES = {
-    "emoji": "emoji, English", "emoji_mean": "emoji, mean of seven other languages", "openmoji": "OpenMoji",
-    "drawings": "drawings", "grocery": "groceries", "clothing": "clothes", "seen": "the world, seen",
-    "held_out": "the world, held out",
+    "emoji": "emoji, English", "openmoji": "OpenMoji", "drawings": "drawings", "grocery": "groceries",
+    "clothing": "clothes", "seen": "the world, seen", "held_out": "the world, held out",
 }  # fmt: skip
+RUNS = ((1, 5000, 192), (2, 5391, 192), (3, 2622, 256), (4, 2600, 256), (6, 5000, 384))
+"""Number of the training, its steps, its batch."""
 
 
-def draw(runs, target=TARGET):
-    """The loss and the accuracies of runs, pairs of a folder and its batch."""
+def draw(found, target=TARGET):
+    """The loss and the accuracies of `npsiglip.explain.training.curve`."""
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    found, before = {key: [] for key in NAMES}, 0.0
-    for number, (folder, batch) in enumerate(runs, 1):
-        lines, begin = read_metrics(Path(folder)), before
-        steps = np.array([(line["step"], line["loss"]) for line in lines if "loss" in line])
-        pairs = begin + steps[:, 0] * batch / 1e6
-        loss.plot(pairs, steps[:, 1], color="tab:blue", linewidth=0.7)
-        for line in lines:
-            for key in NAMES:
-                if "loss" not in line and key in line:
-                    found[key].append((begin + line["step"] * batch / 1e6, 100 * line[key]))
-        before = pairs[-1]
+    ends = np.cumsum([0, *(steps for _, steps, _ in RUNS)])
+    million = np.cumsum([0, *(steps * batch / 1e6 for _, steps, batch in RUNS)])
+
+    def drawn(axes, points, **style):
+        steps, values = np.array(points).T
+        axes.plot(np.interp(steps, ends, million), values, **style)
+
+    drawn(loss, found["loss"], color="tab:blue", linewidth=0.7)
+    for (number, _, _), begin, end in zip(RUNS, million[:-1], million[1:], strict=True):
         for axes in (loss, accuracy):
-            axes.axvline(before, color="grey", linewidth=0.5)
-        loss.text((begin + before) / 2, 0.94, str(number), transform=loss.get_xaxis_transform(), ha="center", va="top")
+            axes.axvline(end, color="grey", linewidth=0.5)
+        loss.text((begin + end) / 2, 0.94, str(number), transform=loss.get_xaxis_transform(), ha="center", va="top")
     for key, name in NAMES.items():
-        accuracy.plot(*np.array(found[key]).T, marker=".", linewidth=1, label=name)
+        points = [(step, 100 * value) for step, value in found["accuracy"][key]]
+        drawn(accuracy, points, marker=".", linewidth=1, label=name)
     loss.set(ylabel="loss", yscale="log")
     accuracy.set(ylabel="top-1, %", xlabel="million pairs", ylim=(0, 100))
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
@@ -51,4 +51,4 @@ def draw(runs, target=TARGET):
 
 
 if __name__ == "__main__":
-    draw([(one.rpartition(":")[0], int(one.rpartition(":")[2])) for one in sys.argv[1:]])
+    draw(default())
