@@ -21,6 +21,7 @@ ROOT = HERE.parent
 MODEL = ROOT / "npsiglip" / "data" / "builtin"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 
+from golden import manifest  # noqa: E402 (the folder has to be on the path)
 from tests.parity.hf_taps import hf_model, hf_taps  # noqa: E402 (the folder has to be on the path)
 
 KEPT = (
@@ -47,3 +48,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    manifest.replace("builtin.safetensors", [HERE / "builtin.safetensors"])
+    manifest.replace("examples.json", [HERE / "examples.json"])
