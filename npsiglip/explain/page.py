@@ -16,7 +16,7 @@ from npsiglip.explain.arrays import png
 from npsiglip.explain.gather import can_live, check_model, gather, naive_resize
 from npsiglip.explain.panels import PANELS, Panel
 from npsiglip.explain.source import lines_of
-from npsiglip.explain.static import Static, number, probability, shade
+from npsiglip.explain.static import Static, number, probability, shade, training_shot
 from npsiglip.explain.training import training
 from npsiglip.model import SigLIP
 from npsiglip.verify.golden import RESIZED, Golden
@@ -158,13 +158,18 @@ def render(data: dict[str, Any], live: dict[str, str], static: Static) -> str:
     ]
     scripts += [f'<script type="text/plain" id="npsiglip-{name}">{text}</script>' for name, text in live.items()]
     scripts += [f"<script>{bundle()}</script>"]
+    shots = "".join(
+        f" .{training_shot(place)} {{ background-image: url({one['picture']}); }}"
+        for place, one in enumerate((data["training"] or {}).get("pictures", ()))
+    )
     title = f"SigLIP, seen: {', '.join(data['labels'])}"
     many = f"{data['parameters'] / 1e6:.1f} million parameters"
     said = "The model is in this page and runs in it." if live else "Made from a trace; the model is not in the page."
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{asset('view/style.css')}.shot {{ background-image: url({data['picture']['resized']}); }}</style>"
+        f"<style>{asset('view/style.css')}.shot {{ background-image: url({data['picture']['resized']}); }}"
+        f"{shots}</style>"
         "</head><body>\n"
         f'<header class="top"><h1>SigLIP, seen</h1><p>{escape(str(data["model"]))}, {many}. {said} '
         '<span class="live-only">Change a label, the picture, anything<output id="time"></output>.</span>'

@@ -53,10 +53,15 @@ def shade(values: Array, rows: int, columns: int) -> str:
 def patch_map(data: dict[str, Any], values: Array | None, name: str, kind: str = "", **options: Any) -> str:
     """A map of patches over the picture."""
     rows, columns = options.pop("rows", data["rows"]), options.pop("columns", data["columns"])
-    below = options.pop("below", None)  # the page's own picture stands once in its style
-    under = f'<img class="below" alt="" src="{below}">' if below else '<span class="below shot"></span>'
+    below = options.pop("below", "")  # pictures stand once, in the page's style: its own, and those of other classes
+    under = f'<span class="{" ".join(["below", "shot", *below.split()])}"></span>'
     over = f'<img alt="" src="{heat(values, rows, columns, **options)}">' if values is not None else ""
     return f'<div class="map {kind}" role="img" aria-label="{escape(name)}">{under}{over}</div>'
+
+
+def training_shot(place: int) -> str:
+    """The class of one of panel 11's pictures in the page's style."""
+    return f"training-{place}"
 
 
 def figure(content: str, caption: str) -> str:
@@ -371,7 +376,7 @@ class Static:
                 values = np.array(one["probes"][p])
                 side = math.isqrt(len(values))
                 drawn = patch_map(
-                    self.data, values, f"step {one['step']}", "small", rows=side, columns=side, below=shown["picture"],
+                    self.data, values, f"step {one['step']}", "small", rows=side, columns=side, below=training_shot(p),
                     top=max(0.25, float(values.max())),
                 )  # fmt: skip
                 thumbs.append(f"<figure>{drawn}<figcaption>step {one['step']:,}</figcaption></figure>")

@@ -84,8 +84,8 @@ class SourceSettings:
     window: Natural = 0
     """Of how many neighbours the order is drawn, so that large files are read nearly in order; 0: of all."""
     neighbours: Natural = 0
-    """Of how many classes that follow each other in the source one batch shows all: what resembles each other, as emoji
-    in the order of Unicode do, is told apart only by who sees it together. 0: classes come in any order."""
+    """So many classes that follow each other in the source come together, as hard negatives: neighbours resemble each
+    other, as emoji in the order of Unicode do. 0: classes come in any order."""
     augment: AugmentSettings = AugmentSettings()
 
 

@@ -84,6 +84,9 @@ class Drawn:
         if not indices:
             raise InputError(f"{where}: nothing is left by `languages` and `of_class`: no picture has a caption")
         classes = [self._pairs.class_of(i) for i in indices]
+        if settings.neighbours and None in classes:
+            alone = self._pairs.where(indices[classes.index(None)])
+            raise InputError(f"{where}.neighbours brings classes together, and {alone} has none: set `class_by`?")
         self._order = Order(seed, self.name, indices, classes, settings.window, settings.neighbours)
         self.count = len(indices)
         self.pool = 0

@@ -2,8 +2,8 @@
 
 A pure function of the seed and n, so that a batch can be made by itself. With classes, every class comes once a round,
 and its pictures in turn: a class of two pictures is seen as often as one of two hundred, and a batch that takes no more
-than there are classes hardly shows one twice. Neighbours among classes may come together: a clock of one o'clock beside
-one of half past, which are hard negatives of each other.
+than there are classes hardly shows one twice. Neighbours among classes may come together: one o'clock and half past
+one, which are hard negatives of each other.
 """
 
 from __future__ import annotations

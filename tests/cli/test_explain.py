@@ -12,7 +12,7 @@ def test_a_page_without_the_model(tmp_path):
     assert done.exit_code == 0, done.output
     data = data_of(page.read_text(encoding="utf-8"))
     assert (data["labels"], data["texts"][0]["text"], data["model"]) == (["ring", "star"], "a red ring", "builtin")
-    assert page.stat().st_size < 1.32e6 and "live" not in data  # 1.29 MB: the maps of 6 + 4 blocks of 6 and 4 heads
+    assert page.stat().st_size < 0.95e6 and "live" not in data  # 0.92 MB: the maps of 6 + 4 blocks of 6 and 4 heads
     assert str(ROOT) not in page.read_text(encoding="utf-8")
 
 

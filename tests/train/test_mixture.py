@@ -81,6 +81,14 @@ def test_neighbours_of_a_source_come_together(collections):
         assert kinds in ([0, 1, 2], [1, 2, 0], [2, 0, 1])
 
 
+def test_neighbours_without_classes(collections):
+    source = {"kind": "webdataset", "path": f"{collections}/a.tar", "labels": {"en": ["kind"]}, "neighbours": 2}
+    with pytest.raises(
+        InputError, match=r"sources\[0\]\.neighbours brings classes together, and .* has none: set `class_by`"
+    ):
+        Mixture(config(data={"sources": [source]}, train={"steps": 8, "batch": 3}))
+
+
 def test_other_sources_are_another_run(collections, whole, tmp_path):
     changed = settings(collections)
     sources = (*changed.data.sources[:2],)
