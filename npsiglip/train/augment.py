@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from npsiglip.pairs.settings import AugmentSettings
 
@@ -144,6 +144,8 @@ def shown(picture: Image.Image, size: int, rng: Random, settings: AugmentSetting
         result = _on_background(result, rng, settings if not outline else _ON_WHITE)
     if outline:
         return np.asarray(outlined(result), np.uint8)
+    if settings.ink and rng.random() < settings.ink:
+        result = ImageChops.multiply(result, outlined(result))
     if settings.colour:
         result = _recoloured(result, rng, settings.colour)
     if rng.random() < settings.grey:

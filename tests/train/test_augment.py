@@ -91,3 +91,20 @@ def test_an_outline_of_one_colour_is_white():
     plain = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
     result = shown(plain, 40, Random(0), AugmentSettings(outline=1.0, background=("noise",)), False)
     assert (result == 255).all()
+
+
+def test_ink_keeps_colours_and_darkens_edges():
+    half = np.full((40, 40, 3), (40, 60, 80), np.uint8)
+    half[:, 20:] = (250, 120, 30)
+    result = shown(Image.fromarray(half), 40, Random(0), AugmentSettings(ink=1.0), False)
+    np.testing.assert_array_equal(result[:, :15], half[:, :15])
+    np.testing.assert_array_equal(result[:, 25:], half[:, 25:])
+    assert (result[1:-1, 20] < half[1:-1, 20] // 4).all()  # the brighter side of the edge
+    assert (result <= half).all()
+
+
+def test_half_in_ink_is_half():
+    picture = Image.fromarray(np.random.default_rng(3).integers(0, 256, (24, 24, 3), np.uint8))
+    rng, settings = Random(5), AugmentSettings(ink=0.5)
+    inked = [(shown(picture, 24, rng, settings, False) != np.asarray(picture)).any() for _ in range(400)]
+    assert 160 < sum(inked) < 240  # four standard deviations of 200

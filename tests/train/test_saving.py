@@ -94,8 +94,8 @@ def test_other_settings_are_told(tmp_path):
 def test_settings_of_sources_that_were_not_there_yet_had_their_defaults(tmp_path):
     source = {"kind": "classes", "path": ["x"], "augment": {"crop": 0.5}}
     now = config(data={"sources": [source]}).deciding()
-    old = {key: value for key, value in now.items() if not key.endswith((".shake", ".outline"))}
-    assert len(old) == len(now) - 2
+    old = {key: value for key, value in now.items() if not key.endswith((".shake", ".outline", ".ink"))}
+    assert len(old) == len(now) - 3
     assert saving.differences(old, now) == []
     other = config(data={"sources": [source | {"augment": {"crop": 0.5, "shake": 0.5}}]}).deciding()
     assert saving.differences(old, other) == ["data.sources.0.augment.shake: 'not set' in the checkpoint, 0.5 now"]
