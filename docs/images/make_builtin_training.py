@@ -20,7 +20,7 @@ NAMES = {
     "emoji": "emoji, English", "openmoji": "OpenMoji", "drawings": "drawings", "grocery": "groceries",
     "clothing": "clothes", "seen": "the world, seen", "held_out": "the world, held out",
 }  # fmt: skip
-RUNS = ((1, 5000, 192), (2, 5391, 192), (3, 2622, 256), (4, 2600, 256), (6, 5000, 384))
+RUNS = ((1, 5000, 192), (2, 5391, 192), (3, 2622, 256), (4, 2600, 256), (6, 5000, 384), (8, 4500, 384))
 """Number of the training, its steps, its batch."""
 
 
