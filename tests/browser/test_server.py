@@ -24,7 +24,7 @@ def test_scores_are_the_library_s_and_change_while_one_types(open_page):
     labels = page.input_value("#labels").split("\n")
     right = [each["label"] for each in model.classify(CIRCLE, labels)[0]]
     assert page.locator("#scores .name").all_inner_texts() == right
-    assert page.locator("#scores .value").first.inner_text() == "97.7 %"
+    assert page.locator("#scores .value").first.inner_text() == "98.8 %"
     page.fill("#labels", "a brown ring")
     expect(page.locator("#scores .name")).to_have_text(["a brown ring"])
     page.fill("#template", "no place")
