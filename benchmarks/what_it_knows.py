@@ -123,11 +123,16 @@ def known_from_unknown(model, found, zimg, others):
 
 
 def drawing_to_emoji(drawings, zdrawings, emoji, zemoji, k=10):
-    """Drawings of words that emoji have too: whether one of the k nearest pictures shows the word."""
+    """Drawings of words that emoji have too: whether one of the k nearest pictures shows the word.
+
+    Returns:
+        of all emoji, and of those that are called like one of the words.
+    """
     words = np.array([name.lower() for name in drawings.names["en"]])[drawings.labels]
     called = np.array([name.lower() for name in emoji.names["en"]])[emoji.labels]
-    both = np.isin(words, called)
-    return share(in_best(zdrawings[both] @ zemoji.T, words[both][:, None] == called[None, :], k))
+    asked, shared = np.isin(words, called), np.isin(called, words)
+    scores, right = zdrawings[asked] @ zemoji.T, words[asked][:, None] == called
+    return share(in_best(scores, right, k)), share(in_best(scores[:, shared], right[:, shared], k))
 
 
 def everything(folder, data, limit=None, dtypes=DTYPES):
@@ -153,7 +158,10 @@ def everything(folder, data, limit=None, dtypes=DTYPES):
                     "auroc": known_from_unknown(model, each, zimg, others),
                 }
                 if each.name == "drawings":
-                    result["drawing_to_emoji"] = asdict(drawing_to_emoji(each, zimg, found[0], vectors[0]))
+                    both = drawing_to_emoji(each, zimg, found[0], vectors[0])
+                    result["drawing_to_emoji"] = {
+                        of: asdict(value) for of, value in zip(("all", "shared"), both, strict=True)
+                    }
         print(f"{dtype} done", file=sys.stderr, flush=True)
     return result
 
@@ -171,8 +179,11 @@ def table(result):
         if others:
             mean = np.mean(list(others.values()))
             yield f"  other languages: mean {mean:.1%}; " + ", ".join(f"{c} {v:.1%}" for c, v in others.items())
-    found = result["drawing_to_emoji"]
-    yield f"a drawing finds its emoji, R@10: {found['value']:.1%} of {found['n']}"
+    every, shared = (result["drawing_to_emoji"][of] for of in ("all", "shared"))
+    yield (
+        f"a drawing finds its emoji, R@10: {every['value']:.1%} of {every['n']} among all emoji, "
+        f"{shared['value']:.1%} among those of words that both have"
+    )
     first, *rest = result["dtypes"].items()
     for dtype, scores in rest:
         gaps = {name: min(s[c] - first[1][name][c] for c in s) for name, s in scores.items()}

@@ -14,8 +14,10 @@ def test_a_drawing_finds_an_emoji_of_its_word_among_the_nearest():
     emoji = Source("emoji", [], np.array([0, 1, 2]), {"en": ["Cat", "dog", "sun"]})
     drawings = Source("drawings", [], np.array([0, 1, 1, 2]), {"en": ["cat", "sun", "no emoji"]})
     zemoji = np.eye(3)
-    zdrawings = np.array([[0.9, 0.1, 0.0], [0.5, 0.6, 0.1], [0.1, 0.0, 0.9], [1.0, 0.0, 0.0]])
-    found = drawing_to_emoji(drawings, zdrawings, emoji, zemoji, k=1)
-    assert found.n == 3
-    assert found.value == 2 / 3
-    assert drawing_to_emoji(drawings, zdrawings, emoji, zemoji, k=3).value == 1
+    zdrawings = np.array([[0.9, 0.1, 0.0], [0.5, 0.6, 0.1], [0.1, 0.8, 0.5], [1.0, 0.0, 0.0]])
+    every, shared = drawing_to_emoji(drawings, zdrawings, emoji, zemoji, k=1)
+    assert (every.n, shared.n) == (3, 3)
+    assert every.value == 1 / 3  # the second and the third are nearest to the dog
+    assert shared.value == 2 / 3  # and without the dog to the cat and the sun
+    every, shared = drawing_to_emoji(drawings, zdrawings, emoji, zemoji, k=2)
+    assert (every.value, shared.value) == (2 / 3, 1)
