@@ -126,7 +126,7 @@ def drawing_to_emoji(drawings, zdrawings, emoji, zemoji, k=10):
     """Drawings of words that emoji have too: whether one of the k nearest pictures shows the word.
 
     Returns:
-        of all emoji, and of those that are called like one of the words.
+        The share among all emoji, and the share among those alone that are called like one of the words.
     """
     words = np.array([name.lower() for name in drawings.names["en"]])[drawings.labels]
     called = np.array([name.lower() for name in emoji.names["en"]])[emoji.labels]

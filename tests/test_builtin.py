@@ -40,20 +40,20 @@ def test_the_example_pictures(model):
     assert logits.argmax(axis=0).tolist() == list(range(len(CAPTIONS)))
 
 
-@pytest.mark.parametrize("held_out, least", [(False, 0.94), (True, 0.88)])
+@pytest.mark.parametrize("held_out, least", [(False, 0.978), (True, 0.976)])
 def test_zero_shot(model, held_out, least):
-    """Four pictures of these 512 below what was measured, 94.9 and 88.9 %: other machines may round otherwise."""
+    """Four pictures of these 512 below what was measured, 98.6 and 98.4 %: other machines may round otherwise."""
     pictures, labels = zero_shot_pictures(512, held_out, seed=4, image_size=SIDE)
     assert top1(model, pictures, labels, class_captions()) >= least
 
 
 def test_retrieval(model):
-    """Seven of these 500 pairs below what was measured, 57.8 and 57.4 %: other machines may round otherwise."""
+    """Seven of these 500 pairs below what was measured, 75.8 and 74.0 %: other machines may round otherwise."""
     pytest.importorskip("matplotlib", reason="the world's letters need its fonts")
     pictures, captions = retrieval_pairs(500, seed=4, image_size=SIDE)
     logits = model(Pixels()(pictures), captions).logits_per_image
     same = np.eye(len(logits), dtype=bool)
-    assert min(in_best(logits, same, 1).mean(), in_best(logits.T, same, 1).mean()) >= 0.56
+    assert min(in_best(logits, same, 1).mean(), in_best(logits.T, same, 1).mean()) >= 0.726
 
 
 def test_calibration():

@@ -45,7 +45,7 @@ class AugmentSettings:
     outline: Part = 0.0
     """The share that becomes a line drawing: dark edges on white."""
     ink: Part = 0.0
-    """The share that keeps its colours and has its edges drawn over them, dark."""
+    """The share, of what is no outline, that keeps its colours and has its edges drawn over them, dark."""
     shake: Part = 0.0
     """How far the strokes of drawings may be bent, moved and left out."""
     background: tuple[Background, ...] = ("white",)
