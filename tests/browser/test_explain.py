@@ -307,3 +307,11 @@ def test_speed(open_page):
     tab = open_page()
     times = [tab.evaluate(f"npsiglip.relabel(0, 'a red circle {i}'); npsiglip.last") for i in range(5)]
     assert np.median(times) < 500
+
+
+def test_accuracies_of_trainings_are_those_that_the_last_one_measured(open_page):
+    panel = show(open_page(), 11)
+    chart = panel.locator("figure", has_text="Zero-shot accuracy")
+    said = chart.inner_text()
+    assert all(name in said for name in ("emoji", "openmoji", "drawings"))
+    assert not any(name in said for name in ("emoji mean", "emoji least", "held out"))

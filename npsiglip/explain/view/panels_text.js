@@ -107,8 +107,9 @@ export function panel_11(view, state) {
   const nodes = [], colours = ["c", "b", "a"];
   if (about) nodes.push(el("p", { class: "soft" }, about));
   if (loss.length) nodes.push(figure(chart([{ name: "loss", values: loss.map(([, x]) => x), x: loss.map(([step]) => step), colour: "a" }], { label: "loss by step" }), `Loss by step, ${loss.at(-1)[0].toLocaleString("en")} in all.`));
-  const lines = Object.entries(accuracy).filter(([, points]) => points.length > 1);
-  if (lines.length) nodes.push(figure(chart(lines.slice(0, 3).map(([name, points], i) => ({ name: name.replace("_", " "), values: points.map(([, x]) => 100 * x), x: points.map(([step]) => step), colour: colours[i] })), { label: "accuracy by step", height: 170 }), `Zero-shot accuracy, %${accuracy.held_out ? ", of combinations seen in training and of those held out" : ""}.`));
+  const measured = Object.entries(accuracy).filter(([, points]) => points.length > 1), end = Math.max(...measured.map(([, points]) => points.at(-1)[0]));
+  const lines = measured.filter(([, points]) => points.at(-1)[0] === end).slice(0, 3); // three colours; not what only an earlier run measured
+  if (lines.length) nodes.push(figure(chart(lines.map(([name, points], i) => ({ name: name.replace("_", " "), values: points.map(([, x]) => 100 * x), x: points.map(([step]) => step), colour: colours[i] })), { label: "accuracy by step", height: 170 }), `Zero-shot accuracy, %${lines.some(([name]) => name === "held_out") ? ", of combinations seen in training and of those held out" : ""}.`));
   for (const [p, { picture, caption }] of pictures.entries()) {
     const side = Math.round(Math.sqrt(checkpoints[0]?.probes[p].length ?? 1)), shown = { picture: { resized: picture }, rows: side, columns: side };
     nodes.push(el("div", {}, caption ? el("h3", {}, caption) : null, el("div", { class: "thumbs" }, ...checkpoints.map(({ step, probes }) =>
